@@ -1,0 +1,1 @@
+"""A container per message, over several data centres: an asyncio actor system on NATS JetStream."""
