@@ -1,0 +1,1 @@
+"""The JetStream adapter; only this package knows NATS."""

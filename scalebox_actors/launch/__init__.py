@@ -1,0 +1,1 @@
+"""How a module's program meets its messages: one module per launch mode."""

@@ -1,0 +1,150 @@
+"""The grammar of names, and every subject, stream and consumer with its literal.
+
+The site is a token of every subject and a part of every stream name: without it, two sites that
+are joined by a leaf link take each other's messages and ack each other's tasks.
+"""
+
+import base64
+import hashlib
+import re
+
+import msgspec
+
+from scalebox_actors.errors import BadInput
+from scalebox_actors.limits import ID_LENGTH, NAME_LENGTH
+
+NAME_GRAMMAR = f"[a-z][a-z0-9_-]{{0,{NAME_LENGTH - 1}}}"
+_NAME = re.compile(NAME_GRAMMAR)
+_ID = re.compile(rf"[!-~]{{1,{ID_LENGTH}}}")
+_OWN_ID = re.compile(r"_?[a-z2-7]{26}")
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may name a topology, a module, a site or a node."""
+    return _NAME.fullmatch(text) is not None
+
+
+def check_name(kind: str, text: str) -> str:
+    """Return `text` if it is a name, else raise BadInput that says what a name is."""
+    if is_name(text):
+        return text
+    raise BadInput(
+        f"{kind} {text!r} is not a name: lower-case letters, digits, `-` and `_`, "
+        f"a letter first, at most {NAME_LENGTH}"
+    )
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` may be a message id: printable ASCII and one token of a subject."""
+    return _ID.fullmatch(text) is not None and not any(c in ".*>" for c in text)
+
+
+def is_reserved_id(text: str) -> bool:
+    """Whether `text` has the form of the ids that we derive for messages without one."""
+    return text.startswith("_")
+
+
+def digest(*parts: object) -> str:
+    """Return 26 characters of base32 that depend on every part and on where parts begin."""
+    joined = "\0".join(str(part) for part in parts)
+    raw = hashlib.sha256(joined.encode("utf-8", "surrogateescape")).digest()
+    return base64.b32encode(raw[:17])[:26].decode("ascii").lower()
+
+
+def derived_id(stream_created: str, sequence: int) -> str:
+    """Name a message that came without an id by its place in the stream."""
+    return "_" + digest(stream_created, sequence)
+
+
+def child_id(parent_module: str, parent_id: str, sink: str, index: int) -> str:
+    """Name the output `index` of a task; every run of the task gives the same names."""
+    return digest(parent_module, parent_id, sink, index)
+
+
+def body_id(module: str, body: bytes) -> str:
+    """Name a message by its body, for modules with `identity: body`."""
+    return digest(module, hashlib.sha256(body).hexdigest())
+
+
+def run_name(topology: str, module: str, task_id: str) -> str:
+    """Name the one container that a task may have on a host: `sbx-primes.count.<id>`."""
+    token = task_id if _OWN_ID.fullmatch(task_id) else digest(task_id)
+    return f"sbx-{topology}.{module}.{token}"
+
+
+class Names(msgspec.Struct, frozen=True):
+    """The subjects, streams and consumers of one topology at one site."""
+
+    topology: str
+    site: str = "local"
+
+    @property
+    def stream(self) -> str:
+        """`SBX_<T>_AT_<S>`: everything that must not be lost."""
+        return f"SBX_{self.topology}_AT_{self.site}"
+
+    @property
+    def trace_stream(self) -> str:
+        """`SBX_<T>_AT_<S>_TRACE`: run records, which may be forgotten."""
+        return f"{self.stream}_TRACE"
+
+    @property
+    def bucket(self) -> str:
+        """`SBX_<T>_AT_<S>`: the key-value bucket with the state of modules."""
+        return self.stream
+
+    @property
+    def nodes_bucket(self) -> str:
+        """`SBX_NODES_AT_<S>`: the key-value bucket in which nodes are registered."""
+        return f"SBX_NODES_AT_{self.site}"
+
+    @property
+    def prefix(self) -> str:
+        """`sbx.T.S`."""
+        return f"sbx.{self.topology}.{self.site}"
+
+    def consumer(self, module: str) -> str:
+        """`run_<M>`: the durable consumer that hands out a module's tasks."""
+        return f"run_{module}"
+
+    def task(self, module: str) -> str:
+        """`sbx.T.S.task.M`: waiting for any slot of M."""
+        return f"sbx.{self.topology}.{self.site}.task.{module}"
+
+    def done(self, module: str, task_id: str) -> str:
+        """`sbx.T.S.done.M.<id>`: the done-record."""
+        return f"sbx.{self.topology}.{self.site}.done.{module}.{task_id}"
+
+    def dead(self, module: str, task_id: str) -> str:
+        """`sbx.T.S.dead.M.<id>`: a buried task."""
+        return f"sbx.{self.topology}.{self.site}.dead.{module}.{task_id}"
+
+    def group(self, module: str, group: str) -> str:
+        """`sbx.T.S.join.M.<group>`: the count of an open group of `gather:`."""
+        return f"sbx.{self.topology}.{self.site}.join.{module}.{group}"
+
+    def member(self, module: str, group: str, task_id: str) -> str:
+        """`sbx.T.S.join.M.<group>.<id>`: one member of an open group."""
+        return f"{self.group(module, group)}.{task_id}"
+
+    def result(self, module: str) -> str:
+        """`sbx.T.S.result.M`: what a module without sinks emits."""
+        return f"sbx.{self.topology}.{self.site}.result.{module}"
+
+    def trace(self, node: str) -> str:
+        """`sbx.T.S.trace.N`: run records of a node, several to a message, one JSON line each."""
+        return f"sbx.{self.topology}.{self.site}.trace.{node}"
+
+    def ctl(self, verb: str) -> str:
+        """`sbx.T.S.ctl.<verb>`: requests to the nodes of a site, never stored."""
+        return f"sbx.{self.topology}.{self.site}.ctl.{verb}"
+
+    def state(self, key: str) -> str:
+        """`$KV.SBX_<T>_AT_<S>.<key>`: a key of the state bucket."""
+        return f"$KV.{self.bucket}.{key}"
+
+
+def attempts_key(module: str, task_id: str) -> str:
+    """`try.M.<id>`: what went wrong with a task so far; ids are hashed to fit a key's grammar."""
+    token = task_id if _OWN_ID.fullmatch(task_id) else digest(task_id)
+    return f"try.{module}.{token}"

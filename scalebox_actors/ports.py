@@ -1,0 +1,329 @@
+"""The seams of the engine: what an actor needs of a broker and of a container runtime.
+
+This is the page to read before writing a runtime or a broker. Durations are in seconds, sizes in
+bytes, times in seconds since the epoch. Every method may raise only our own errors (errors.py).
+Adapters retry what is transient themselves: a call returns when it has an answer.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from enum import StrEnum
+from types import TracebackType
+from typing import Protocol, Self
+
+import msgspec
+
+from scalebox_actors.message import Message, Raw
+from scalebox_actors.names import Names
+from scalebox_actors.records import Outcome
+from scalebox_actors.spec import ContainerSpec
+
+# --- the broker ---------------------------------------------------------------------------------
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A message to be stored, as one member of an atomic batch."""
+
+    subject: str
+    body: bytes = b""
+    headers: Mapping[str, str] = {}
+    expect: int | None = None
+    """The sequence that the subject's last message must have; 0 means there must be none."""
+
+    @property
+    def size(self) -> int:
+        """Roughly what the entry takes on the wire."""
+        return len(self.subject) + len(self.body) + sum(map(len, self.headers.values())) + 256
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """A message as the stream holds it."""
+
+    subject: str
+    body: bytes
+    headers: Mapping[str, str]
+    sequence: int
+    time: float
+
+
+class Refused(StrEnum):
+    """Why a batch was not stored; nothing of a refused batch is stored."""
+
+    CONFLICT = "conflict"
+    """A subject's last message is not the expected one (10071, 10164)."""
+    DUPLICATE = "duplicate"
+    """An id was stored within the de-duplication window (10201)."""
+    UNACCEPTABLE = "unacceptable"
+    """A member is denied, too large or outside the stream (10176, 10054, 10060)."""
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """The broker's No to a whole batch; the answer does not say which member caused it."""
+
+    kind: Refused
+    text: str = ""
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """How much a module has before it: messages waiting, and messages in somebody's hands."""
+
+    waiting: int
+    in_hand: int
+    paused_until: float = 0.0
+
+
+class Delivery(Protocol):
+    """A message in our hands.
+
+    From the pull to `done`, `give_back` or `let_go` the broker is told every 20 s that it is
+    still being worked on; whoever holds it need not.
+    """
+
+    @property
+    def raw(self) -> Raw:
+        """The message as it came."""
+
+    @property
+    def message_id(self) -> str:
+        """Its id: the given one if that is usable, else one derived from its place."""
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether it may have been in somebody's hands before."""
+
+    @property
+    def stored(self) -> float:
+        """When the server stored it, by the server's clock."""
+
+    async def done(self) -> None:
+        """Take the message out of the stream; returns when the server has confirmed it."""
+
+    async def give_back(self, delay: float) -> None:
+        """Let it be delivered again after `delay`."""
+
+    def let_go(self) -> None:
+        """Say nothing more about it: it is delivered again when its `ack_wait` has passed."""
+
+
+class Intake(Protocol):
+    """Deliveries of one module, never more of them than were asked for."""
+
+    def grant(self, slots: int) -> None:
+        """Let `slots` more deliveries come; call once at first and again as slots fall free."""
+
+    def hold(self) -> None:
+        """Ask for nothing more until `grant` is called again; unanswered grants are forgotten."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def __aiter__(self) -> AsyncIterator[Delivery]: ...
+
+
+class Broker(Protocol):
+    """The stream of one topology at one site."""
+
+    @property
+    def names(self) -> Names:
+        """The topology and site that this is the stream of."""
+
+    @property
+    def body_limit(self) -> int:
+        """The largest body: the server's max_payload less 16 KiB."""
+
+    def intake(self, module: str) -> Intake:
+        """Return the deliveries of `module`; use as an async context manager."""
+
+    async def write(self, entries: Sequence[Entry]) -> Refusal | None:
+        """Store all entries or none, in their order; None means stored and synced to disk.
+
+        At most 1,000 entries and 16 MiB. A full stream, a lost connection or too many batches in
+        flight are waited out here. An answer that was lost is repeated: entries with `expect`
+        then come back as CONFLICT, which is why the first entry of every commit has one.
+        """
+
+    async def read(self, subject: str) -> Stored | None:
+        """Return the last message on `subject`, which may not have wildcards."""
+
+    async def read_all(self, pattern: str, *, most: int = 10_000) -> list[Stored]:
+        """Return the messages on subjects that match `pattern`, oldest first."""
+
+    async def purge(self, pattern: str, *, keep: int = 0) -> None:
+        """Remove the messages on matching subjects but the `keep` newest of each subject."""
+
+    async def get_state(self, key: str) -> bytes | None:
+        """Return the value of a key of the topology's state bucket."""
+
+    async def put_state(self, key: str, value: bytes, *, life: float = 0.0) -> None:
+        """Set a key of the state bucket; it is forgotten after `life` seconds unless 0."""
+
+    async def backlog(self, module: str) -> Backlog:
+        """Return how much waits for `module`."""
+
+    async def trace(self, node: str, lines: bytes) -> None:
+        """Write run records, one JSON line each, to the trace stream; insight may be lost."""
+
+    async def clock(self) -> float:
+        """Return the server's time."""
+
+
+# --- the committer ------------------------------------------------------------------------------
+
+
+class Settled(StrEnum):
+    """What became of a task that was handed in for commit."""
+
+    COMMITTED = "committed"
+    ALREADY = "already"
+    """Somebody, perhaps we ourselves before a lost answer, has committed it: ack and clean up."""
+    LATE = "late"
+    """A member whose group was already let go; nothing was stored."""
+    UNACCEPTABLE = "unacceptable"
+    """The broker refuses what the task wants to store; nothing was stored."""
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """The answer to a commit, and for a refusal the reason."""
+
+    kind: Settled
+    text: str = ""
+
+
+# --- the runtime --------------------------------------------------------------------------------
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """How a container ended; times are 0 where they are not known."""
+
+    code: int
+    out_of_memory: bool = False
+    lost: bool = False
+    """It vanished, or the engine or somebody outside ended it: no verdict of the program."""
+    not_started: bool = False
+    """The engine could not execute the program: not found, not executable, unknown user."""
+    started: float = 0.0
+    finished: float = 0.0
+    detail: str = ""
+    cpu_seconds: float | None = None
+    memory_peak: int | None = None
+
+
+class Logs(msgspec.Struct, frozen=True, kw_only=True):
+    """The ends of what a container printed, and how much of it there was in all."""
+
+    stdout: bytes = b""
+    stderr: bytes = b""
+    stdout_size: int = 0
+    stderr_size: int = 0
+
+
+class Stray(msgspec.Struct, frozen=True, kw_only=True):
+    """A container with our labels, as the reaper finds it."""
+
+    name: str
+    labels: Mapping[str, str]
+    running: bool
+    finished: float = 0.0
+    """When it ended; for one that was created and never started, when it was created."""
+
+
+class Run(Protocol):
+    """One container of ours, created, running or exited."""
+
+    @property
+    def name(self) -> str:
+        """The container's name."""
+
+    @property
+    def adopted(self) -> bool:
+        """Whether it was there before we asked for it."""
+
+    async def wait(self) -> Exit:
+        """Return how it ended. Never raises for the program's own failure or an engine restart."""
+
+    async def stop(self, grace: float) -> None:
+        """End it and everything it started: a terminate signal, after `grace` a kill."""
+
+    async def logs(self, most: int) -> Logs:
+        """Return the last `most` bytes of each output of an ended container."""
+
+
+class Runtime(Protocol):
+    """Where containers run."""
+
+    @property
+    def kind(self) -> str:
+        """`docker`, `process`, …: the word for `--runtime`."""
+
+    @property
+    def work_path(self) -> str:
+        """The work directory as the program sees it; empty: the same path as on the host."""
+
+    async def find(self, name: str) -> Run | None:
+        """Return the run of that name that has our labels, running or exited, or None."""
+
+    async def adopt_or_start(self, spec: ContainerSpec) -> Run:
+        """Return the run named `spec.name`, running or exited; start it if there is none.
+
+        Safe to repeat: a caller that died and came back gets the same run. A run of an earlier
+        attempt (label `sbx.attempt`) is removed first, one that was created and never started is
+        started. Raises ImageMissing or SpecRejected (permanent), RuntimeUnavailable (transient).
+        """
+
+    async def remove(self, name: str) -> None:
+        """Remove a run, ending it if it still lives; nothing happens if there is none."""
+
+    async def stray(self, labels: Mapping[str, str]) -> list[Stray]:
+        """Return every container that carries all of `labels`."""
+
+    async def missing(self, images: Sequence[str]) -> list[str]:
+        """Return those images that are not on this host."""
+
+    async def check(self) -> None:
+        """Raise RuntimeUnavailable, with the reason, if the engine does not answer."""
+
+    async def close(self) -> None:
+        """Let go of the engine; containers run on."""
+
+
+# --- launching ----------------------------------------------------------------------------------
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """One message at one module, about to be run."""
+
+    message: Message
+    attempt: int = 1
+    """The number of this run; the first is 1."""
+    members: tuple[Message, ...] = ()
+    """For a joined message: the members of its group."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Module and id: what makes the task this one."""
+        return self.message.module, self.message.id
+
+
+class Launcher(Protocol):
+    """How a module's program meets its messages: one of the launch modes."""
+
+    async def underway(self, task: Task) -> bool:
+        """Whether running `task` would adopt a run of this attempt instead of starting one."""
+
+    async def run(self, task: Task) -> Outcome:
+        """Run the task under its time limit and return what happened.
+
+        The program's own failure is an outcome. Raises ImageMissing and SpecRejected (permanent)
+        and RuntimeUnavailable (transient); then nothing was started.
+        """
+
+    async def stop(self, task: Task) -> None:
+        """End the task's run, if there is one; `run` then returns its outcome."""
+
+    async def clear(self, task: Task) -> None:
+        """Remove what the run left: container and work directory. Safe to repeat."""

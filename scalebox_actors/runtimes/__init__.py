@@ -1,0 +1,1 @@
+"""Where containers run: one module per kind of engine."""

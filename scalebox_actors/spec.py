@@ -1,0 +1,132 @@
+"""What a container gets: the hardened defaults and the operator's ceiling live here only.
+
+`container_spec` is pure. A topology may ask for less than the ceiling, never for more; what it
+asks for too much is refused when the topology is loaded (`check_ceiling`), before anything runs.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from scalebox_actors.errors import NotPermitted
+from scalebox_actors.limits import CONTAINER_LOG_BYTES, SLOTS_PER_NODE, STOP_GRACE
+from scalebox_actors.topology.model import Launch, Module, Topology
+
+OPEN_FILES = 1024
+TMP_BYTES = 16 * 1024 * 1024
+
+
+class Mount(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory of the host inside the container; read-only unless said otherwise."""
+
+    source: str
+    target: str
+    writable: bool = False
+
+
+class Root(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory that the operator lets topologies mount parts of."""
+
+    path: str
+    writable: bool = False
+
+
+class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
+    """The most that the node's operator allows any container; given by flags, never by YAML."""
+
+    images: tuple[str, ...] = ()
+    """Allowed beginnings of image names; empty allows all."""
+    roots: Mapping[str, Root] = {}
+    networks: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    memory: int | None = None
+    cpus: float | None = None
+    pids: int = 4096
+    slots: int = SLOTS_PER_NODE
+    read_only: bool = False
+    user: str = ""
+    """Run every container as this user, whatever the topology says."""
+    require_memory: bool = False
+
+
+class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One container, completely: a runtime adds nothing that is not here."""
+
+    name: str
+    image: str
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+    labels: Mapping[str, str]
+    work: str
+    """The work directory on the host; mounted writable as the container's working directory."""
+    mounts: tuple[Mount, ...] = ()
+    memory: int | None = None
+    cpus: float | None = None
+    pids: int = 256
+    open_files: int = OPEN_FILES
+    user: str = ""
+    read_only: bool = False
+    network: str = ""
+    """Empty: no network at all."""
+    devices: tuple[str, ...] = ()
+    stop_grace: float = STOP_GRACE
+    log_bytes: int = CONTAINER_LOG_BYTES
+
+
+def parse_mount(text: str) -> tuple[str, str, str, bool]:
+    """Split `root:relative/path:/target[:rw]` into root, path, target and whether it is writable.
+
+    Raises NotPermitted for a path that leaves its root or a target that is not absolute.
+    """
+    parts = text.split(":")
+    writable = len(parts) == 4 and parts[3] == "rw"  # noqa: PLR2004 - root, path, target, mode
+    if len(parts) not in (3, 4) or (len(parts) == 4 and parts[3] not in ("rw", "ro")):  # noqa: PLR2004
+        raise NotPermitted(f"mount {text!r} is not `root:relative/path:/target[:rw]`")
+    root, path, target = parts[:3]
+    if "\0" in text or path.startswith("/") or ".." in path.split("/"):
+        raise NotPermitted(f"mount {text!r}: the path must stay below its root")
+    if not target.startswith("/") or ".." in target.split("/") or target.rstrip("/") == "":
+        raise NotPermitted(f"mount {text!r}: the target must be an absolute path and not `/`")
+    return root, path, target, writable
+
+
+def check_ceiling(topology: Topology, ceiling: Ceiling) -> None:
+    """Raise NotPermitted, naming module and wish, if the topology asks for too much."""
+    for module in topology.modules.values():
+        for wish, allowed in _wishes(module, ceiling):
+            if not allowed:
+                raise NotPermitted(f"module {module.name!r}: {wish}, which this node does not allow")
+
+
+def _wishes(module: Module, ceiling: Ceiling) -> list[tuple[str, bool]]:
+    limits = module.limits
+    container = module.launch is not Launch.FUNCTION
+    wishes = [
+        (f"{module.slots} slots (most {ceiling.slots})", module.slots <= ceiling.slots),
+        (f"{limits.pids} pids (most {ceiling.pids})", limits.pids <= ceiling.pids),
+        (f"image {module.image!r}", not container or _image_allowed(module.image, ceiling)),
+        (f"network {module.network!r}", not module.network or module.network in ceiling.networks),
+        ("no memory limit", not (container and ceiling.require_memory) or bool(limits.memory)),
+    ]
+    if ceiling.memory is not None:
+        wishes.append((f"memory {limits.memory}", (limits.memory or 0) <= ceiling.memory))
+    if ceiling.cpus is not None:
+        wishes.append((f"{limits.cpus} cpus", (limits.cpus or 0) <= ceiling.cpus))
+    wishes += [(f"device {device!r}", device in ceiling.devices) for device in module.devices]
+    for text in module.mounts:
+        name, _, _, writable = parse_mount(text)
+        root = ceiling.roots.get(name)
+        wishes.append((f"mount root {name!r} (see --mount-root)", root is not None))
+        wishes.append((f"writable mount {text!r}", not writable or bool(root and root.writable)))
+    return wishes
+
+
+def _image_allowed(image: str, ceiling: Ceiling) -> bool:
+    return not ceiling.images or any(image.startswith(prefix) for prefix in ceiling.images)
+
+
+def resources(module: Module, ceiling: Ceiling) -> tuple[int | None, float | None]:
+    """Return memory and cpus of a module's container: its wish, or the ceiling's where none."""
+    memory = module.limits.memory if module.limits.memory is not None else ceiling.memory
+    cpus = module.limits.cpus if module.limits.cpus is not None else ceiling.cpus
+    return (int(memory) if memory is not None else None), cpus

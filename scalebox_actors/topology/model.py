@@ -1,0 +1,136 @@
+"""The typed topology: what a YAML file says once it has passed the gate and the checks."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from scalebox_actors.limits import (
+    DONE_RECORD_LIFE,
+    FAILING_RUNS,
+    HOPS,
+    OUTPUT_TEXT_BYTES,
+    STREAM_BYTES,
+)
+
+
+class Duration(float):
+    """Seconds; written as a number of seconds or as `300ms`, `90s`, `10m`, `1h30m`, `2d`."""
+
+
+class Size(int):
+    """Bytes; written as a number or as `64KiB`, `256MiB`, `1GiB`, `10GB`."""
+
+
+class Launch(StrEnum):
+    """How a module's container meets its messages."""
+
+    FRESH = "fresh"
+    FUNCTION = "function"
+
+
+class Identity(StrEnum):
+    """What makes two messages the same: where they come from, or their body."""
+
+    LINEAGE = "lineage"
+    BODY = "body"
+
+
+class Truncate(StrEnum):
+    """Which part of an output text is cut off when it is too long."""
+
+    HEAD = "HEAD"
+    TAIL = "TAIL"
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a container may use; what is not given is not limited, except pids."""
+
+    memory: Size | None = None
+    cpus: float | None = None
+    pids: int = 256
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """Which exit codes are tried again, how often and after what wait.
+
+    Written `{"75": 3, "*": 1, delay: 2s}` or, as in Scalebox, `['75:3', '*']`.
+    """
+
+    rules: Mapping[str, int]
+    """Exit code, or `*` for any other, to the number of *re*-tries."""
+    delay: Duration = Duration(0)
+    factor: float = 1.0
+    jitter: float = 0.0
+    """Up to this share of a wait is added to it at random, so that retries spread."""
+    longest: Duration = Duration(3600)
+    most: int = 100
+    """All retries of a task together, over all codes."""
+
+
+DEFAULT_RETRY = Retry(rules={"*": FAILING_RUNS - 1})
+
+
+class Gather(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Fan-in: one message once all members of a group have arrived."""
+
+    by: str
+    """A header's name, `root` for the lineage, or a regular expression searched in the body
+    whose first group (or whole match) names the group."""
+    count: str | int
+    """How many members a group has: a number, or the header that says it."""
+    timeout: Duration | None = None
+    min_ok: int | None = None
+    """With this many members or more a group is let go at the timeout; with fewer it is buried."""
+
+
+class Module(msgspec.Struct, frozen=True, kw_only=True):
+    """One containerised program (or async function) and how it is run."""
+
+    name: str
+    label: str = ""
+    image: str = ""
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] | None = None
+    function: str = ""
+    launch: Launch = Launch.FRESH
+    sinks: tuple[str, ...] = ()
+    slots: int = 1
+    timeout: Duration = Duration(3600)
+    limits: Limits = Limits()
+    retry: Retry | None = None
+    gather: Gather | None = None
+    env: Mapping[str, str] = {}
+    mounts: tuple[str, ...] = ()
+    """`root:relative/path:/target[:rw]`; the roots are named by the node's operator."""
+    network: str = ""
+    user: str = ""
+    read_only: bool = False
+    devices: tuple[str, ...] = ()
+    identity: Identity = Identity.LINEAGE
+    output_text_size: int = OUTPUT_TEXT_BYTES
+    text_trunc_mode: Truncate = Truncate.HEAD
+
+    @property
+    def retry_rules(self) -> Retry:
+        """The module's rules, or the default: three failing runs, then the task is dead."""
+        return self.retry or DEFAULT_RETRY
+
+
+class Topology(msgspec.Struct, frozen=True, kw_only=True):
+    """A pipeline: modules joined by messages."""
+
+    name: str
+    label: str = ""
+    modules: Mapping[str, Module]
+    remember: Duration = Duration(DONE_RECORD_LIFE)
+    """How long a done-record lives: so long a repeated message is recognised."""
+    max_bytes: Size = Size(STREAM_BYTES)
+    """How much the stream may hold; full means stop, never drop."""
+    hops: int = HOPS
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """The modules that no other module sends to: where messages are injected."""
+        fed = {sink for module in self.modules.values() for sink in module.sinks}
+        return tuple(name for name in self.modules if name not in fed) or tuple(self.modules)[:1]
