@@ -5,7 +5,7 @@ bytes, times in seconds since the epoch. Every method may raise only our own err
 Adapters retry what is transient themselves: a call returns when it has an answer.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
 from types import TracebackType
 from typing import Protocol, Self
@@ -69,6 +69,9 @@ class Backlog(msgspec.Struct, frozen=True):
     waiting: int
     in_hand: int
     paused_until: float = 0.0
+
+
+Answer = Callable[[bytes], Awaitable[bytes]]
 
 
 class Delivery(Protocol):
@@ -168,8 +171,20 @@ class Broker(Protocol):
     async def trace(self, node: str, lines: bytes) -> None:
         """Write run records, one JSON line each, to the trace stream; insight may be lost."""
 
+    async def duplicates(self, entries: Sequence[Entry]) -> set[int]:
+        """Return the places of those entries whose ids are in the de-duplication window.
+
+        Stores nothing. Asked only after a DUPLICATE, so it may cost several round trips.
+        """
+
     async def clock(self) -> float:
         """Return the server's time."""
+
+    async def serve(self, verb: str, answer: Answer) -> None:
+        """Answer requests on `ctl.<verb>` until the connection ends; requests are never stored."""
+
+    async def ask(self, verb: str, question: bytes, *, wait: float = 1.0) -> list[bytes]:
+        """Ask every node on `ctl.<verb>` and return what came within `wait` seconds."""
 
 
 # --- the committer ------------------------------------------------------------------------------
@@ -325,5 +340,10 @@ class Launcher(Protocol):
     async def stop(self, task: Task) -> None:
         """End the task's run, if there is one; `run` then returns its outcome."""
 
-    async def clear(self, task: Task) -> None:
-        """Remove what the run left: container and work directory. Safe to repeat."""
+    async def clear(self, task: Task, outcome: Outcome | None = None) -> None:
+        """Remove what the run left: container, work directory and, after a success, the files
+        that the program declared in `removed-files.txt`. Safe to repeat.
+        """
+
+    async def ready(self) -> None:
+        """Raise ImageMissing, SpecRejected or RuntimeUnavailable if nothing could start now."""

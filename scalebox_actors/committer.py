@@ -1,0 +1,193 @@
+"""Group commit: what finishes while a batch is in flight goes out together in the next.
+
+One committer serves all modules of a topology on a node, with one batch in flight. A batch costs
+the broker the same whatever its size, so the group is what makes exactly-once effects cheap.
+
+A broker refuses a batch whole and does not say which member is to blame. The committer then
+splits the group until the culprit stands alone with its own answer; the others are stored.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+
+from scalebox_actors import gather
+from scalebox_actors.effects import Effects
+from scalebox_actors.limits import BATCH_BYTES, BATCH_MESSAGES
+from scalebox_actors.ports import (
+    Broker,
+    Entry,
+    Refusal,
+    Refused,
+    Settled,
+    Settlement,
+    Stored,
+)
+
+_COMMITTED = Settlement(Settled.COMMITTED)
+_ALREADY = Settlement(Settled.ALREADY)
+_LATE = Settlement(Settled.LATE, "its group was already let go")
+
+
+class _Pending(msgspec.Struct, eq=False):
+    """Effects on their way, and who waits for the answer."""
+
+    effects: Effects
+    answer: "asyncio.Future[Settlement]"
+
+
+class Committer:
+    """Stores the effects of finished tasks, in groups; see `commit`."""
+
+    def __init__(self, broker: Broker, *, remember: float) -> None:
+        self._broker = broker
+        self._remember = remember
+        self._waiting: deque[_Pending] = deque()
+        self._wake = asyncio.Event()
+        self._failure: BaseException | None = None
+
+    async def commit(self, effects: Effects) -> Settlement:
+        """Store `effects` with whatever else is finished now, and say what became of them.
+
+        Killed before the answer, the task is delivered again and finds its done-record, or is
+        run again; either way its effects are stored once.
+        """
+        if self._failure is not None:
+            raise self._failure
+        answer: asyncio.Future[Settlement] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Pending(effects, answer))
+        self._wake.set()
+        return await answer
+
+    async def run(self) -> None:
+        """Store group after group until cancelled; a broker's error ends it and all who wait."""
+        group: list[_Pending] = []
+        try:
+            while True:
+                await self._wake.wait()
+                group = self._take()
+                if not group:
+                    self._wake.clear()
+                    continue
+                await self._settle(group)
+        except BaseException as error:
+            self._failure = error
+            for pending in (*group, *self._waiting):
+                if not pending.answer.done():
+                    _fail(pending.answer, error)
+            raise
+
+    def _take(self) -> list[_Pending]:
+        """Take the next group: bounded in messages and bytes, no record twice."""
+        group: list[_Pending] = []
+        records: set[str] = set()
+        twins: list[_Pending] = []
+        messages = size = 0
+        while self._waiting:
+            pending = self._waiting[0]
+            effects = pending.effects
+            messages += effects.messages
+            size += effects.size
+            if group and (messages > BATCH_MESSAGES or size > BATCH_BYTES):
+                break
+            self._waiting.popleft()
+            if pending.answer.cancelled():
+                continue
+            if effects.record.subject in records:
+                twins.append(pending)  # two results for one record never share a batch
+                continue
+            records.add(effects.record.subject)
+            group.append(pending)
+        self._waiting.extendleft(reversed(twins))
+        return group
+
+    async def _settle(self, group: Sequence[_Pending]) -> None:
+        """Store a group, splitting it for as long as one of its members spoils it."""
+        refusal = await self._store(group)
+        if refusal is None:
+            return
+        if len(group) == 1:
+            await self._settle_alone(group[0], refusal)
+            return
+        # Killed between the halves, the first is committed and the second is not: its tasks
+        # are delivered again. No task is ever stored in part.
+        middle = len(group) // 2
+        await self._settle(group[:middle])
+        await self._settle(group[middle:])
+
+    async def _store(self, group: Sequence[_Pending]) -> Refusal | None:
+        joins, late = await self._joins(group)
+        entries: list[Entry] = []
+        for pending in group:
+            if pending not in late:
+                entries.append(pending.effects.record)
+                entries += pending.effects.outputs
+        entries += joins
+        refusal = await self._broker.write(entries) if entries else None
+        if refusal is None:
+            for pending in group:
+                _answer(pending, _LATE if pending in late else _COMMITTED)
+        return refusal
+
+    async def _joins(self, group: Sequence[_Pending]) -> tuple[list[Entry], list[_Pending]]:
+        """Fold the members in a group by the groups they join; also return those too late."""
+        by_subject: dict[str, list[_Pending]] = {}
+        for pending in group:
+            if pending.effects.joining is not None:
+                by_subject.setdefault(pending.effects.joining.subject, []).append(pending)
+        if not by_subject:
+            return [], []
+        counts = await asyncio.gather(*(self._broker.read(subject) for subject in by_subject))
+        entries: list[Entry] = []
+        late: list[_Pending] = []
+        for members, count in zip(by_subject.values(), counts, strict=True):
+            folded = self._fold(members, count)
+            entries += folded.entries
+            late += members[folded.accepted :]
+        return entries, late
+
+    def _fold(self, members: Sequence[_Pending], count: Stored | None) -> gather.Fold:
+        joinings = [m.effects.joining for m in members if m.effects.joining is not None]
+        return gather.fold(self._broker.names, count, joinings, remember=self._remember)
+
+    async def _settle_alone(self, pending: _Pending, refusal: Refusal) -> None:
+        """Give the one member of a refused batch its own answer."""
+        if refusal.kind is Refused.UNACCEPTABLE:
+            _answer(pending, Settlement(Settled.UNACCEPTABLE, refusal.text))
+            return
+        if await self._is_there(pending.effects):
+            _answer(pending, _ALREADY)
+            return
+        if refusal.kind is Refused.DUPLICATE:
+            pending = await self._without_duplicates(pending)
+        # A group's count moved under a member, or its children were there before it: try anew.
+        self._waiting.appendleft(pending)
+        self._wake.set()
+
+    async def _is_there(self, effects: Effects) -> bool:
+        """Whether a task's end is stored: its record or, while its group is open, its place."""
+        if await self._broker.read(effects.record.subject) is not None:
+            return True
+        joining = effects.joining
+        return joining is not None and await self._broker.read(joining.entry.subject) is not None
+
+    async def _without_duplicates(self, pending: _Pending) -> _Pending:
+        """Leave out the outputs that are stored already: for their parent that is a success."""
+        effects = pending.effects
+        there = await self._broker.duplicates(effects.outputs)
+        kept = tuple(entry for i, entry in enumerate(effects.outputs) if i not in there)
+        return _Pending(msgspec.structs.replace(effects, outputs=kept), pending.answer)
+
+
+def _answer(pending: _Pending, settlement: Settlement) -> None:
+    if not pending.answer.done():
+        pending.answer.set_result(settlement)
+
+
+def _fail(answer: "asyncio.Future[Settlement]", error: BaseException) -> None:
+    if isinstance(error, asyncio.CancelledError):
+        answer.cancel()
+    else:
+        answer.set_exception(error)

@@ -1,0 +1,222 @@
+"""Fan-in without a container: members of a group are counted, then one joined message is sent.
+
+Pure. A group's count is one message on `join.M.<group>`, replaced by compare-and-set in the same
+atomic batch that consumes the members; so the count is exact whatever dies, and exactly one
+commit, the one that completes the group, also holds the joined message.
+"""
+
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from scalebox_actors.errors import BadMessage
+from scalebox_actors.message import HOP, JOINED, MSG_ID, MSG_TTL, PARENT, ROOT, USER, Message
+from scalebox_actors.message import wire_headers
+from scalebox_actors.names import Names, digest
+from scalebox_actors.ports import Entry, Stored
+from scalebox_actors.topology.model import Gather
+
+LINEAGE = "root"
+KEY_CHARACTERS = 256
+MEMBERS_PER_GROUP = 10_000
+
+_HEADER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_encode = msgspec.json.Encoder().encode
+
+
+class Joining(msgspec.Struct, frozen=True, kw_only=True):
+    """One member on its way into its group."""
+
+    module: str
+    key: str
+    """The group as the user names it."""
+    need: int
+    stored: float
+    message: Message
+    entry: Entry
+    subject: str
+    """Where the group is counted."""
+
+    @property
+    def group(self) -> str:
+        """The group's token in subjects, and the id of its joined message."""
+        return self.subject.rpartition(".")[2]
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The count of a group, as it is stored."""
+
+    module: str
+    key: str
+    need: int
+    count: int = 0
+    opened: float = 0.0
+    """When its first member was stored, by the server's clock."""
+    released: bool = False
+    root: str = ""
+    hop: int = 0
+
+
+class Fold(msgspec.Struct, frozen=True, kw_only=True):
+    """What a batch stores for one group, and how many of the members found room in it."""
+
+    entries: tuple[Entry, ...]
+    accepted: int
+
+
+def is_header(by: str) -> bool:
+    """Whether `by:` names a header; everything else is a regular expression over the body."""
+    return _HEADER.fullmatch(by) is not None
+
+
+def group_of(names: Names, gather: Gather, message: Message, stored: float) -> Joining:
+    """Say which group a member belongs to; raises BadMessage if it does not tell."""
+    key = _key(gather.by, message)
+    token = digest("gather", message.module, key)
+    headers = wire_headers(message)
+    headers.pop(MSG_ID)  # the done-record fences a member; the window must not refuse it
+    return Joining(
+        module=message.module,
+        key=key,
+        need=_need(gather.count, message),
+        stored=stored,
+        message=message,
+        subject=names.group(message.module, token),
+        entry=Entry(
+            subject=names.member(message.module, token, message.id),
+            body=message.body,
+            headers=headers,
+            expect=0,
+        ),
+    )
+
+
+def fold(
+    names: Names, stored: Stored | None, joinings: Sequence[Joining], *, remember: float
+) -> Fold:
+    """Return what the arrival of members of one group stores, given the group's last count.
+
+    Those beyond the number that the group needs are late: they find no room.
+    """
+    first = joinings[0]
+    group = decode(stored.body) if stored else _opened(first)
+    if group.released:
+        return Fold(entries=(), accepted=0)
+    taken = list(joinings[: group.need - group.count])
+    group = msgspec.structs.replace(
+        group,
+        count=group.count + len(taken),
+        opened=min([group.opened, *(joining.stored for joining in taken)]),
+        hop=max([group.hop, *(joining.message.hop for joining in taken)]),
+    )
+    entries = [joining.entry for joining in taken]
+    if group.count == group.need:
+        return Fold(
+            entries=(*entries, *release(names, group, stored, remember=remember, last=taken[-1])),
+            accepted=len(taken),
+        )
+    count = _count(first.subject, group, stored, {})
+    return Fold(entries=(*entries, count), accepted=len(taken))
+
+
+def release(
+    names: Names,
+    group: Group,
+    stored: Stored | None,
+    *,
+    remember: float,
+    last: Joining | None = None,
+) -> tuple[Entry, Entry]:
+    """Close a group: its last count, kept as long as a done-record, and its joined message.
+
+    The joined message carries the `_` headers of the member that completed the group.
+    """
+    token = digest("gather", group.module, group.key)
+    closed = msgspec.structs.replace(group, released=True)
+    life = {MSG_TTL: f"{max(1, round(remember))}s"}
+    count = _count(names.group(group.module, token), closed, stored, life)
+    headers = {
+        MSG_ID: token,
+        JOINED: token,
+        ROOT: group.root or token,
+        HOP: str(group.hop),
+    }
+    if last is not None:
+        headers[PARENT] = last.message.id
+        passed = {k: v for k, v in last.message.headers.items() if k.startswith("_")}
+        if passed:
+            headers[USER] = _encode(passed).decode()
+    body = _encode({"group": group.key, "count": group.count, "need": group.need})
+    return count, Entry(subject=names.task(group.module), body=body, headers=headers)
+
+
+def joined_body(key: str, members: Sequence[Message]) -> bytes:
+    """Return the body that the program of a gathering module gets.
+
+    `{"group": …, "count": n, "members": [body, …]}`; a body that is not UTF-8 stands as
+    `{"base64": …}`.
+    """
+    listed = [_text_or_base64(member.body) for member in members]
+    return _encode({"group": key, "count": len(members), "members": listed})
+
+
+def key_of(joined: Message) -> str:
+    """Return the group, as the user names it, that a stored joined message stands for."""
+    return str(msgspec.json.decode(joined.body, type=dict[str, str | int])["group"])
+
+
+def decode(body: bytes) -> Group:
+    """Read a stored count; raises BadMessage if somebody else wrote it."""
+    try:
+        return msgspec.json.decode(body, type=Group)
+    except msgspec.MsgspecError as error:
+        raise BadMessage(f"the count of a group cannot be read: {error}") from error
+
+
+def _opened(first: Joining) -> Group:
+    return Group(
+        module=first.module,
+        key=first.key,
+        need=first.need,
+        opened=first.stored,
+        root=first.message.root,
+    )
+
+
+def _count(subject: str, group: Group, stored: Stored | None, headers: dict[str, str]) -> Entry:
+    expect = stored.sequence if stored else 0
+    return Entry(subject=subject, body=_encode(group), headers=headers, expect=expect)
+
+
+def _key(by: str, message: Message) -> str:
+    if by == LINEAGE:
+        return message.root
+    if is_header(by):
+        key = message.contract_headers.get(by, "")
+        if not key:
+            raise BadMessage(f"gather: the message has no header {by!r}")
+        return key
+    found = re.search(by, message.body.decode("utf-8", "replace"))
+    if found is None:
+        raise BadMessage(f"gather: the body does not match {by!r}")
+    key = found.group(1) if found.re.groups else found.group(0)
+    if not key or len(key) > KEY_CHARACTERS:
+        raise BadMessage(f"gather: {by!r} gives a group name of {len(key or '')} characters")
+    return key
+
+
+def _need(count: str | int, message: Message) -> int:
+    text = str(count) if isinstance(count, int) else message.contract_headers.get(count, "")
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text[:9]) <= MEMBERS_PER_GROUP:
+        raise BadMessage(
+            f"gather: header {count!r} is {text[:40]!r}, not a count of 1 to {MEMBERS_PER_GROUP}"
+        )
+    return int(text)
+
+
+def _text_or_base64(body: bytes) -> str | dict[str, bytes]:
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"base64": body}  # msgspec writes bytes as base64
