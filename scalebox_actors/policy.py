@@ -62,6 +62,8 @@ def judge(retry: Retry | None, outcome: Outcome, attempts: Attempts, chance: flo
     if outcome.cause is Cause.LOST:
         return TryAgain(delay=float(min(2**attempts.starts, 60)), counted=False)
     text = describe(outcome)
+    if outcome.cause is Cause.BAD_MESSAGE:
+        return Bury(Reason.BAD_MESSAGE, text)
     if outcome.cause is Cause.BAD_OUTPUT and retry is None:
         return Bury(Reason.BAD_OUTPUT, text)
     rules = retry or DEFAULT_RETRY

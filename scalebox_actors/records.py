@@ -14,6 +14,8 @@ class Cause(StrEnum):
     TIMEOUT = "timeout"
     MEMORY = "oom"
     BAD_OUTPUT = "bad_output"
+    BAD_MESSAGE = "bad_message"
+    """The message cannot be handed to the program: too long for an argument, not text."""
     NOT_STARTED = "not_started"
     """The engine could not start the program: command not found, not executable."""
     LOST = "lost"

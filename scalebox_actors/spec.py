@@ -4,6 +4,7 @@
 asks for too much is refused when the topology is loaded (`check_ceiling`), before anything runs.
 """
 
+import os.path
 from collections.abc import Mapping
 
 import msgspec
@@ -73,6 +74,62 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
     log_bytes: int = CONTAINER_LOG_BYTES
 
 
+class Frame(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run brings to its container: who it is, what it executes and where."""
+
+    name: str
+    topology: str
+    site: str
+    node: str
+    task_id: str
+    attempt: int
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+    work: str
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels by which a node, and its reaper, know their containers."""
+        return {
+            "sbx.topology": self.topology,
+            "sbx.site": self.site,
+            "sbx.node": self.node,
+            "sbx.id": self.task_id,
+            "sbx.attempt": str(self.attempt),
+        }
+
+
+def container_spec(module: Module, frame: Frame, ceiling: Ceiling) -> ContainerSpec:
+    """Return the container of one run: the module's wishes, never more than the ceiling."""
+    memory, cpus = resources(module, ceiling)
+    return ContainerSpec(
+        name=frame.name,
+        image=module.image,
+        command=frame.command,
+        env=frame.env,
+        labels=frame.labels | {"sbx.module": module.name},
+        work=frame.work,
+        mounts=tuple(resolve_mount(text, ceiling) for text in module.mounts),
+        memory=memory,
+        cpus=cpus,
+        pids=min(module.limits.pids, ceiling.pids),
+        user=ceiling.user or module.user,
+        read_only=module.read_only or ceiling.read_only,
+        network=module.network if module.network in ceiling.networks else "",
+        devices=tuple(device for device in module.devices if device in ceiling.devices),
+    )
+
+
+def resolve_mount(text: str, ceiling: Ceiling) -> Mount:
+    """Return the directory of the host that a topology's mount means; see `parse_mount`."""
+    name, path, target, writable = parse_mount(text)
+    root = ceiling.roots.get(name)
+    if root is None:
+        raise NotPermitted(f"mount {text!r}: the operator names no root {name!r} (--mount-root)")
+    source = os.path.normpath(os.path.join(root.path, path))
+    return Mount(source=source, target=target, writable=writable and root.writable)
+
+
 def parse_mount(text: str) -> tuple[str, str, str, bool]:
     """Split `root:relative/path:/target[:rw]` into root, path, target and whether it is writable.
 
@@ -126,7 +183,7 @@ def _image_allowed(image: str, ceiling: Ceiling) -> bool:
 
 
 def resources(module: Module, ceiling: Ceiling) -> tuple[int | None, float | None]:
-    """Return memory and cpus of a module's container: its wish, or the ceiling's where none."""
-    memory = module.limits.memory if module.limits.memory is not None else ceiling.memory
-    cpus = module.limits.cpus if module.limits.cpus is not None else ceiling.cpus
-    return (int(memory) if memory is not None else None), cpus
+    """Return memory and cpus of a module's container: its wish, bounded by the ceiling."""
+    memories = [m for m in (module.limits.memory, ceiling.memory) if m is not None]
+    cpus = [c for c in (module.limits.cpus, ceiling.cpus) if c is not None]
+    return (int(min(memories)) if memories else None), (min(cpus) if cpus else None)

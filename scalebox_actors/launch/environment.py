@@ -1,0 +1,68 @@
+"""The environment variables of a run, as Scalebox's programs know them. Pure."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from scalebox_actors.names import digest
+from scalebox_actors.ports import Task
+from scalebox_actors.topology.model import Module
+
+_CONTROLLED = frozenset({"PGHOST", "AUTH_TOKEN"})
+
+
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node tells every program about where it runs."""
+
+    topology: str
+    site: str = "local"
+    node: str
+    ip: str = ""
+    log_level: str = "info"
+    cluster_data_root: str = ""
+
+
+def run_id(task: Task) -> str:
+    """Return `SBX_RUN_ID`: the same for every repetition of an attempt, different for each task."""
+    return f"{digest(*task.key)[:16]}-{task.attempt}"
+
+
+def environment(
+    module: Module, task: Task, surroundings: Surroundings, work: str
+) -> dict[str, str]:
+    """Return the variables of a run: the module's own first, ours over them.
+
+    A module's `env` may not override identity, directories or control; variables of ours that
+    have no value are left out, so that a program can test for them.
+    """
+    message = task.message
+    ours = {
+        "APP_ID": surroundings.topology,
+        "MODULE_ID": module.name,
+        "MODULE_NAME": module.name,
+        "PLAT_MODULE_NAME": module.name,
+        "TASK_ID": message.id,
+        "SBX_RUN_ID": run_id(task),
+        "SBX_ATTEMPT": str(task.attempt),
+        "CLUSTER": surroundings.site,
+        "HOST_NAME": surroundings.node,
+        "LOCAL_IP": surroundings.ip,
+        "SINK_MODULE": module.sinks[0] if len(module.sinks) == 1 else "",
+        "FROM_MODULE": message.from_module,
+        "FROM_IP": message.from_ip,
+        "WORK_DIR": work,
+        "LOG_LEVEL": surroundings.log_level,
+        "TASK_MAX_SECONDS": f"{module.timeout:g}",
+        "PLAT_TASK_MAX_SECONDS": f"{module.timeout:g}",
+        "TASK_TIMEOUT_SECONDS": f"{module.timeout:g}",
+        "PLAT_OUTPUT_TEXT_SIZE": str(module.output_text_size),
+        "PLAT_TEXT_TRUNC_MODE": module.text_trunc_mode.value,
+    }
+    given = {name: value for name, value in ours.items() if value}
+    defaults = {"CLUSTER_DATA_ROOT": surroundings.cluster_data_root}
+    soft = {name: value for name, value in defaults.items() if value}
+    return soft | _allowed(module.env) | given
+
+
+def _allowed(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name not in _CONTROLLED}

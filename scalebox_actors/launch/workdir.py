@@ -1,0 +1,204 @@
+"""The work directory of a run: made whole or not at all, read without following links.
+
+Layout: `<base>/<run name>/<attempt>/` is what the program sees as `$WORK_DIR`. The base is ours
+alone (0700); the work directory itself may be written by whatever user the image runs as. It is
+prepared under another name and renamed into place, so one that exists is complete, and the
+modification time of its parent says when it was prepared: no program can touch that.
+
+Everything here blocks; callers run it in a thread.
+"""
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from scalebox_actors.contract import READ_FILES, FileEntry, render_batch_jsonl, render_batch_txt
+from scalebox_actors.errors import BadOutput
+from scalebox_actors.limits import OUTPUT_FILE_BYTES
+from scalebox_actors.ports import Task
+from scalebox_actors.spec import Mount
+
+_READ = frozenset(READ_FILES)
+_encode = msgspec.json.Encoder().encode
+
+
+class WorkDir:
+    """The directory of one attempt of one task, on the host."""
+
+    def __init__(self, base: Path, run_name: str, attempt: int) -> None:
+        self.parent = base / run_name
+        self.path = self.parent / str(attempt)
+
+    def exists(self) -> bool:
+        """Whether it was prepared, by us or by a node that died."""
+        return self.path.is_dir()
+
+    def prepared(self) -> float:
+        """When it was prepared, by the host's clock; 0 if it was not."""
+        try:
+            return self.parent.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def prepare(self, task: Task) -> None:
+        """Make it anew with the task's input files; what an earlier run left is removed."""
+        if self.parent.exists():
+            remove_tree(self.parent)
+        fresh = self.parent / ".new"
+        fresh.mkdir(parents=True, mode=0o700)
+        message = task.message
+        (fresh / "body").write_bytes(message.body)
+        (fresh / "headers.json").write_bytes(_encode(message.contract_headers))
+        if task.members:
+            members = [(m.id, m.body, m.contract_headers) for m in task.members]
+            (fresh / "batch-tasks.jsonl").write_bytes(render_batch_jsonl(members))
+            (fresh / "batch-tasks.txt").write_bytes(render_batch_txt(members))
+        fresh.chmod(0o777)  # noqa: S103 - any image user; the parent is 0700
+        fresh.rename(self.path)
+
+    def collect(self) -> dict[str, bytes]:
+        """Return the bytes of those interface files that the program left.
+
+        Raises BadOutput for one that is a link, a pipe, a directory or too large.
+        """
+        found: dict[str, bytes] = {}
+        try:
+            names = os.listdir(self.path)
+        except FileNotFoundError:
+            return found
+        for name in names:
+            if name in _READ:
+                found[name] = _read_regular(self.path / name, name)
+        return found
+
+    def remove(self) -> None:
+        """Remove it with everything in it, also what has no permissions; safe to repeat."""
+        remove_tree(self.parent)
+
+
+class Paths(msgspec.Struct, frozen=True, kw_only=True):
+    """How paths inside a container correspond to paths on the host."""
+
+    work: str
+    """The work directory on the host."""
+    work_inside: str
+    mounts: tuple[Mount, ...] = ()
+
+    def on_host(self, path: str) -> Path | None:
+        """Return where `path` lies on the host; None if it died with the container."""
+        if not self.work_inside:
+            return Path(path)
+        for mount in (*self.mounts, Mount(source=self.work, target=self.work_inside)):
+            inside = os.path.normpath(path)
+            target = mount.target.rstrip("/")
+            if inside == target or inside.startswith(target + "/"):
+                return Path(mount.source + inside[len(target) :])
+        return None
+
+
+def measure(entries: Iterable[FileEntry], paths: Paths) -> tuple[int, list[str]]:
+    """Return the bytes of declared files, and a warning for each that is not there."""
+    total = 0
+    warnings = []
+    for entry in entries:
+        if entry.bytes is not None:
+            total += entry.bytes
+            continue
+        host = paths.on_host(entry.path)
+        try:
+            total += _tree_size(host) if host is not None else 0
+        except OSError:
+            host = None
+        if host is None:
+            warnings.append(f"{entry.path}: not found, counted as 0 bytes")
+    return total, warnings
+
+
+def remove_declared(paths_to_remove: Iterable[str], paths: Paths) -> list[str]:
+    """Delete what a program declared as removable and return what was refused, with reasons.
+
+    Only paths strictly below the work directory or a writable mount are deleted, and only if
+    their real place is there too; a mount itself never is.
+    """
+    allowed = [Path(os.path.realpath(m.source)) for m in paths.mounts if m.writable]
+    allowed.append(Path(os.path.realpath(paths.work)))
+    refused = []
+    for text in paths_to_remove:
+        host = paths.on_host(text)
+        real = Path(os.path.realpath(host.parent)) / host.name if host is not None else None
+        if real is None or not any(root in real.parents for root in allowed):
+            refused.append(f"{text}: not below a writable mount, left alone")
+        elif real.is_dir() and not real.is_symlink():
+            remove_tree(real)
+        else:
+            real.unlink(missing_ok=True)
+    return refused
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory, first granting ourselves what its files withhold; absent is fine."""
+    shutil.rmtree(path, onerror=_grant_and_retry)
+
+
+def leftovers(base: Path) -> list[str]:
+    """Return the run names that have a work directory under `base`."""
+    try:
+        return sorted(os.listdir(base))
+    except FileNotFoundError:
+        return []
+
+
+def make_base(base: Path) -> Path:
+    """Make the directory of work directories, ours alone, and return its absolute path."""
+    base.mkdir(parents=True, exist_ok=True, mode=0o700)
+    base.chmod(0o700)
+    return base.resolve()
+
+
+def _read_regular(path: Path, name: str) -> bytes:
+    """Read one file that a program wrote, believing nothing about it."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise BadOutput(f"{name}: cannot be read: {error.strerror}") from error
+    with os.fdopen(handle, "rb") as file:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode):
+            raise BadOutput(f"{name}: is not a regular file")
+        if facts.st_size > OUTPUT_FILE_BYTES:
+            raise BadOutput(
+                f"{name}: has {facts.st_size} bytes; at most {OUTPUT_FILE_BYTES} are read"
+            )
+        return file.read(OUTPUT_FILE_BYTES)
+
+
+def _tree_size(path: Path) -> int:
+    """Return a file's size, or the sum of the regular files below a directory."""
+    facts = path.lstat()
+    if not stat.S_ISDIR(facts.st_mode):
+        return facts.st_size if stat.S_ISREG(facts.st_mode) else 0
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            facts = os.lstat(Path(folder, name))
+            total += facts.st_size if stat.S_ISREG(facts.st_mode) else 0
+    return total
+
+
+def _grant_and_retry(call: Callable[[str], object], path: str, error: object) -> None:
+    if isinstance(error, tuple) and isinstance(error[1], FileNotFoundError):
+        return
+    parent = os.path.dirname(path)
+    for place in (parent, path):
+        if not os.path.islink(place):
+            os.chmod(place, 0o700)
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
+
+
