@@ -32,6 +32,8 @@ class BadInput(Permanent):
     """
 
     exit_code = 65
+    errors: "tuple[BadInput, ...]" = ()
+    """Everything that was found wrong with a file, this error first; empty where one was sought."""
 
     def __init__(self, message: str, *, path: str = "", line: int = 0, column: int = 0) -> None:
         self.message, self.path, self.line, self.column = message, path, line, column
