@@ -11,8 +11,19 @@ from collections.abc import Sequence
 import msgspec
 
 from scalebox_actors.errors import BadMessage
-from scalebox_actors.message import HOP, JOINED, MSG_ID, MSG_TTL, PARENT, ROOT, USER, Message
-from scalebox_actors.message import wire_headers
+from scalebox_actors.message import (
+    HOP,
+    JOINED,
+    MSG_ID,
+    MSG_TTL,
+    PARENT,
+    ROOT,
+    USER,
+    Message,
+    Raw,
+    read,
+    wire_headers,
+)
 from scalebox_actors.names import Names, digest
 from scalebox_actors.ports import Entry, Stored
 from scalebox_actors.topology.model import Gather
@@ -162,8 +173,22 @@ def joined_body(key: str, members: Sequence[Message]) -> bytes:
 
 
 def key_of(joined: Message) -> str:
-    """Return the group, as the user names it, that a stored joined message stands for."""
-    return str(msgspec.json.decode(joined.body, type=dict[str, str | int])["group"])
+    """Return the group, as the user names it, that a joined message stands for.
+
+    Raises BadMessage if the message was not made by `release`.
+    """
+    try:
+        return str(msgspec.json.decode(joined.body, type=dict[str, str | int])["group"])
+    except (msgspec.MsgspecError, KeyError) as error:
+        raise BadMessage(f"the joined message does not name its group: {error!r}") from error
+
+
+def member_of(stored: Stored, module: str) -> Message:
+    """Return the message that a stored member was when it arrived."""
+    headers = dict(stored.headers)
+    member_id = stored.subject.rpartition(".")[2]
+    headers[MSG_ID] = member_id
+    return read(Raw(subject=stored.subject, body=stored.body, headers=headers), module, member_id)
 
 
 def decode(body: bytes) -> Group:

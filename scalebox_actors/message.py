@@ -16,7 +16,7 @@ from scalebox_actors.limits import (
     USER_HEADER_VALUE,
     USER_HEADERS,
 )
-from scalebox_actors.names import derived_id, is_id, is_name, is_reserved_id
+from scalebox_actors.names import derived_id, is_digest, is_id, is_name, is_reserved_id
 
 MSG_ID = "Nats-Msg-Id"
 MSG_TTL = "Nats-TTL"
@@ -114,7 +114,7 @@ def read(raw: Raw, module: str, message_id: str, *, hops: int = HOPS) -> Message
         from_host=headers.get(FROM_HOST, ""),
         from_ip=headers.get(FROM_IP, ""),
         from_site=headers.get(FROM_SITE, ""),
-        joined=headers.get(JOINED, ""),
+        joined=_joined(headers.get(JOINED, "")),
         traceparent=headers.get(TRACEPARENT, ""),
     )
 
@@ -204,6 +204,12 @@ def _hop(text: str | None, most: int) -> int:
     if int(text) > most:
         raise BadMessage(f"{text} hops from the root; at most {most} are allowed")
     return int(text)
+
+
+def _joined(token: str) -> str:
+    if token and not is_digest(token):
+        raise BadMessage(f"{JOINED} {token[:80]!r} is not a group")
+    return token
 
 
 def _lineage(headers: Mapping[str, str], name: str) -> str:

@@ -51,6 +51,11 @@ def digest(*parts: object) -> str:
     return base64.b32encode(raw[:17])[:26].decode("ascii").lower()
 
 
+def is_digest(text: str) -> bool:
+    """Whether `text` has the form of what `digest` returns."""
+    return len(text) == 26 and _OWN_ID.fullmatch(text) is not None  # noqa: PLR2004 - its length
+
+
 def derived_id(stream_created: str, sequence: int) -> str:
     """Name a message that came without an id by its place in the stream."""
     return "_" + digest(stream_created, sequence)

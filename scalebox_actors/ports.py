@@ -327,6 +327,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 class Launcher(Protocol):
     """How a module's program meets its messages: one of the launch modes."""
 
+    @property
+    def costly(self) -> bool:
+        """Whether a run costs more than to ask first if the task has ended already."""
+
     async def underway(self, task: Task) -> bool:
         """Whether running `task` would adopt a run of this attempt instead of starting one."""
 

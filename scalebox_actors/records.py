@@ -99,25 +99,22 @@ class DoneRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
 
 
-class RunRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RunRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What insight knows of one run; a line of JSON in the trace stream."""
 
     module: str
     id: str
-    run: str
     attempt: int = 1
     parent: str = ""
     root: str = ""
     hop: int = 0
     node: str = ""
-    site: str = ""
     verdict: str = ""
     cause: str = Cause.EXIT.value
     detail: str = ""
     exit_code: int = 0
     created: float = 0.0
     """When the message was stored, by the server's clock (t0)."""
-    fetched: float = 0.0
     started: float = 0.0
     finished: float = 0.0
     committed: float = 0.0

@@ -47,6 +47,11 @@ class FreshLauncher:
         self._place = place
         self._runtime = place.runtime
 
+    @property
+    def costly(self) -> bool:
+        """A container costs a hundred times what a look at the done-record does."""
+        return True
+
     async def underway(self, task: Task) -> bool:
         """Whether a container of this attempt, running or exited, is on this host."""
         if not await wrap(self._workdir(task).exists)():

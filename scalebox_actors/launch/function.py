@@ -52,6 +52,11 @@ class FunctionLauncher:
         self._function = function
         self._running: dict[str, asyncio.Task[Answer]] = {}
 
+    @property
+    def costly(self) -> bool:
+        """A function is cheaper than a round trip; the commit fences in any case."""
+        return False
+
     async def underway(self, task: Task) -> bool:
         """Nothing survives a node that died, so there is never anything to adopt."""
         del task

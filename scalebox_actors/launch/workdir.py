@@ -200,5 +200,3 @@ def _grant_and_retry(call: Callable[[str], object], path: str, error: object) ->
         shutil.rmtree(path)
     else:
         os.unlink(path)
-
-

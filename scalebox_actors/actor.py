@@ -1,0 +1,364 @@
+"""The actor: takes a module's messages, runs its program for each, settles what happened.
+
+`Actor.handle` is the path of one message, DESIGN in one screen: whatever dies at whatever line,
+the next delivery finds the exited container or the done-record and carries on.
+"""
+
+import asyncio
+import logging
+import random
+
+import msgspec
+
+from scalebox_actors import gather
+from scalebox_actors.committer import Committer
+from scalebox_actors.effects import Effects, Scribe
+from scalebox_actors.errors import (
+    BadMessage,
+    BadOutput,
+    ImageMissing,
+    RuntimeUnavailable,
+    SbxError,
+    SpecRejected,
+    Transient,
+)
+from scalebox_actors.insight import run_record, verdict_word
+from scalebox_actors.journal import Counts, Journal
+from scalebox_actors.limits import DONE_RECORD_LIFE
+from scalebox_actors.message import Message, read
+from scalebox_actors.names import attempts_key, run_name
+from scalebox_actors.policy import Bury, Done, Reason, TryAgain, Verdict, judge, poisoned
+from scalebox_actors.ports import Broker, Delivery, Intake, Launcher, Settled, Task
+from scalebox_actors.records import Attempts, Cause, Outcome
+from scalebox_actors.topology.model import Module
+
+UNUSABLE = 120
+AGAIN_LATER = 30.0
+"""Seconds before a message is offered again that this node could not even start."""
+ENGINE_PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
+
+log = logging.getLogger(__name__)
+_decode_attempts = msgspec.json.Decoder(Attempts).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Desk(msgspec.Struct, frozen=True, kw_only=True):
+    """What the actors of a node share."""
+
+    broker: Broker
+    committer: Committer
+    scribe: Scribe
+    journal: Journal
+
+
+class Actor:
+    """Runs one module on one node."""
+
+    def __init__(self, module: Module, launcher: Launcher, desk: Desk) -> None:
+        self.module = module
+        self.suspended = ""
+        """Why nothing can be started here for now; empty while all is well."""
+        self._launcher = launcher
+        self._broker = desk.broker
+        self._committer = desk.committer
+        self._scribe = desk.scribe
+        self._journal = desk.journal
+        self._counts: Counts = desk.journal.of(module.name)
+        self._intake: Intake | None = None
+        self._hands: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, Task] = {}
+        self._draining = False
+        self._resuming: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Take deliveries into the module's slots until cancelled."""
+        async with self._broker.intake(self.module.name) as intake:
+            self._intake = intake
+            if not self._draining:
+                intake.grant(self.module.slots)
+            async for delivery in intake:
+                self._take(delivery)
+
+    async def handle(self, delivery: Delivery) -> None:
+        """Take one delivery to its end; safe to be killed at any await (docs/failure.md)."""
+        try:
+            message = read(delivery.raw, self.module.name, delivery.message_id, hops=self._hops)
+            if await self._has_ended(delivery, message):  # a twin, or died between commit and ack
+                return await self._leave(delivery, message)
+            if self.module.gather is not None and not message.joined:
+                return await self._join(delivery, message)
+            attempts = await self._attempts(delivery, message)
+            task = await self._task(message, attempts)
+        except BadMessage as error:  # nobody will ever be able to run it
+            return await self._bury_unread(delivery, Bury(Reason.BAD_MESSAGE, str(error)))
+        if delivery.redelivered and not await self._launcher.underway(task):
+            if poisoned(attempts):
+                return await self._settle(delivery, task, attempts, _POISON)
+            # Written before the start, so that starts are counted on whichever host they happen.
+            attempts = attempts.with_start()
+            await self._remember(message, attempts)
+        try:
+            outcome = await self._launch(task)
+        except (ImageMissing, SpecRejected) as error:  # the host's fault, never the task's
+            return await self._suspend(delivery, task, str(error))
+        if outcome.cause is Cause.NOT_STARTED:
+            return await self._suspend(delivery, task, outcome.detail)
+        return await self._settle(delivery, task, attempts, outcome)
+
+    async def drain(self) -> None:
+        """Take nothing more and wait until nothing is in hand."""
+        self.hold()
+        while self._hands:
+            await asyncio.wait(list(self._hands.values()))
+
+    def hold(self) -> None:
+        """Take nothing more; what is in hand goes on."""
+        self._draining = True
+        if self._intake is not None:
+            self._intake.hold()
+
+    async def stop_runs(self) -> None:
+        """Kill every run in hand; their outcomes are settled as those of lost runs."""
+        await asyncio.gather(*(self._launcher.stop(task) for task in list(self._tasks.values())))
+
+    async def cancel(self, message_id: str) -> bool:
+        """Kill the run of one task, whose record says `cancelled` already."""
+        task = self._tasks.get(message_id)
+        if task is None:
+            return False
+        await self._launcher.stop(task)
+        return True
+
+    async def abandon(self) -> None:
+        """Let go of everything in hand; runs live on and are adopted by the next node."""
+        hands = list(self._hands.values())
+        for hand in hands:
+            hand.cancel()
+        await asyncio.gather(*hands, return_exceptions=True)
+
+    def holds(self, name: str) -> bool:
+        """Whether the run of that name belongs to a task in hand."""
+        topology = self._scribe.topology.name
+        return any(run_name(topology, *task.key) == name for task in self._tasks.values())
+
+    # --- slots ----------------------------------------------------------------------------------
+
+    def _take(self, delivery: Delivery) -> None:
+        key = delivery.message_id
+        earlier = self._hands.get(key)
+        hand = asyncio.create_task(self._work(delivery, earlier))
+        self._hands[key] = hand
+        hand.add_done_callback(lambda done: self._put_down(key, done))
+
+    def _put_down(self, key: str, hand: "asyncio.Task[None]") -> None:
+        if self._hands.get(key) is hand:
+            del self._hands[key]
+        if self._intake is not None and not (self._draining or self.suspended):
+            self._intake.grant(1)
+
+    async def _work(self, delivery: Delivery, earlier: "asyncio.Task[None] | None") -> None:
+        """Handle a delivery, after an earlier one of the same task that is still in hand."""
+        self._counts.running += 1
+        try:
+            if earlier is not None:
+                await asyncio.wait([earlier])
+            await self.handle(delivery)
+        except asyncio.CancelledError:
+            delivery.let_go()
+            raise
+        except Transient as error:  # a newer version, or the link was closed for good
+            log.warning("task_postponed", extra={"task": delivery.message_id, "why": str(error)})
+            await self._hand_back(delivery)
+        except Exception:
+            # A bug of ours must not lose the message nor spin: it comes again, and we said so.
+            log.exception("task_stumbled", extra={"task": delivery.message_id})
+            await self._hand_back(delivery)
+        finally:
+            self._counts.running -= 1
+            self._tasks.pop(delivery.message_id, None)
+
+    async def _hand_back(self, delivery: Delivery) -> None:
+        try:
+            await delivery.give_back(AGAIN_LATER)
+        except SbxError:
+            delivery.let_go()
+
+    # --- before the run -------------------------------------------------------------------------
+
+    @property
+    def _hops(self) -> int:
+        return self._scribe.topology.hops
+
+    async def _has_ended(self, delivery: Delivery, message: Message) -> bool:
+        """Ask for the done-record where that can spare a run; the commit fences in any case."""
+        if not (delivery.redelivered or self._launcher.costly):
+            return False
+        subject = self._broker.names.done(message.module, message.id)
+        return await self._broker.read(subject) is not None
+
+    async def _attempts(self, delivery: Delivery, message: Message) -> Attempts:
+        if not delivery.redelivered:
+            return Attempts()
+        stored = await self._broker.get_state(attempts_key(message.module, message.id))
+        return _decode_attempts(stored) if stored else Attempts()
+
+    async def _remember(self, message: Message, attempts: Attempts) -> None:
+        key = attempts_key(message.module, message.id)
+        await self._broker.put_state(key, _encode(attempts), life=DONE_RECORD_LIFE)
+
+    async def _task(self, message: Message, attempts: Attempts) -> Task:
+        """Return the task to run; for a joined message, with its members and their bodies."""
+        task = Task(message=message, attempt=attempts.number)
+        if message.joined:
+            members = await self._members(message)
+            body = gather.joined_body(gather.key_of(message), members)
+            seen = msgspec.structs.replace(message, body=body)
+            task = Task(message=seen, attempt=attempts.number, members=members)
+        self._tasks[message.id] = task
+        return task
+
+    async def _members(self, message: Message) -> tuple[Message, ...]:
+        names = self._broker.names
+        pattern = names.member(message.module, message.joined, "*")
+        stored = await self._broker.read_all(pattern, most=gather.MEMBERS_PER_GROUP)
+        if not stored:
+            raise BadMessage(f"the group {message.joined} has no members")
+        return tuple(gather.member_of(entry, message.module) for entry in stored)
+
+    async def _launch(self, task: Task) -> Outcome:
+        """Run the task; while the engine does not answer, keep it in hand and try again."""
+        tries = 0
+        while True:
+            try:
+                return await self._launcher.run(task)
+            except RuntimeUnavailable as error:
+                pause = ENGINE_PAUSES[min(tries, len(ENGINE_PAUSES) - 1)]
+                tries += 1
+                log.warning("engine_unavailable", extra={"why": str(error), "pause": pause})
+                await asyncio.sleep(pause)
+
+    # --- after the run --------------------------------------------------------------------------
+
+    async def _settle(
+        self, delivery: Delivery, task: Task, attempts: Attempts, outcome: Outcome
+    ) -> None:
+        """Judge a run and carry the verdict out: commit, try again, or bury."""
+        message = task.message
+        if task.members:  # what is stored of a joined message is what came, not what was run
+            message = msgspec.structs.replace(message, body=delivery.raw.body)
+        verdict, effects, outcome = self._judge(message, attempts, outcome)
+        if isinstance(verdict, TryAgain):
+            return await self._try_again(delivery, task, attempts, outcome, verdict)
+        settlement = await self._committer.commit(effects)
+        if settlement.kind is Settled.UNACCEPTABLE:
+            verdict = Bury(Reason.REFUSED, settlement.text)
+            await self._inter(self._scribe.dead(message, verdict, outcome), verdict)
+        # Killed here, the task is committed but not acked: it comes again, finds its record and
+        # is acked without a run. Acking first would lose the outputs.
+        await delivery.done()
+        self._note(delivery, task, outcome, verdict_word(verdict, settlement))
+        await self._launcher.clear(task, outcome)
+        if task.members and isinstance(verdict, Done):
+            names = self._broker.names
+            await self._broker.purge(names.member(message.module, message.joined, "*"))
+
+    def _judge(
+        self, message: Message, attempts: Attempts, outcome: Outcome
+    ) -> tuple[Verdict, Effects, Outcome]:
+        """Return the verdict, what it stores, and the outcome that it is about."""
+        verdict: Verdict
+        if outcome is _POISON:
+            verdict = Bury(Reason.POISON, outcome.detail)
+        else:
+            verdict = judge(self.module.retry, outcome, attempts, random.random())  # noqa: S311
+        if isinstance(verdict, Done):
+            try:
+                return verdict, self._scribe.done(message, outcome), outcome
+            except BadOutput as error:
+                outcome = msgspec.structs.replace(
+                    outcome, exit_code=UNUSABLE, cause=Cause.BAD_OUTPUT, detail=str(error)
+                )
+                verdict = judge(self.module.retry, outcome, attempts)
+        bury = verdict if isinstance(verdict, Bury) else Bury(Reason.EXHAUSTED)
+        return verdict, self._scribe.dead(message, bury, outcome), outcome
+
+    async def _try_again(
+        self,
+        delivery: Delivery,
+        task: Task,
+        attempts: Attempts,
+        outcome: Outcome,
+        verdict: TryAgain,
+    ) -> None:
+        # Written before the message is given back: whoever gets it next knows of this failure.
+        # Killed between the two, the failed container is judged once more and counted twice,
+        # which costs one retry and loses nothing.
+        if verdict.counted:
+            await self._remember(task.message, attempts.with_failure(outcome))
+        self._note(delivery, task, outcome, verdict_word(verdict, None))
+        await self._launcher.clear(task)
+        await delivery.give_back(verdict.delay)
+
+    async def _leave(self, delivery: Delivery, message: Message) -> None:
+        """Ack a task that has ended before, and remove what may be left of it here."""
+        self._counts.repeated += 1
+        await delivery.done()
+        await self._launcher.clear(Task(message=message))
+
+    async def _join(self, delivery: Delivery, message: Message) -> None:
+        """Consume a member: it is counted in its group, which may thereby be complete."""
+        effects = self._scribe.member(message, delivery.stored)
+        settlement = await self._committer.commit(effects)
+        if settlement.kind in (Settled.LATE, Settled.UNACCEPTABLE):
+            late = settlement.kind is Settled.LATE
+            verdict = Bury(Reason.LATE if late else Reason.REFUSED, settlement.text)
+            await self._inter(self._scribe.dead(message, verdict), verdict)
+            self._counts.dead += 1
+        await delivery.done()
+
+    async def _bury_unread(self, delivery: Delivery, verdict: Bury) -> None:
+        module, raw = self.module.name, delivery.raw
+        await self._inter(self._scribe.unread(raw, module, delivery.message_id, verdict), verdict)
+        self._counts.dead += 1
+        await delivery.done()
+
+    async def _inter(self, effects: Effects, verdict: Bury) -> None:
+        """Store a dead letter; one that the broker refuses is set aside, never dropped."""
+        settlement = await self._committer.commit(effects)
+        if settlement.kind is Settled.UNACCEPTABLE:
+            raise Transient(f"cannot be buried ({settlement.text}): {verdict.text}")
+        log.warning("task_dead", extra={"record": effects.record.subject, "why": verdict.text})
+
+    async def _suspend(self, delivery: Delivery, task: Task, reason: str) -> None:
+        """Take nothing more until the module can be started here; the task is not to blame."""
+        if not self.suspended:
+            log.error("module_suspended", extra={"sbx_module": self.module.name, "why": reason})
+            self.suspended = reason
+            if self._intake is not None:
+                self._intake.hold()
+            self._resuming = asyncio.create_task(self._resume())
+        await self._launcher.clear(task)
+        await delivery.give_back(AGAIN_LATER)
+
+    async def _resume(self) -> None:
+        """Wait until the module can be started here, then take deliveries again."""
+        while True:
+            await asyncio.sleep(AGAIN_LATER / 6)
+            try:
+                await self._launcher.ready()
+            except SbxError as error:
+                self.suspended = str(error)
+                continue
+            break
+        self.suspended = ""
+        log.info("module_resumed", extra={"sbx_module": self.module.name})
+        if self._intake is not None and not self._draining:
+            self._intake.grant(max(0, self.module.slots - len(self._hands)))
+
+    def _note(self, delivery: Delivery, task: Task, outcome: Outcome, word: str) -> None:
+        """Count a run and keep its record."""
+        self._counts.count(word, outcome.finished - outcome.started)
+        self._journal.add(run_record(delivery, task, outcome, word))
+
+
+_POISON = Outcome(exit_code=123, cause=Cause.LOST, detail="started again and again without an end")

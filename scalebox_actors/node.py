@@ -1,0 +1,288 @@
+"""A node: the actors of a topology on one host, wired together and supervised.
+
+The node owns nothing that matters: killed at any moment, its containers live on, its messages
+are delivered again and its successor carries on.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+from aiofiles.ospath import wrap
+
+from scalebox_actors.actor import Actor, Desk
+from scalebox_actors.committer import Committer
+from scalebox_actors.effects import Scribe
+from scalebox_actors.errors import BadInput, SbxError
+from scalebox_actors.groups import Groups
+from scalebox_actors.journal import Counts, Journal
+from scalebox_actors.launch import workdir
+from scalebox_actors.launch.environment import Surroundings
+from scalebox_actors.launch.fresh import FreshLauncher, Workplace
+from scalebox_actors.launch.function import FunctionLauncher, load_function
+from scalebox_actors.limits import REAPER_EVERY, REAPER_GRACE
+from scalebox_actors.ports import Broker, Launcher, Runtime
+from scalebox_actors.spec import Ceiling, check_ceiling
+from scalebox_actors.topology.model import Launch, Module, Topology
+
+FLUSH_EVERY = 0.5
+SWEEP_EVERY = 5.0
+REGISTER_EVERY = 10.0
+
+log = logging.getLogger(__name__)
+_encode = msgspec.json.Encoder().encode
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator says about a node; nothing of it can come from a topology."""
+
+    name: str
+    base: Path
+    """Where work directories are made."""
+    folder: Path = Path()
+    """The topology's folder: where functions are looked for first."""
+    ip: str = ""
+    log_level: str = "info"
+    cluster_data_root: str = ""
+    ceiling: Ceiling = Ceiling()
+    sweep_every: float = SWEEP_EVERY
+
+
+class ModuleStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node says of one of its modules."""
+
+    slots: int
+    suspended: str
+    counts: Counts
+
+
+class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node answers on `ctl.status`."""
+
+    node: str
+    runtime: str
+    since: float
+    draining: bool
+    forgotten: int
+    modules: dict[str, ModuleStatus]
+
+
+class _CancelRequest(msgspec.Struct):
+    module: str
+    id: str
+
+
+class Node:
+    """Runs every module of a topology on this host; see `run`."""
+
+    def __init__(
+        self, topology: Topology, broker: Broker, runtime: Runtime | None, settings: Settings
+    ) -> None:
+        check_ceiling(topology, settings.ceiling)
+        self.topology = topology
+        self.settings = settings
+        self.journal = Journal(settings.name)
+        self.runtime = runtime
+        self.since = time.time()
+        self._broker = broker
+        self._scribe = Scribe(
+            topology=topology,
+            names=broker.names,
+            node=settings.name,
+            ip=settings.ip,
+            body_limit=broker.body_limit,
+        )
+        self._committer = Committer(broker, remember=topology.remember)
+        self._base = workdir.make_base(settings.base)
+        desk = Desk(
+            broker=broker, committer=self._committer, scribe=self._scribe, journal=self.journal
+        )
+        self.actors = {
+            name: Actor(module, self._launcher(module), desk)
+            for name, module in topology.modules.items()
+        }
+        self._groups = [
+            Groups(module, broker, self._scribe)
+            for module in topology.modules.values()
+            if module.gather is not None
+        ]
+        self._stopped = asyncio.Event()
+        self._draining = False
+
+    async def run(self) -> None:
+        """Work until `stop` or `drain`; raises what ends the connection to the broker for good."""
+        await self._serve()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                work = [
+                    tasks.create_task(self._committer.run()),
+                    *(tasks.create_task(actor.run()) for actor in self.actors.values()),
+                    tasks.create_task(self._every(FLUSH_EVERY, self._flush)),
+                    tasks.create_task(self._every(self.settings.sweep_every, self._sweep)),
+                    tasks.create_task(self._every(REGISTER_EVERY, self._register)),
+                    tasks.create_task(self._every(REAPER_EVERY, self.reap, first=5.0)),
+                ]
+                await self._stopped.wait()
+                await self._end(work)
+        except* SbxError as group:
+            raise group.exceptions[0] from group
+        finally:
+            with contextlib.suppress(SbxError, TimeoutError):
+                async with asyncio.timeout(2):
+                    await self.journal.flush(self._broker)
+
+    async def drain(self) -> None:
+        """Take nothing more, wait for what runs, then end."""
+        self._draining = True
+        await asyncio.gather(*(actor.drain() for actor in self.actors.values()))
+        self._stopped.set()
+
+    def stop(self) -> None:
+        """End soon: commit what is finished, leave running containers to be adopted."""
+        self._draining = True
+        for actor in self.actors.values():
+            actor.hold()
+        self._stopped.set()
+
+    async def kill(self) -> None:
+        """End and kill every run in hand: for a person's second Ctrl-C."""
+        for actor in self.actors.values():
+            actor.hold()
+        await asyncio.gather(*(actor.stop_runs() for actor in self.actors.values()))
+        self._stopped.set()
+
+    def status(self) -> NodeStatus:
+        """Return what this node is doing."""
+        return NodeStatus(
+            node=self.settings.name,
+            runtime=self.runtime.kind if self.runtime else "none",
+            since=self.since,
+            draining=self._draining,
+            forgotten=self.journal.forgotten,
+            modules={
+                name: ModuleStatus(
+                    slots=actor.module.slots,
+                    suspended=actor.suspended,
+                    counts=self.journal.of(name),
+                )
+                for name, actor in self.actors.items()
+            },
+        )
+
+    async def open_groups(self) -> int:
+        """Return how many groups still wait for members."""
+        return sum([len(await groups.open()) for groups in self._groups])
+
+    async def reap(self) -> None:
+        """Remove containers and work directories of ours that no task needs any more.
+
+        Those in hand are left alone. An exited one is kept for its grace: its task may come back
+        and adopt it. One whose task has ended goes at once, also if it still runs.
+        """
+        if self.runtime is None:
+            return
+        labels = {"sbx.topology": self.topology.name, "sbx.node": self.settings.name}
+        seen = set()
+        for stray in await self.runtime.stray(labels):
+            seen.add(stray.name)
+            if self._in_hand(stray.name):
+                continue
+            module, task_id = stray.labels.get("sbx.module", ""), stray.labels.get("sbx.id", "")
+            ended = await self._broker.read(self._broker.names.done(module, task_id)) is not None
+            if ended or (not stray.running and self._outlived(stray.finished)):
+                log.info("run_reaped", extra={"run": stray.name, "ended": ended})
+                await self.runtime.remove(stray.name)
+                seen.discard(stray.name)
+        await self._reap_directories(seen)
+
+    async def _reap_directories(self, kept: set[str]) -> None:
+        prefix = f"sbx-{self.topology.name}."
+        for name in await wrap(workdir.leftovers)(self._base):
+            place = self._base / name
+            if name in kept or self._in_hand(name) or not name.startswith(prefix):
+                continue
+            if self._outlived((await wrap(place.stat)()).st_mtime):
+                await wrap(workdir.remove_tree)(place)
+
+    def _outlived(self, ended: float) -> bool:
+        """Whether something has been left alone for its grace, also since this node started."""
+        return time.time() - max(ended, self.since) > REAPER_GRACE
+
+    def _in_hand(self, name: str) -> bool:
+        return any(actor.holds(name) for actor in self.actors.values())
+
+    def _launcher(self, module: Module) -> Launcher:
+        if module.launch is Launch.FUNCTION:
+            return FunctionLauncher(module, load_function(module.function, self.settings.folder))
+        if self.runtime is None:
+            raise BadInput(f"module {module.name!r} needs a container runtime")
+        settings = self.settings
+        place = Workplace(
+            runtime=self.runtime,
+            base=self._base,
+            surroundings=Surroundings(
+                topology=self.topology.name,
+                site=self._broker.names.site,
+                node=settings.name,
+                ip=settings.ip,
+                log_level=settings.log_level,
+                cluster_data_root=settings.cluster_data_root,
+            ),
+            ceiling=settings.ceiling,
+            modules=tuple(self.topology.modules),
+        )
+        return FreshLauncher(module, place)
+
+    async def _end(self, work: list[asyncio.Task[None]]) -> None:
+        """Give what is finished a moment to be committed, then let go of the rest."""
+        for actor in self.actors.values():
+            await actor.abandon()
+        for task in work:
+            task.cancel()
+
+    async def _serve(self) -> None:
+        async def status(_: bytes) -> bytes:
+            return _encode(self.status())
+
+        async def cancel(question: bytes) -> bytes:
+            request = msgspec.json.decode(question, type=_CancelRequest)
+            actor = self.actors.get(request.module)
+            return _encode(actor is not None and await actor.cancel(request.id))
+
+        async def drain(question: bytes) -> bytes:
+            mine = question.decode("utf-8", "replace") in ("", self.settings.name)
+            if mine and not self._draining:
+                self._draining = True
+                self._drainer = asyncio.create_task(self.drain())
+            return _encode(self.settings.name if mine else "")
+
+        await self._broker.serve("status", status)
+        await self._broker.serve("cancel", cancel)
+        await self._broker.serve("drain", drain)
+
+    async def _every(
+        self, seconds: float, work: Callable[[], Awaitable[None]], *, first: float | None = None
+    ) -> None:
+        """Do `work` again and again; what fails is reported and tried at its next turn."""
+        await asyncio.sleep(seconds if first is None else first)
+        while True:
+            try:
+                await work()
+            except SbxError as error:
+                log.warning("chore_failed", extra={"chore": work.__name__, "why": str(error)})
+            await asyncio.sleep(seconds)
+
+    async def _flush(self) -> None:
+        await self.journal.flush(self._broker)
+
+    async def _sweep(self) -> None:
+        for groups in self._groups:
+            await groups.sweep()
+
+    async def _register(self) -> None:
+        key = f"node.{self.settings.name}"
+        await self._broker.put_state(key, _encode(self.status()), life=3 * REGISTER_EVERY)
