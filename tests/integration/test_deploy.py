@@ -1,0 +1,119 @@
+"""The scripts that stand between a fresh machine and the product."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
+
+import pytest
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+NOBODY = 65534
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 and not os.environ.get("SBX_TESTS_MUST_RUN"),
+    reason="only root can start a dockerd or become somebody else",
+)
+
+
+class _Pong(BaseHTTPRequestHandler):
+    """An engine that can say that it is there."""
+
+    def do_GET(self) -> None:
+        """Answer /_ping."""
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+    def address_string(self) -> str:
+        """Return a name; a unix socket's client has none."""
+        return "client"
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """Return a folder whose path is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="sbx", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def engine(short: Path) -> Iterator[str]:
+    """Return the host of an engine that answers."""
+    server = ThreadingUnixStreamServer(str(short / "docker.sock"), _Pong)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"unix://{short}/docker.sock"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def with_engine(
+    host: str, *command: str, folder: Path = DEPLOY, user: int | None = None
+) -> tuple[int, str, str]:
+    """Run a command by with-engine; return its exit code, output and complaints."""
+    done = subprocess.run(  # noqa: S603 - our own script
+        [folder / "with-engine", *command],
+        env={**os.environ, "DOCKER_HOST": host},
+        capture_output=True,
+        text=True,
+        check=False,
+        user=user,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_an_engine_that_answers_is_used(engine: str) -> None:
+    """The command gets the engine that is there, and its exit code comes back."""
+    actual = with_engine(engine, "sh", "-c", 'echo "$DOCKER_HOST ${SBX_RUNTIME:-docker}"; exit 7')
+
+    assert (7, f"{engine} docker\n", "") == actual
+
+
+@needs_root
+def test_without_an_engine_processes_run_and_it_is_said(short: Path) -> None:
+    """Who has no engine and cannot start one is told what to install, and runs processes."""
+    dead = f"unix://{short}/nothing.sock"
+    deploy = shutil.copytree(DEPLOY, short / "deploy")  # the checkout may be closed to others
+    short.chmod(0o755)
+    show = 'echo "${DOCKER_HOST:-none} $SBX_RUNTIME"; exit 3'
+
+    code, output, complaint = with_engine(dead, "sh", "-c", show, folder=deploy, user=NOBODY)
+
+    assert (code, output) == (3, "none process\n")
+    assert "install docker.io" in complaint
+    assert complaint.count("\n") == 1
+
+
+@needs_root
+@pytest.mark.integration
+@pytest.mark.timeout(300)
+def test_a_private_dockerd_leaves_nothing_behind(short: Path) -> None:
+    """It answers, starting it twice is harmless, and after stop no process and no mount is left."""
+    script, folder = DEPLOY / "private-dockerd", short / "engine"
+    answers = [
+        subprocess.run([script, "start", folder], capture_output=True, text=True, check=True)  # noqa: S603 - our own script
+        for _ in range(2)
+    ]
+
+    subprocess.run([script, "stop", folder], check=True)  # noqa: S603 - our own script
+
+    assert [f"DOCKER_HOST=unix://{folder}/docker.sock\n"] * 2 == [a.stdout for a in answers]
+    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(folder) in _text(p)]
+    assert str(folder) not in Path("/proc/mounts").read_text()
+
+
+def _text(path: Path) -> str:
+    """Return a file of /proc, which may be gone by now."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
