@@ -1,5 +1,6 @@
 """The typed topology: what a YAML file says once it has passed the gate and the checks."""
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 
@@ -12,6 +13,9 @@ from scalebox_actors.limits import (
     OUTPUT_TEXT_BYTES,
     STREAM_BYTES,
 )
+
+HEADER_GRAMMAR = "[A-Za-z_][A-Za-z0-9_-]*"
+_HEADER = re.compile(HEADER_GRAMMAR)
 
 
 class Duration(float):
@@ -82,6 +86,11 @@ class Gather(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     timeout: Duration | None = None
     min_ok: int | None = None
     """With this many members or more a group is let go at the timeout; with fewer it is buried."""
+
+    @property
+    def by_header(self) -> bool:
+        """Whether `by` names a header or the lineage; everything else is a regular expression."""
+        return _HEADER.fullmatch(self.by) is not None
 
 
 class Module(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,48 @@
+"""What a check found: where (as a path of keys), what, and whether it forbids the topology."""
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from scalebox_actors.topology.wording import shown
+
+Path = tuple[str | int, ...]
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One sentence about one place of a topology."""
+
+    path: Path
+    message: str
+    fatal: bool
+    at_key: bool = False
+    """Whether the key is meant and not its value."""
+
+
+def error(path: Path, message: str, *, at_key: bool = False) -> Finding:
+    """Return a finding that forbids the topology."""
+    return Finding(path=path, message=message, fatal=True, at_key=at_key)
+
+
+def warning(path: Path, message: str, *, at_key: bool = False) -> Finding:
+    """Return a finding that people should know of."""
+    return Finding(path=path, message=message, fatal=False, at_key=at_key)
+
+
+def between(
+    what: str,
+    value: float,
+    least: object,
+    most: object,
+    show: Callable[[int], object] | Callable[[float], object] = str,
+) -> str:
+    """Say that a value is out of its range."""
+    return f"`{what}` must be {least} to {most}, not {show(value)}"  # type: ignore[arg-type]
+
+
+def plain_text(path: Path, text: str, longest: int) -> Iterator[Finding]:
+    """Check a text that is shown to people: one printable line of bounded length."""
+    if len(text) > longest:
+        yield error(path, f"{len(text)} characters; at most {longest} are allowed")
+    elif not text.isprintable():
+        yield error(path, f"{shown(text)} has characters that cannot be shown")
