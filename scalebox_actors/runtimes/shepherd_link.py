@@ -1,0 +1,151 @@
+"""The node's end of the line to its shepherd: finding or starting it, asking, hearing news."""
+
+import asyncio
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from scalebox_actors.errors import NotPermitted
+from scalebox_actors.limits import ENGINE_CALL
+from scalebox_actors.runtimes import shepherd
+
+ADDRESS_BYTES = 107
+PACKAGE_ROOT = Path(shepherd.__file__).parents[2]
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True):
+    """How a program ended, as the shepherd tells it."""
+
+    code: int
+    lost: bool = False
+    not_started: bool = False
+    started: float = 0.0
+    finished: float = 0.0
+    detail: str = ""
+    cpu_seconds: float | None = None
+    memory_peak: int | None = None
+    stdout_size: int = 0
+    stderr_size: int = 0
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """One run as the shepherd tells it."""
+
+    name: str
+    id: str
+    labels: Mapping[str, str]
+    started: float
+    exit: End | None
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """One line from the shepherd; `n` is the question's number, 0 for news."""
+
+    n: int
+    run: Told | None = None
+    runs: tuple[Told, ...] = ()
+    adopted: bool = False
+    error: str = ""
+    again: bool = False
+
+
+class Link(asyncio.Protocol):
+    """A connection to the shepherd: numbered questions, and news in between."""
+
+    def __init__(self, note: Callable[[Answer], None], cut: Callable[[], None]) -> None:
+        self._note, self._cut = note, cut
+        self._decode = msgspec.json.Decoder(Answer).decode
+        self._asked: dict[int, asyncio.Future[Answer]] = {}
+        self._number = 0
+        self._unread = bytearray()
+        self._transport: asyncio.Transport | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether questions can be asked."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Read whole lines; what they say is noted before anybody who waits is woken."""
+        self._unread += data
+        *lines, rest = self._unread.split(b"\n")
+        self._unread = bytearray(rest)
+        for line in lines:
+            answer = self._decode(line)
+            self._note(answer)
+            waiting = self._asked.pop(answer.n, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(answer)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let every question fail, so that it is asked again."""
+        self._transport = None
+        for waiting in self._asked.values():
+            if not waiting.done():
+                waiting.set_exception(ConnectionResetError(str(exc or "the shepherd has gone")))
+        self._asked.clear()
+        self._cut()
+
+    async def ask(self, question: Mapping[str, object]) -> Answer:
+        """Ask one question; raises ConnectionError if the answer was lost."""
+        if self._transport is None:
+            raise ConnectionResetError("the shepherd has gone")
+        self._number += 1
+        number = self._number
+        self._asked[number] = asyncio.get_running_loop().create_future()
+        # The standard encoder, since arguments may hold bytes that are no text.
+        self._transport.write(json.dumps({"n": number, **question}).encode() + b"\n")
+        try:
+            return await self._asked[number]
+        finally:
+            self._asked.pop(number, None)
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+def start_shepherd(state: Path, address: str) -> None:
+    """Start a shepherd unless one starts at this moment; returns when it listens.
+
+    `subprocess` and not the event loop: uvloop would fork the whole node. It is a session of its
+    own, so that neither the node's end nor a Ctrl-C reaches it.
+    """
+    with (state / "shepherd.log").open("wb") as printed:
+        subprocess.run(  # noqa: S603 - our own file, our own arguments
+            [sys.executable, "-E", "-s", "-S", "-m", shepherd.__name__, str(state), address],
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=printed,
+            start_new_session=True,
+            cwd=PACKAGE_ROOT,
+            check=False,
+            timeout=ENGINE_CALL,
+        )
+
+
+def address_of(state: Path) -> str:
+    """Return the socket's path: short, in a directory that only this user can enter."""
+    user = os.getuid()
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or f"{tempfile.gettempdir()}/sbx-{user}")
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = base.lstat()
+    if found.st_uid != user or found.st_mode & 0o022 or base.is_symlink():
+        raise NotPermitted(f"{base} must belong to this user and be writable by no one else")
+    address = str(base / f"sbx-{hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:16]}")
+    if len(os.fsencode(address)) > ADDRESS_BYTES:
+        raise NotPermitted(f"{base} is too long a path for a socket; set XDG_RUNTIME_DIR")
+    return address
