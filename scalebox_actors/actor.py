@@ -248,7 +248,8 @@ class Actor:
             message = msgspec.structs.replace(message, body=delivery.raw.body)
         verdict, effects, outcome = self._judge(message, attempts, outcome)
         if isinstance(verdict, TryAgain):
-            return await self._try_again(delivery, task, attempts, outcome, verdict)
+            await self._try_again(delivery, task, attempts, outcome, verdict)
+            return
         settlement = await self._committer.commit(effects)
         if settlement.kind is Settled.UNACCEPTABLE:
             verdict = Bury(Reason.REFUSED, settlement.text)
@@ -314,7 +315,7 @@ class Actor:
             verdict = Bury(Reason.LATE if late else Reason.REFUSED, settlement.text)
             await self._inter(self._scribe.dead(message, verdict), verdict)
             self._counts.dead += 1
-        await delivery.done()
+        return await delivery.done()
 
     async def _bury_unread(self, delivery: Delivery, verdict: Bury) -> None:
         module, raw = self.module.name, delivery.raw

@@ -16,13 +16,13 @@ class SbxError(Exception):
 
 
 class Transient(SbxError):
-    """This may succeed when it is tried again."""
+    """What was tried may succeed when it is tried again."""
 
     exit_code = 75
 
 
 class Permanent(SbxError):
-    """This fails again however often it is tried."""
+    """What was tried fails again however often it is tried."""
 
 
 class BadInput(Permanent):

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
+from aiofiles import os as aios
 
 from scalebox_actors.broker import JetStreamBroker, Link, connect, ensure
 from scalebox_actors.broker.admin import Admin
@@ -72,7 +73,7 @@ async def open_site(
     url = nats or (None if ephemeral else running(store))
     server: EmbeddedServer | None = None
     if url is None:
-        if not (start or store.exists()):
+        if not (start or await aios.path.exists(store)):
             raise Unavailable(
                 f"no server: nothing has run in {store} yet; give --nats URL or start `run` first"
             )

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
-from aiofiles.ospath import wrap
+from aiofiles import os as aios
 
 from scalebox_actors.actor import Actor, Desk
 from scalebox_actors.committer import Committer
@@ -201,12 +201,12 @@ class Node:
 
     async def _reap_directories(self, kept: set[str]) -> None:
         prefix = f"sbx-{self.topology.name}."
-        for name in await wrap(workdir.leftovers)(self._base):
+        for name in await aios.listdir(self._base):
             place = self._base / name
             if name in kept or self._in_hand(name) or not name.startswith(prefix):
                 continue
-            if self._outlived((await wrap(place.stat)()).st_mtime):
-                await wrap(workdir.remove_tree)(place)
+            if self._outlived((await aios.stat(place)).st_mtime):
+                await asyncio.to_thread(workdir.remove_tree, place)
 
     def _outlived(self, ended: float) -> bool:
         """Whether something has been left alone for its grace, also since this node started."""

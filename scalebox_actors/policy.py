@@ -52,7 +52,9 @@ class Bury(msgspec.Struct, frozen=True):
 Verdict = Done | TryAgain | Bury
 
 
-def judge(retry: Retry | None, outcome: Outcome, attempts: Attempts, chance: float = 0.0) -> Verdict:
+def judge(
+    retry: Retry | None, outcome: Outcome, attempts: Attempts, chance: float = 0.0
+) -> Verdict:
     """Return the verdict on a run; `attempts` are those before it, `chance` is in [0, 1).
 
     A specific rule wins over `*` and the two never add up; counters are kept per exit code.
@@ -113,8 +115,10 @@ def _failures_of(attempts: Attempts, outcome: Outcome, rules: Retry) -> int:
 
 
 def _wait(rules: Retry, failed: int, chance: float) -> float:
-    # The exponent is bounded first: 2.0 ** 2000 does not fit a float.
-    wait = min(rules.delay * rules.factor ** min(failed, 64), rules.longest)
+    try:
+        wait = min(rules.delay * rules.factor**failed, rules.longest)
+    except OverflowError:
+        wait = rules.longest
     return float(min(wait * (1 + rules.jitter * chance), rules.longest))
 
 

@@ -345,8 +345,9 @@ class Launcher(Protocol):
         """End the task's run, if there is one; `run` then returns its outcome."""
 
     async def clear(self, task: Task, outcome: Outcome | None = None) -> None:
-        """Remove what the run left: container, work directory and, after a success, the files
-        that the program declared in `removed-files.txt`. Safe to repeat.
+        """Remove what the run left, container and work directory; safe to repeat.
+
+        With the outcome of a success, also the files that its program declared as removable.
         """
 
     async def ready(self) -> None:

@@ -126,7 +126,7 @@ def resolve_mount(text: str, ceiling: Ceiling) -> Mount:
     root = ceiling.roots.get(name)
     if root is None:
         raise NotPermitted(f"mount {text!r}: the operator names no root {name!r} (--mount-root)")
-    source = os.path.normpath(os.path.join(root.path, path))
+    source = os.path.normpath(f"{root.path}/{path}")
     return Mount(source=source, target=target, writable=writable and root.writable)
 
 
@@ -152,7 +152,9 @@ def check_ceiling(topology: Topology, ceiling: Ceiling) -> None:
     for module in topology.modules.values():
         for wish, allowed in _wishes(module, ceiling):
             if not allowed:
-                raise NotPermitted(f"module {module.name!r}: {wish}, which this node does not allow")
+                raise NotPermitted(
+                    f"module {module.name!r}: {wish}, which this node does not allow"
+                )
 
 
 def _wishes(module: Module, ceiling: Ceiling) -> list[tuple[str, bool]]:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import msgspec
-from aiofiles.ospath import wrap
+from aiofiles import os as aios
 
 from scalebox_actors import contract
 from scalebox_actors.contract import Cut, Outputs, truncate
@@ -54,7 +54,7 @@ class FreshLauncher:
 
     async def underway(self, task: Task) -> bool:
         """Whether a container of this attempt, running or exited, is on this host."""
-        if not await wrap(self._workdir(task).exists)():
+        if not await aios.path.isdir(self._workdir(task).path):
             return False
         return await self._runtime.find(self._name(task)) is not None
 
@@ -62,7 +62,7 @@ class FreshLauncher:
         """Start or adopt the task's container, wait for it under the time limit, collect."""
         directory = self._workdir(task)
         if not await self.underway(task):
-            await wrap(directory.prepare)(task)
+            await asyncio.to_thread(directory.prepare, task)
         # Killed here, a complete work directory is left; the next start makes it anew.
         try:
             spec = self._spec(task)
@@ -75,7 +75,7 @@ class FreshLauncher:
         outcome = self._outcome(exit_, logs, timed_out=timed_out)
         if outcome.exit_code != 0 or outcome.cause is not Cause.EXIT:
             return outcome
-        return await wrap(self._collect)(directory, spec, outcome)
+        return await asyncio.to_thread(self._collect, directory, spec, outcome)
 
     async def stop(self, task: Task) -> None:
         """Kill the task's container; whoever waits for it gets its exit."""
@@ -86,9 +86,10 @@ class FreshLauncher:
     async def clear(self, task: Task, outcome: Outcome | None = None) -> None:
         """Remove the container and the work directory, and the files declared as removable."""
         if outcome is not None and outcome.removed:
-            await wrap(workdir.remove_declared)(outcome.removed, self._paths(self._spec(task)))
+            paths = self._paths(self._spec(task))
+            await asyncio.to_thread(workdir.remove_declared, outcome.removed, paths)
         await self._runtime.remove(self._name(task))
-        await wrap(self._workdir(task).remove)()
+        await asyncio.to_thread(self._workdir(task).remove)
 
     async def ready(self) -> None:
         """Raise ImageMissing or RuntimeUnavailable if the module could not start now."""
@@ -136,9 +137,9 @@ class FreshLauncher:
 
     async def _wait(self, run: Run, directory: WorkDir) -> tuple[Exit, bool]:
         """Wait for a run and say whether it had to be ended at its time limit."""
-        left = self._module.timeout
+        left = float(self._module.timeout)
         if run.adopted:
-            left -= max(0.0, time.time() - await wrap(directory.prepared)())
+            left -= max(0.0, time.time() - (await aios.stat(directory.parent)).st_mtime)
         try:
             async with asyncio.timeout(max(left, 0.0)):
                 return await run.wait(), False

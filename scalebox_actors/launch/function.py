@@ -88,7 +88,7 @@ class FunctionLauncher:
         """Nothing is left behind by a function."""
 
     async def ready(self) -> None:
-        """A function that was loaded can always start."""
+        """Return at once: a function that was loaded can always start."""
 
     def _raised(self, started: float, error: Exception) -> Outcome:
         code = getattr(error, "exit_code", 1)

@@ -11,7 +11,7 @@ Everything here blocks; callers run it in a thread.
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -33,17 +33,6 @@ class WorkDir:
         self.parent = base / run_name
         self.path = self.parent / str(attempt)
 
-    def exists(self) -> bool:
-        """Whether it was prepared, by us or by a node that died."""
-        return self.path.is_dir()
-
-    def prepared(self) -> float:
-        """When it was prepared, by the host's clock; 0 if it was not."""
-        try:
-            return self.parent.stat().st_mtime
-        except FileNotFoundError:
-            return 0.0
-
     def prepare(self, task: Task) -> None:
         """Make it anew with the task's input files; what an earlier run left is removed."""
         if self.parent.exists():
@@ -57,7 +46,7 @@ class WorkDir:
             members = [(m.id, m.body, m.contract_headers) for m in task.members]
             (fresh / "batch-tasks.jsonl").write_bytes(render_batch_jsonl(members))
             (fresh / "batch-tasks.txt").write_bytes(render_batch_txt(members))
-        fresh.chmod(0o777)  # noqa: S103 - any image user; the parent is 0700
+        fresh.chmod(0o777)  # any image user; the parent is 0700
         fresh.rename(self.path)
 
     def collect(self) -> dict[str, bytes]:
@@ -67,12 +56,12 @@ class WorkDir:
         """
         found: dict[str, bytes] = {}
         try:
-            names = os.listdir(self.path)
+            paths = list(self.path.iterdir())
         except FileNotFoundError:
             return found
-        for name in names:
-            if name in _READ:
-                found[name] = _read_regular(self.path / name, name)
+        for path in paths:
+            if path.name in _READ:
+                found[path.name] = _read_regular(path, path.name)
         return found
 
     def remove(self) -> None:
@@ -144,14 +133,6 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(path, onerror=_grant_and_retry)
 
 
-def leftovers(base: Path) -> list[str]:
-    """Return the run names that have a work directory under `base`."""
-    try:
-        return sorted(os.listdir(base))
-    except FileNotFoundError:
-        return []
-
-
 def make_base(base: Path) -> Path:
     """Make the directory of work directories, ours alone, and return its absolute path."""
     base.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -189,14 +170,15 @@ def _tree_size(path: Path) -> int:
     return total
 
 
-def _grant_and_retry(call: Callable[[str], object], path: str, error: object) -> None:
+def _grant_and_retry(_: Callable[[str], object], name: str, error: object) -> None:
+    """Take the permissions that a program withheld, then remove what could not be removed."""
     if isinstance(error, tuple) and isinstance(error[1], FileNotFoundError):
         return
-    parent = os.path.dirname(path)
-    for place in (parent, path):
-        if not os.path.islink(place):
-            os.chmod(place, 0o700)
-    if os.path.isdir(path) and not os.path.islink(path):
+    path = Path(name)
+    for place in (path.parent, path):
+        if not place.is_symlink():
+            place.chmod(0o700)
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
-        os.unlink(path)
+        path.unlink()

@@ -1,0 +1,105 @@
+"""The house stands as it is drawn: imports go down only, rooms on one floor are strangers."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "scalebox_actors"
+
+FLOORS = {
+    "errors": 0, "limits": 0, "names": 0, "yamlgate": 0, "topology": 0, "contract": 0,
+    "message": 0, "records": 0, "policy": 0, "spec": 0, "ports": 0, "gather": 0, "effects": 0,
+    "insight": 0,
+    "journal": 1, "committer": 1, "groups": 1, "actor": 1, "launch": 1, "broker": 1,
+    "runtimes": 1, "server": 1, "testing": 1,
+    "node": 2, "local": 2,
+    "cli": 3,
+}  # fmt: skip
+
+# Floor 1 holds two rooms that others there may enter: they are parts of the actor's own path.
+NEIGHBOURS = {
+    ("actor", "committer"): "the actor hands its effects to the committer",
+    ("actor", "journal"): "the actor writes its runs into the journal",
+}
+
+OUTSIDE = {
+    "nats": {"broker"},
+    "aiodocker": {"runtimes"},
+    "aiohttp": {"runtimes"},
+    "yaml": {"yamlgate"},
+    "click": {"cli"},
+    "rich": {"cli"},
+    "uvloop": {"cli"},
+    "aiofiles": {"launch", "node", "local"},
+}
+
+
+def room_of(path: Path) -> str:
+    """Return the room a file belongs to: its folder or its own name."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield every imported module of a file with its line, also those inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.lineno, node.module
+            if node.module == "scalebox_actors":
+                yield from ((node.lineno, f"scalebox_actors.{a.name}") for a in node.names)
+
+
+FILES = sorted(
+    path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE
+)
+
+
+def test_every_file_has_its_floor() -> None:
+    """A new room is drawn into the plan before it is built."""
+    unknown = {room_of(path) for path in FILES} - set(FLOORS)
+
+    assert not unknown
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    """No line of a file imports upwards, sideways, or a library that is another room's."""
+    room, wrong = room_of(path), []
+    for line, name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "scalebox_actors" and len(parts) > 1 and parts[1] != room:
+            up = FLOORS[parts[1]] > FLOORS[room]
+            sideways = FLOORS[parts[1]] == FLOORS[room] == 1 and room != "testing"
+            if up or (sideways and (room, parts[1]) not in NEIGHBOURS):
+                wrong.append(f"line {line}: {room} imports {name}")
+        elif parts[0] in OUTSIDE and room not in OUTSIDE[parts[0]]:
+            wrong.append(f"line {line}: {parts[0]} is not for {room}")
+
+    assert wrong == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_rooms_keep_their_size(path: Path) -> None:
+    """A file has at most 400 lines and a function at most 60."""
+    text = path.read_text()
+    long = [
+        f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno + 1 > 60
+    ]
+
+    assert long == []
+    assert len(text.splitlines()) <= 400
+
+
+def test_no_type_checking_trick() -> None:
+    """The floors keep imports free of cycles, so no file needs `TYPE_CHECKING`."""
+    users = [str(path) for path in FILES if "TYPE_CHECKING" in path.read_text()]
+
+    assert users == []
