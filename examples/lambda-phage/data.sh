@@ -18,4 +18,8 @@ if [ ! -e "$root/reads/phage_2.fq" ]; then
         mv "$root/reads/part" "$root/reads/phage_$mate.fq"
     done
 fi
-mkdir -p "$root/work" "$root/result"
+# A container's root without capabilities is nobody special in folders of other users.
+for folder in work result by-hand; do
+    mkdir -p "$root/$folder"
+    chmod 777 "$root/$folder"
+done

@@ -12,6 +12,8 @@ from types import ModuleType
 import msgspec
 import pytest
 
+from scalebox_actors.topology.load import load_with_warnings
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PRIMES_TO_100000 = 9592
 
@@ -89,3 +91,13 @@ def test_reads_are_split_without_loss(tmp_path: Path, chunks: int) -> None:
         assert "".join(reads) == "".join(written)
         assert all(text.count("\n") % 4 == 0 for text in written)
     assert len(list((tmp_path / "work").iterdir())) == 2 * chunks
+
+
+@pytest.mark.parametrize("example", ["primes", "lambda-phage"])
+def test_topologies_raise_no_doubt(example: str) -> None:
+    """What we show to others loads without a single warning."""
+    path = EXAMPLES / example / "topology.yaml"
+
+    topology, warnings = load_with_warnings(path.read_bytes(), path=str(path))
+
+    assert (example, []) == (topology.name, warnings)
