@@ -68,11 +68,14 @@ class FunctionLauncher:
         An exception with an integer `exit_code` gives that exit code, any other 1.
         """
         started = time.time()
+        limit = asyncio.timeout(self._module.timeout)
         try:
-            async with asyncio.timeout(self._module.timeout):
+            async with limit:
                 answer = await self._function(task.message)
             emissions = tuple(_emissions(answer))
-        except TimeoutError:
+        except TimeoutError as error:
+            if not limit.expired():
+                return self._raised(started, error)
             detail = f"ended at its timeout of {self._module.timeout:g} s"
             return _failed(started, TIMED_OUT, Cause.TIMEOUT, detail)
         except _UnusableAnswerError as error:

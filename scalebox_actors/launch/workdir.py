@@ -146,7 +146,7 @@ def _read_regular(path: Path, name: str) -> bytes:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise BadOutput(f"{name}: cannot be read: {error.strerror}") from error
-    with os.fdopen(handle, "rb") as file:
+    try:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
             raise BadOutput(f"{name}: is not a regular file")
@@ -154,7 +154,10 @@ def _read_regular(path: Path, name: str) -> bytes:
             raise BadOutput(
                 f"{name}: has {facts.st_size} bytes; at most {OUTPUT_FILE_BYTES} are read"
             )
-        return file.read(OUTPUT_FILE_BYTES)
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read(OUTPUT_FILE_BYTES)
+    finally:
+        os.close(handle)
 
 
 def _tree_size(path: Path) -> int:

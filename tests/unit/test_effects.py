@@ -105,8 +105,9 @@ def test_an_impossible_output_spoils_the_run(module: str, output: Emission, reas
     """All or nothing: one output that cannot be stored is bad output, with its number."""
     message = msgspec.structs.replace(MESSAGE, module=module)
 
+    good = emission(module="b")
+
     with pytest.raises(BadOutput, match=f"output 2.*{reason}"):
-        good = emission(module="b")
         SCRIBE.done(message, outcome(good, output))
 
 

@@ -75,7 +75,7 @@ def test_a_bare_message_is_a_task() -> None:
 def test_a_bad_header_is_named(headers: dict[str, str], reason: str) -> None:
     """What can never be read is refused with the header that is to blame."""
     with pytest.raises(BadMessage, match=reason):
-        read(raw(**headers), "m", "1")
+        read(raw(b"x", **headers), "m", "1")
 
 
 def test_a_newer_version_may_be_read_by_somebody_else() -> None:

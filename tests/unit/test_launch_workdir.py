@@ -1,0 +1,170 @@
+"""The work directory: made whole, read without believing anything, removed whatever is in it."""
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from scalebox_actors.contract import FileEntry
+from scalebox_actors.errors import BadOutput
+from scalebox_actors.launch.workdir import Paths, WorkDir, make_base, measure, remove_declared
+from scalebox_actors.limits import OUTPUT_FILE_BYTES
+from scalebox_actors.message import Message
+from scalebox_actors.ports import Task
+from scalebox_actors.spec import Mount
+
+MESSAGE = Message(module="m", id="1", body=b"\x00body\xff", headers={"k": "v"}, from_module="a")
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> WorkDir:
+    """A prepared work directory."""
+    directory = WorkDir(make_base(tmp_path / "base"), "sbx-t.m.1", 1)
+    directory.prepare(Task(message=MESSAGE))
+    return directory
+
+
+def test_the_input_is_there(work: WorkDir) -> None:
+    """The body byte for byte, the headers as JSON, writable by any image's user, under 0700."""
+    assert (work.path / "body").read_bytes() == MESSAGE.body
+    assert msgspec.json.decode((work.path / "headers.json").read_bytes()) == {
+        "k": "v",
+        "from_module": "a",
+    }
+    assert work.path.stat().st_mode & 0o777 == 0o777
+    assert work.parent.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_members_lie_beside_the_body(tmp_path: Path) -> None:
+    """A joined task finds its members in the batch files."""
+    directory = WorkDir(tmp_path, "run", 1)
+
+    directory.prepare(Task(message=MESSAGE, members=(MESSAGE, MESSAGE)))
+
+    assert len((directory.path / "batch-tasks.jsonl").read_text().splitlines()) == 2
+
+
+def test_preparing_again_forgets_what_was_there(work: WorkDir) -> None:
+    """What a lost run left does not leak into the next."""
+    (work.path / "sink-tasks.txt").write_text("half")
+
+    work.prepare(Task(message=MESSAGE))
+
+    assert work.collect() == {}
+
+
+def test_what_the_program_wrote_is_collected(work: WorkDir) -> None:
+    """Interface files are read, others are not looked at."""
+    (work.path / "sink-tasks.txt").write_bytes(b"a\n")
+    (work.path / "other.dat").write_bytes(b"x")
+
+    assert work.collect() == {"sink-tasks.txt": b"a\n"}
+
+
+def test_a_work_directory_that_is_gone_holds_nothing(tmp_path: Path) -> None:
+    """Collecting what was removed from outside finds no files."""
+    assert WorkDir(tmp_path, "run", 1).collect() == {}
+
+
+def irregular(kind: str, path: Path) -> None:
+    """Make something at `path` that is no honest file."""
+    match kind:
+        case "link":
+            path.symlink_to("/etc/passwd")
+        case "dangling":
+            path.symlink_to(path.parent / "nowhere")
+        case "loop":
+            path.symlink_to(path)
+        case "pipe":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case "sparse":
+            path.touch()
+            os.truncate(path, 1 << 40)
+        case _:
+            path.write_bytes(b"\n" * (OUTPUT_FILE_BYTES + 1))
+
+
+@pytest.mark.parametrize(
+    "kind", ["link", "dangling", "loop", "pipe", "folder", "sparse", "too-large"]
+)
+def test_an_irregular_file_is_bad_output(work: WorkDir, kind: str) -> None:
+    """Links, pipes, folders and giants are refused by name, quickly, without reading them."""
+    irregular(kind, work.path / "sink-tasks.txt")
+
+    with pytest.raises(BadOutput, match=r"^sink-tasks\.txt: "):
+        work.collect()
+
+
+def test_removal_takes_what_it_is_denied(work: WorkDir) -> None:
+    """Folders without permissions and links to elsewhere do not stop a removal."""
+    outside = work.parent.parent / "kept"
+    outside.write_text("x")
+    deep = work.path / "a" / "b"
+    deep.mkdir(parents=True)
+    (deep / "file").touch()
+    (deep / "link").symlink_to(outside)
+    deep.chmod(0)
+    (work.path / "a").chmod(0)
+
+    work.remove()
+    work.remove()
+
+    assert not work.parent.exists()
+    assert outside.read_text() == "x"
+
+
+def test_paths_inside_are_found_outside(tmp_path: Path) -> None:
+    """A path below a mount lies below the mount's source; others died with the container."""
+    mount = Mount(source="/srv/data", target="/data", writable=True)
+    paths = Paths(work=str(tmp_path), work_inside="/work", mounts=(mount,))
+
+    assert paths.on_host("/data/a/b") == Path("/srv/data/a/b")
+    assert paths.on_host("/work/x") == tmp_path / "x"
+    assert paths.on_host("/database/x") is None
+    assert paths.on_host("/data/../etc/passwd") is None
+
+
+def test_files_are_measured(tmp_path: Path) -> None:
+    """A given size is believed, a folder counts its files, a missing path warns."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").write_bytes(b"12345")
+    (tmp_path / "d" / "l").symlink_to("/etc/passwd")
+    paths = Paths(work=str(tmp_path), work_inside="/work")
+
+    total, warnings = measure(
+        [
+            FileEntry(path="/elsewhere", bytes=10),
+            FileEntry(path="/work/d"),
+            FileEntry(path="/work/gone"),
+        ],
+        paths,
+    )
+
+    assert total == 15
+    assert warnings == ["/work/gone: not found, counted as 0 bytes"]
+
+
+def test_only_what_may_be_written_is_removed(tmp_path: Path) -> None:
+    """Declared files go only below the work directory or a writable mount, never a root itself."""
+    for name in ("rw", "ro", "work"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").touch()
+    (tmp_path / "rw" / "out").symlink_to(tmp_path / "ro")
+    paths = Paths(
+        work=str(tmp_path / "work"),
+        work_inside="/work",
+        mounts=(
+            Mount(source=str(tmp_path / "rw"), target="/rw", writable=True),
+            Mount(source=str(tmp_path / "ro"), target="/ro"),
+        ),
+    )
+
+    refused = remove_declared(["/rw/f", "/ro/f", "/work/f", "/rw", "/", "/rw/out/f"], paths)
+
+    assert not (tmp_path / "rw" / "f").exists()
+    assert not (tmp_path / "work" / "f").exists()
+    assert (tmp_path / "ro" / "f").exists()
+    assert [line.partition(":")[0] for line in refused] == ["/ro/f", "/rw", "/", "/rw/out/f"]
