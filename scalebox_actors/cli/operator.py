@@ -1,0 +1,166 @@
+"""What the operator of a host allows, and where its runs live: options of `run` and `node`."""
+
+import os
+import re
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import click
+import msgspec
+
+from scalebox_actors.errors import BadInput
+from scalebox_actors.limits import NAME_LENGTH, SLOTS_PER_NODE
+from scalebox_actors.names import is_name
+from scalebox_actors.node import Settings
+from scalebox_actors.spec import Ceiling, Root
+from scalebox_actors.topology.quantity import parse_size
+
+F = TypeVar("F", bound=Callable[..., object])
+RUNTIMES = ("docker", "process")
+_FORBIDDEN_ROOTS = ("/", "/proc", "/sys", "/dev", "/etc", "/boot", "/run", "/var/run")
+
+
+class Allowance(msgspec.Struct, frozen=True, kw_only=True):
+    """The operator's options as they were typed."""
+
+    mount_roots: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    max_memory: str | None = None
+    max_cpus: float | None = None
+    max_slots: int = SLOTS_PER_NODE
+    force_read_only: bool = False
+    force_user: str | None = None
+    require_memory: bool = False
+
+
+def operated(function: F) -> F:
+    """Give a command the options of an operator."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+_OPTIONS: tuple[Callable[[F], F], ...] = (
+    click.option(
+        "--runtime",
+        type=click.Choice(RUNTIMES),
+        envvar="SBX_RUNTIME",
+        help="Where containers run; the first that answers if not given.  [env SBX_RUNTIME]",
+    ),
+    click.option(
+        "--mount-root",
+        "mount_roots",
+        metavar="NAME=/DIR[:rw]",
+        multiple=True,
+        help="Let topologies mount what is below a directory, under this name; repeatable.",
+    ),
+    click.option("--allow-image", "images", metavar="PREFIX", multiple=True,
+                 help="Allow only images whose name begins so; repeatable."),
+    click.option("--allow-network", "networks", metavar="NAME", multiple=True,
+                 help="Allow containers this network; repeatable. Without it they have none."),
+    click.option("--allow-device", "devices", metavar="PATH", multiple=True,
+                 help="Allow containers this device; repeatable."),
+    click.option("--max-memory", metavar="SIZE", help="The most memory of a container: 4GiB."),
+    click.option("--max-cpus", type=click.FloatRange(min=0, min_open=True),
+                 help="The most CPUs of a container."),
+    click.option("--max-slots", type=click.IntRange(1), default=SLOTS_PER_NODE, show_default=True,
+                 help="The most slots of a module."),
+    click.option("--force-read-only", is_flag=True, help="Make every root file system read-only."),
+    click.option("--force-user", metavar="UID[:GID]", help="Run every container as this user."),
+    click.option("--require-memory", is_flag=True, help="Refuse modules without a memory limit."),
+    click.option("--work", metavar="DIR", envvar="SBX_WORK",
+                 help="Where work directories are made.  [env SBX_WORK; default: in the store]"),
+    click.option("--cluster-data-root", metavar="DIR", envvar="CLUSTER_DATA_ROOT", default="",
+                 help="What programs find in CLUSTER_DATA_ROOT."),
+)  # fmt: skip
+
+
+def ceiling(allowance: Allowance) -> Ceiling:
+    """Return the ceiling that the operator's options draw; raises BadInput for what is wrong."""
+    roots = dict(_root(text) for text in allowance.mount_roots)
+    if len(roots) < len(allowance.mount_roots):
+        raise BadInput("--mount-root: a name is given twice")
+    return Ceiling(
+        images=allowance.images,
+        roots=roots,
+        networks=allowance.networks,
+        devices=allowance.devices,
+        memory=_size(allowance.max_memory),
+        cpus=allowance.max_cpus,
+        slots=allowance.max_slots,
+        read_only=allowance.force_read_only,
+        user=allowance.force_user or "",
+        require_memory=allowance.require_memory,
+    )
+
+
+def host_name() -> str:
+    """Return this host's name, bent to the grammar of names where it must be."""
+    name = re.sub(r"[^a-z0-9_-]", "-", socket.gethostname().partition(".")[0].lower())
+    return name[:NAME_LENGTH] if is_name(name[:NAME_LENGTH]) else f"n-{name}"[:NAME_LENGTH]
+
+
+def settings(name: str, given: dict[str, object], ceiling: Ceiling, base: Path) -> Settings:
+    """Return a node's settings from the rest of the options."""
+    root = str(given.get("cluster_data_root") or "")
+    level = "debug" if given.get("verbose") else "info"
+    folder = given.get("folder")
+    return Settings(
+        name=name,
+        base=base,
+        folder=folder if isinstance(folder, Path) else Path(),
+        ip=address_towards(str(given.get("url") or "")),
+        log_level=level,
+        cluster_data_root=root,
+        ceiling=ceiling,
+    )
+
+
+def address_towards(url: str) -> str:
+    """Return the address that this host has towards a server; nothing is sent to find it out."""
+    host, _, port = url.rpartition("//")[2].rpartition("@")[2].partition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host or "127.0.0.1", int(port) if port.isdigit() else 4222))
+        except OSError:
+            return ""
+        return str(probe.getsockname()[0])
+
+
+def allowance(given: dict[str, object]) -> Allowance:
+    """Take the operator's options out of all that were typed."""
+    fields = Allowance.__struct_fields__
+    return msgspec.convert({name: given.pop(name) for name in fields}, Allowance)
+
+
+def check_names(words: Sequence[str], option: str) -> None:
+    """Raise BadInput if one of these is not a name."""
+    for word in words:
+        if not is_name(word):
+            raise BadInput(f"{option} {word[:80]!r} is not a name")
+
+
+def _root(text: str) -> tuple[str, Root]:
+    name, equals, rest = text.partition("=")
+    path, colon, mode = rest.partition(":")
+    if not (equals and is_name(name) and path.startswith("/")) or (colon and mode != "rw"):
+        raise BadInput(f"--mount-root {text[:80]!r} is not NAME=/DIR or NAME=/DIR:rw")
+    real = os.path.realpath(path)
+    if real in _FORBIDDEN_ROOTS:
+        raise BadInput(f"--mount-root {text[:80]!r}: a directory of the system is no mount root")
+    if not Path(real).is_dir():
+        raise BadInput(f"--mount-root {text[:80]!r}: there is no such directory")
+    return name, Root(path=real, writable=mode == "rw")
+
+
+def _size(text: str | None) -> int | None:
+    if text is None:
+        return None
+    found = parse_size(text)
+    if found is None:
+        raise BadInput(f"--max-memory {text[:80]!r} is not a size like 512MiB or 4GiB")
+    return int(found)

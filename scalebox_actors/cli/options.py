@@ -1,0 +1,96 @@
+"""Options that commands share, and how a command gets them: as one `Common` in front."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import click
+import msgspec
+
+from scalebox_actors.errors import BadInput
+
+P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., object])
+
+
+class Common(msgspec.Struct, frozen=True, kw_only=True):
+    """What every command may be told."""
+
+    json: bool = False
+    verbose: bool = False
+    nats: str | None = None
+    store: str | None = None
+
+    def store_of(self, topology: str) -> Path:
+        """Return the folder of the embedded server of a topology."""
+        return Path(self.store) if self.store else stores_root() / topology
+
+
+def stores_root() -> Path:
+    """Return where embedded servers keep their data unless told otherwise."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    # The base directory specification says to ignore a path that is not absolute.
+    base = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
+    return base / "sbx-actor"
+
+
+def common(function: Callable[Concatenate[Common, P], None]) -> Callable[..., None]:
+    """Give a command `--json` and `--verbose`."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print records as lines of JSON.")
+    @click.option("-v", "--verbose", is_flag=True, help="Tell more on standard error.")
+    @functools.wraps(function)
+    def command(*args: P.args, **kwargs: P.kwargs) -> None:
+        own = Common(
+            json=bool(kwargs.pop("as_json")),
+            verbose=bool(kwargs.pop("verbose")),
+            nats=_text(kwargs.pop("nats", None)),
+            store=_text(kwargs.pop("store", None)),
+        )
+        return function(own, *args, **kwargs)
+
+    return command
+
+
+def reaching(function: Callable[Concatenate[Common, P], None]) -> Callable[..., None]:
+    """Give a command that needs a server `--nats` and `--store`, too."""
+    nats = click.option(
+        "--nats", metavar="URL", envvar="SBX_NATS", help="The nats-server to use.  [env SBX_NATS]"
+    )
+    store = click.option(
+        "--store",
+        metavar="DIR",
+        envvar="SBX_STORE",
+        help="The folder of the embedded server, if there is no --nats.  [env SBX_STORE; "
+        "default: ~/.local/state/sbx-actor/TOPOLOGY]",
+    )
+    return nats(store(common(function)))
+
+
+def parameterised(function: F) -> F:
+    """Give a command `--set` and `--env-file`, for the parameters of a topology."""
+    sets = click.option(
+        "--set", "sets", metavar="K=V", multiple=True, help="Set the parameter ${K}; repeatable."
+    )
+    files = click.option(
+        "--env-file",
+        "env_files",
+        metavar="FILE",
+        multiple=True,
+        help="Take parameters from lines K=V; repeatable.",
+    )
+    return sets(files(function))
+
+
+def pair(text: str, option: str) -> tuple[str, str]:
+    """Split `K=V`; raises BadInput that names the option."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise BadInput(f"{option} {text[:80]!r} is not NAME=VALUE")
+    return name, value
+
+
+def _text(value: object) -> str | None:
+    return str(value) if value else None
