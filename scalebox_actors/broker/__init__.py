@@ -1,1 +1,24 @@
-"""The JetStream adapter; only this package knows NATS."""
+"""The JetStream adapter: nothing outside this package knows NATS."""
+
+from scalebox_actors.broker.admin import Admin, StreamSize, topologies
+from scalebox_actors.broker.client import Events
+from scalebox_actors.broker.commit import Injected
+from scalebox_actors.broker.connect import Credentials, connect
+from scalebox_actors.broker.jetstream import JetStreamBroker
+from scalebox_actors.broker.link import Link
+from scalebox_actors.broker.streams import Planned, ensure, planned
+
+__all__ = [
+    "Admin",
+    "Credentials",
+    "Events",
+    "Injected",
+    "JetStreamBroker",
+    "Link",
+    "Planned",
+    "StreamSize",
+    "connect",
+    "ensure",
+    "planned",
+    "topologies",
+]

@@ -1,0 +1,118 @@
+"""The broker over JetStream: the adapter's parts behind the port that the engine knows."""
+
+import asyncio
+from collections.abc import Sequence
+from itertools import chain
+from typing import Self
+
+from scalebox_actors.broker.commit import Injected, Writer
+from scalebox_actors.broker.link import Link
+from scalebox_actors.broker.pull import PullIntake
+from scalebox_actors.broker.state import Reader
+from scalebox_actors.broker.streams import stream_info
+from scalebox_actors.broker.wire import STATUS_NO_RESPONDERS
+from scalebox_actors.errors import BadMessage, SbxError, Unavailable
+from scalebox_actors.limits import HEADER_BLOCK_BYTES
+from scalebox_actors.names import Names
+from scalebox_actors.ports import Answer, Backlog, Entry, Intake, Refusal, Stored
+
+
+class JetStreamBroker:
+    """The stream of one topology at one site, over a link; see the port."""
+
+    def __init__(self, link: Link, names: Names, stream_created: str) -> None:
+        self.link = link
+        self.names = names
+        self._created = stream_created
+        self._writer = Writer(link, names)
+        self._reader = Reader(link, names)
+
+    @classmethod
+    async def open(cls, link: Link, names: Names) -> Self:
+        """Return the broker of a topology whose streams are there; raises Unavailable if not."""
+        info = await stream_info(link, names.stream)
+        if info is None:
+            raise Unavailable(f"topology {names.topology!r} has no stream at site {names.site!r}")
+        return cls(link, names, str(info["created"]))
+
+    @property
+    def body_limit(self) -> int:
+        """The largest body: the server's max_payload less 16 KiB."""
+        return self.link.max_payload - HEADER_BLOCK_BYTES
+
+    def intake(self, module: str) -> Intake:
+        """Return the deliveries of `module`; use as an async context manager."""
+        return PullIntake(self.link, self.names, module, self._created)
+
+    async def write(self, entries: Sequence[Entry]) -> Refusal | None:
+        """Store all entries or none, in their order; None means stored and synced to disk."""
+        return await self._writer.write(entries)
+
+    async def inject(self, entries: Sequence[Entry]) -> Injected:
+        """Store entries in batches, leaving out those that are stored already or not taken."""
+        return await self._writer.inject(entries)
+
+    async def duplicates(self, entries: Sequence[Entry]) -> set[int]:
+        """Return the places of those entries whose ids are in the de-duplication window."""
+        return await self._writer.duplicates(entries)
+
+    async def read(self, subject: str) -> Stored | None:
+        """Return the last message on `subject`, which may not have wildcards."""
+        return await self._reader.last(self.names.stream, subject)
+
+    async def read_all(self, pattern: str, *, most: int = 10_000) -> list[Stored]:
+        """Return the messages on subjects that match `pattern`, oldest first."""
+        pages = self._reader.pages(self.names.stream, pattern, most=most)
+        return list(chain.from_iterable([page async for page in pages]))
+
+    async def purge(self, pattern: str, *, keep: int = 0) -> None:
+        """Remove the messages on matching subjects but the `keep` newest of each subject."""
+        await self._reader.purge(pattern, keep=keep)
+
+    async def get_state(self, key: str) -> bytes | None:
+        """Return the value of a key of the topology's state bucket."""
+        return await self._reader.value(self.names.bucket, key)
+
+    async def put_state(self, key: str, value: bytes, *, life: float = 0.0) -> None:
+        """Set a key of the state bucket; it is forgotten after `life` seconds unless 0."""
+        await self._reader.put(self.names.bucket, key, value, life=life)
+
+    async def backlog(self, module: str) -> Backlog:
+        """Return how much waits for `module`."""
+        return await self._reader.backlog(module)
+
+    async def trace(self, node: str, lines: bytes) -> None:
+        """Write run records to the trace stream, without waiting for an answer."""
+        try:
+            self.link.publish(self.names.trace(node), lines)
+        except BadMessage as error:
+            self.link.events("trace_lost", str(error))
+
+    async def clock(self) -> float:
+        """Return the server's time."""
+        return await self._reader.clock()
+
+    async def serve(self, verb: str, answer: Answer) -> None:
+        """Answer requests on `ctl.<verb>` until the connection ends."""
+        link = self.link
+
+        async def respond(reply: str, question: bytes) -> None:
+            try:
+                link.publish(reply, await answer(question))
+            except SbxError as error:
+                link.events("ctl_failed", f"{verb}: {error}")
+
+        def receive(_: bytes, reply: bytes, body: bytes, __: bytes | None) -> None:
+            if reply:
+                link.spawn(respond(reply.decode(), body))
+
+        await link.subscribe(self.names.ctl(verb), receive)
+
+    async def ask(self, verb: str, question: bytes, *, wait: float = 1.0) -> list[bytes]:
+        """Ask every node on `ctl.<verb>` and return what came within `wait` seconds."""
+        replies = await self.link.collect(self.names.ctl(verb), question, seconds=wait, ends=False)
+        return [reply.body for reply in replies if reply.status != STATUS_NO_RESPONDERS]
+
+    async def close(self) -> None:
+        """End the connection."""
+        await asyncio.shield(self.link.close())

@@ -1,0 +1,322 @@
+"""The intake: one long-lived pull subscription, and exactly as many messages as there are slots.
+
+A message that nobody works on must not be in anybody's hands: it would run twice. So a pull asks
+for the granted slots and no more, and what is in hand is heart-beaten until it is settled.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from scalebox_actors.broker.client import ApiError, NoResponders
+from scalebox_actors.broker.link import Link
+from scalebox_actors.broker.streams import NS, consumer_config, ensure_consumer, stream_info
+from scalebox_actors.broker.wire import (
+    STATUS_EXPIRED,
+    STATUS_HEARTBEAT,
+    STATUS_NO_RESPONDERS,
+    Reply,
+    command,
+    read_headers,
+    read_reply,
+)
+from scalebox_actors.errors import SbxError, Unavailable
+from scalebox_actors.limits import HEARTBEAT
+from scalebox_actors.message import MSG_TTL, Raw, identify
+from scalebox_actors.names import Names
+from scalebox_actors.ports import Delivery
+
+EXPIRES = 30
+IDLE_HEARTBEAT = 5
+SILENCE = 12.0
+"""Without a sign of life for so long a pull is lost: two idle heart-beats and a little."""
+
+_ACK = b"$JS.ACK."
+_ACK_TOKENS = 9
+_AGAIN = 0.5
+_ACK_PATIENCE = 5.0
+
+
+class PulledDelivery:
+    """A message in our hands; see the port."""
+
+    __slots__ = ("_intake", "_reply", "_tokens", "message_id", "raw")
+
+    def __init__(self, intake: "PullIntake", raw: Raw, reply: bytes) -> None:
+        tokens = reply.split(b".")
+        # With the ack subjects of a later server, domain and account hash come after `ACK`.
+        self._tokens = tokens[2:] if len(tokens) == _ACK_TOKENS else tokens[4:]
+        self._intake = intake
+        self._reply = reply.decode()
+        self.raw = raw
+        self.message_id = identify(raw, intake.stream_created, self.sequence)
+
+    @property
+    def sequence(self) -> int:
+        """Its place in the stream."""
+        return int(self._tokens[3])
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether it may have been in somebody's hands before."""
+        return self._tokens[2] != b"1"
+
+    @property
+    def stored(self) -> float:
+        """When the server stored it, by the server's clock."""
+        return int(self._tokens[5]) / NS
+
+    @property
+    def beat(self) -> bytes:
+        """The command that tells the server that we are still working on it."""
+        return command(self._reply, "", b"", b"+WPI")
+
+    async def done(self) -> None:
+        """Take the message out of the stream; returns when the server has confirmed it."""
+        await self._intake.settle(self, self._reply, b"+ACK")
+
+    async def give_back(self, delay: float) -> None:
+        """Let it be delivered again after `delay`."""
+        body = b'-NAK {"delay": %d}' % round(delay * NS) if delay > 0 else b"-NAK"
+        await self._intake.settle(self, self._reply, body)
+
+    def let_go(self) -> None:
+        """Say nothing more about it: it is delivered again when its `ack_wait` has passed."""
+        self._intake.forget(self)
+
+
+class PullIntake:
+    """Deliveries of one module; see the port."""
+
+    def __init__(self, link: Link, names: Names, module: str, stream_created: str) -> None:
+        self.stream_created = stream_created
+        self._link = link
+        self._names = names
+        self._module = module
+        consumer = names.consumer(module)
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{names.stream}.{consumer}"
+        self._loop = asyncio.get_running_loop()
+        self._granted = 0
+        """Slots that we have not asked messages for yet."""
+        self._asked = 0
+        """Messages that we have asked for and that have not come."""
+        self._queue: deque[PulledDelivery] = deque()
+        self._hands: set[PulledDelivery] = set()
+        self._waiter: asyncio.Future[None] | None = None
+        self._failure: SbxError | None = None
+        self._over = False
+        self._inbox = ""
+        self._sid = 0
+        self._generation = 0
+        self._scheduled = False
+        self._last_sign = 0.0
+        self._next_beat = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    # --- the port ---------------------------------------------------------------------------
+
+    def grant(self, slots: int) -> None:
+        """Let `slots` more deliveries come."""
+        self._granted += slots
+        self._schedule()
+
+    def hold(self) -> None:
+        """Ask for nothing more until `grant` is called again; unanswered grants are forgotten."""
+        self._drop_pull()
+        self._granted = 0
+        while self._queue:
+            self._link.spawn(self._queue.popleft().give_back(0.0))
+
+    async def __aenter__(self) -> Self:
+        self._link.watchers.add(self._on_link)
+        self._next_beat = self._loop.time() + HEARTBEAT
+        self._tick()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._over = True
+        self.hold()
+        self._link.watchers.discard(self._on_link)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._hands.clear()  # nobody beats for them now: they are delivered again
+        self._wake()
+
+    def __aiter__(self) -> AsyncIterator[Delivery]:
+        return self
+
+    async def __anext__(self) -> Delivery:
+        while not self._queue:
+            if self._failure is not None:
+                raise self._failure
+            if self._over:
+                raise StopAsyncIteration
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        return self._queue.popleft()
+
+    # --- for deliveries ---------------------------------------------------------------------
+
+    async def settle(self, delivery: PulledDelivery, reply: str, body: bytes) -> None:
+        """Tell the server what became of a delivery, and wait for its confirmation."""
+        try:
+            await self._link.call(reply, body, patience=_ACK_PATIENCE)
+        except NoResponders:
+            raise Unavailable(
+                f"consumer {self._names.consumer(self._module)} is gone; its message comes again"
+            ) from None
+        finally:
+            self._hands.discard(delivery)
+
+    def forget(self, delivery: PulledDelivery) -> None:
+        """Stop telling the server that somebody works on it."""
+        self._hands.discard(delivery)
+
+    # --- asking -----------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        """Ask once for all that is granted in this turn of the loop."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._ask)
+
+    def _ask(self) -> None:
+        self._scheduled = False
+        if self._granted <= 0 or self._over or not self._link.connected:
+            return  # after a reconnect we are called again
+        if not self._sid:
+            if not self._inbox:
+                self._inbox = self._link.new_inbox()
+                self._link.spawn(self._subscribe(self._generation))
+            return
+        count, self._granted = self._granted, 0
+        self._asked += count
+        self._last_sign = self._loop.time()
+        body = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (
+            count,
+            EXPIRES * NS,
+            IDLE_HEARTBEAT * NS,
+        )
+        self._link.post(command(self._next, self._inbox, b"", body))
+
+    async def _subscribe(self, generation: int) -> None:
+        sid = await self._link.subscribe(self._inbox, partial(self._receive, generation))
+        if generation != self._generation:
+            self._link.unsubscribe(sid)  # held or lost meanwhile
+            return
+        self._sid = sid
+        self._ask()
+
+    def _drop_pull(self) -> None:
+        """Forget the pull; what still comes of it is given back. The slots stay granted."""
+        self._generation += 1
+        self._granted += self._asked
+        self._asked = 0
+        if self._sid:
+            self._link.unsubscribe(self._sid)
+        self._sid, self._inbox = 0, ""
+
+    # --- receiving --------------------------------------------------------------------------
+
+    def _receive(
+        self, generation: int, subject: bytes, reply: bytes, body: bytes, block: bytes | None
+    ) -> None:
+        self._last_sign = self._loop.time()
+        if not reply.startswith(_ACK):
+            if generation == self._generation:
+                self._take_status(read_reply(block, body))
+            return
+        if generation != self._generation or self._asked <= 0:
+            self._link.post(command(reply.decode(), "", b"", b"-NAK"))
+            return
+        self._asked -= 1
+        headers, fault = read_headers(block) if block else ({}, "")
+        raw = Raw(subject=subject.decode(), body=body, headers=headers, fault=fault)
+        if MSG_TTL in headers:
+            self._link.events("foreign_ttl", f"{raw.subject}: its publisher set {MSG_TTL}")
+        delivery = PulledDelivery(self, raw, reply)
+        self._hands.add(delivery)
+        self._queue.append(delivery)
+        self._wake()
+
+    def _take_status(self, reply: Reply) -> None:
+        if reply.status == STATUS_HEARTBEAT:
+            return
+        left = reply.headers.get("Nats-Pending-Messages", "")
+        if reply.status == STATUS_EXPIRED and left.isdigit():
+            returned = min(int(left), self._asked)
+            self._asked -= returned
+            self._granted += returned
+            self._schedule()
+            return
+        gone = reply.status == STATUS_NO_RESPONDERS or "Deleted" in reply.text
+        self._link.events("pull_ended", f"{self._next}: {reply.status} {reply.text}")
+        self._drop_pull()
+        if gone:
+            self._link.spawn(self._recover())
+        else:
+            self._loop.call_later(_AGAIN, self._schedule)
+
+    async def _recover(self) -> None:
+        """Find out why nobody answers: make a lost consumer again, but never a lost stream."""
+        stream = self._names.stream
+        while not self._over:
+            try:
+                info = await stream_info(self._link, stream)
+                if info is None or info.get("created") != self.stream_created:
+                    self._fail(Unavailable(f"stream {stream} is gone; it is not made again"))
+                    return
+                if await ensure_consumer(
+                    self._link, stream, consumer_config(self._names, self._module)
+                ):
+                    consumer = self._names.consumer(self._module)
+                    self._link.events("consumer_made_again", f"{consumer} of {stream} was gone")
+            except (NoResponders, ApiError) as error:
+                self._link.events("pull_waits", str(error))  # the server is not ready yet
+                await asyncio.sleep(_AGAIN)
+            else:
+                break
+        await asyncio.sleep(_AGAIN)
+        self._schedule()
+
+    # --- time and connection ----------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(1.0, self._tick)
+        now = self._loop.time()
+        if now >= self._next_beat:
+            self._beat()
+        if self._asked and self._link.connected and now - self._last_sign > SILENCE:
+            self._link.events("pull_lost", f"{self._next}: no sign of life; asking again")
+            self._drop_pull()
+            self._schedule()
+
+    def _beat(self) -> None:
+        self._next_beat = self._loop.time() + HEARTBEAT
+        for delivery in self._hands:
+            self._link.post(delivery.beat)
+
+    def _on_link(self, up: bool) -> None:
+        if self._link.closed:
+            self._fail(Unavailable(f"the connection to NATS has ended: {self._link.closed}"))
+        elif up:
+            self._beat()
+            self._schedule()
+        else:
+            self._drop_pull()
+
+    def _fail(self, error: SbxError) -> None:
+        self._failure = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,266 @@
+"""What a topology needs on the server: made once, checked at every start, never made again.
+
+The work queue stream is the state of record, so it is never deleted or rebuilt here: drift that
+is safe is put right, all other drift is refused with a sentence.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from scalebox_actors.broker.client import ApiError
+from scalebox_actors.broker.link import Link
+from scalebox_actors.errors import BadInput, Permanent
+from scalebox_actors.limits import ACK_WAIT, MIB, TRACE_BYTES, TRACE_LIFE
+from scalebox_actors.names import Names
+from scalebox_actors.topology.model import Topology
+
+Config = Mapping[str, Any]
+"""A configuration as JetStream writes it in JSON."""
+
+NS = 1_000_000_000
+DUPLICATE_WINDOW = 30
+"""Short: the promise is the done-record, and an id in the window costs 220 bytes."""
+STATE_BYTES = 1024 * MIB
+NODES_BYTES = 64 * MIB
+MAX_ACK_PENDING = 65_536
+MAX_WAITING = 8_192
+"""Pulls outstanding per consumer, over all nodes."""
+TOPOLOGY_KEY = "topology"
+
+STREAM_NOT_FOUND = 10059
+CONSUMER_NOT_FOUND = 10014
+STREAM_EXISTS_DIFFERENT = 10058
+_FIXED = ("retention", "storage", "allow_atomic", "persist_mode")
+"""What a stream cannot change in its life, or we do not want changed under messages."""
+
+
+class Planned(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream or consumer that a topology needs."""
+
+    kind: str
+    """`stream`, `bucket` or `consumer`."""
+    name: str
+    stream: str
+    config: Config
+
+
+def planned(topology: Topology, names: Names) -> list[Planned]:
+    """Return everything that `ensure` would see to, in its order."""
+    streams = [
+        ("stream", names.stream, _work_queue(topology, names)),
+        ("stream", names.trace_stream, _trace(names)),
+        ("bucket", f"KV_{names.bucket}", _bucket(names.bucket, STATE_BYTES)),
+        ("bucket", f"KV_{names.nodes_bucket}", _bucket(names.nodes_bucket, NODES_BYTES)),
+    ]
+    consumers = [
+        Planned(
+            kind="consumer",
+            name=names.consumer(module),
+            stream=names.stream,
+            config=consumer_config(names, module),
+        )
+        for module in topology.modules
+    ]
+    return [
+        *(Planned(kind=kind, name=name, stream=name, config=c) for kind, name, c in streams),
+        *consumers,
+    ]
+
+
+async def ensure(link: Link, topology: Topology, names: Names) -> list[str]:
+    """Make what is missing, put right what may be, and return a line for each change.
+
+    Safe to repeat and to run on several nodes at once. Raises BadInput if messages wait for
+    modules that the topology no longer has, Permanent if a stream of another kind is in the way.
+    """
+    changes: list[str] = []
+    for plan in planned(topology, names):
+        if plan.kind == "consumer":
+            change = await ensure_consumer(link, plan.stream, plan.config)
+        else:
+            change = await _ensure_stream(link, plan, names)
+        if change:
+            changes.append(f"{plan.kind} {plan.name} {change}")
+    return changes
+
+
+async def ensure_consumer(link: Link, stream: str, config: Config) -> str:
+    """Make or put right a durable consumer; returns what was done, or nothing."""
+    name = config["durable_name"]
+    try:
+        info = await link.api(f"CONSUMER.INFO.{stream}.{name}")
+    except ApiError as error:
+        if error.number != CONSUMER_NOT_FOUND:
+            raise
+        change = "created"
+    else:
+        if not _differing(config, _config_of(info)):
+            return ""
+        change = "updated"
+    request = {"stream_name": stream, "config": config}
+    await link.api(f"CONSUMER.DURABLE.CREATE.{stream}.{name}", request)
+    return change
+
+
+def consumer_config(names: Names, module: str) -> dict[str, Any]:
+    """Return the consumer that hands out a module's tasks.
+
+    `max_deliver` is unlimited: a message that reached a limit would stay, owned by nobody.
+    """
+    return {
+        "durable_name": names.consumer(module),
+        "deliver_policy": "all",
+        "ack_policy": "explicit",
+        "filter_subject": names.task(module),
+        "ack_wait": round(ACK_WAIT * NS),
+        "max_deliver": -1,
+        "max_ack_pending": MAX_ACK_PENDING,
+        "max_waiting": MAX_WAITING,
+        "replay_policy": "instant",
+    }
+
+
+async def stream_info(link: Link, stream: str) -> dict[str, Any] | None:
+    """Return what the server says of a stream, or None if there is none."""
+    try:
+        return await link.api(f"STREAM.INFO.{stream}")
+    except ApiError as error:
+        if error.number == STREAM_NOT_FOUND:
+            return None
+        raise
+
+
+async def count_subjects(link: Link, stream: str, pattern: str) -> dict[str, int]:
+    """Return the number of messages on each subject that matches `pattern`."""
+    counts: dict[str, int] = {}
+    while True:
+        request = {"subjects_filter": pattern, "offset": len(counts)}
+        info: dict[str, Any] = await link.api(f"STREAM.INFO.{stream}", request)
+        page: dict[str, int] = info["state"].get("subjects") or {}
+        counts |= page
+        if not page or len(counts) >= int(info.get("total", 0)):
+            return counts
+
+
+async def _ensure_stream(link: Link, plan: Planned, names: Names) -> str:
+    info = await stream_info(link, plan.name)
+    if info is None:
+        try:
+            await link.api(f"STREAM.CREATE.{plan.name}", plan.config)
+        except ApiError as error:
+            if error.number != STREAM_EXISTS_DIFFERENT:
+                raise
+            info = await link.api(f"STREAM.INFO.{plan.name}")  # another node was faster
+        else:
+            return "created"
+    current = _config_of(info)
+    differing = _differing(plan.config, current)
+    fixed = [key for key in differing if key in _FIXED]
+    if fixed:
+        told = ", ".join(f"{k} is {current.get(k)!r}, not {plan.config[k]!r}" for k in fixed)
+        raise Permanent(f"stream {plan.name} cannot be used ({told}): remove it or rename the app")
+    if not differing:
+        return ""
+    if "subjects" in differing:
+        await _check_removed(link, plan, current["subjects"], names)
+    await link.api(f"STREAM.UPDATE.{plan.name}", {**current, **plan.config})
+    return f"updated ({', '.join(differing)})"
+
+
+async def _check_removed(link: Link, plan: Planned, subjects: Sequence[str], names: Names) -> None:
+    """Refuse to forget modules that messages wait for; forget the consumers of the others."""
+    removed = sorted(set(subjects) - set(plan.config["subjects"]))
+    modules = {s: s.removeprefix(names.task("")) for s in removed if s.startswith(names.task(""))}
+    waiting = {}
+    for subject, module in modules.items():
+        count = sum((await count_subjects(link, plan.name, subject)).values())
+        if count:
+            waiting[module] = count
+    if waiting:
+        told = ", ".join(f"{module} ({count} waiting)" for module, count in waiting.items())
+        raise BadInput(
+            f"messages wait for modules that are no longer in the topology: {told}; "
+            "bring these modules back until the messages are worked off, or move them to dead"
+        )
+    for module in modules.values():
+        try:
+            await link.api(f"CONSUMER.DELETE.{plan.name}.{names.consumer(module)}")
+        except ApiError as error:
+            if error.number != CONSUMER_NOT_FOUND:
+                raise
+
+
+def _config_of(info: Mapping[str, object]) -> dict[str, Any]:
+    config = info["config"]
+    if not isinstance(config, dict):
+        raise Permanent("the server's answer has no configuration")
+    return config
+
+
+def _differing(wanted: Config, current: Config) -> list[str]:
+    """Return the keys whose wanted value is not the current one; lists are sets here."""
+    return [key for key, value in wanted.items() if _plain(current.get(key)) != _plain(value)]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, list):
+        return sorted(value)
+    return value or None  # the server leaves out what is false, zero or empty
+
+
+def _work_queue(topology: Topology, names: Names) -> dict[str, Any]:
+    kinds = ("done", "dead", "join", "result")
+    return {
+        "name": names.stream,
+        "subjects": [
+            # A literal subject per module: a misspelt name is refused instead of vanishing.
+            *(names.task(module) for module in topology.modules),
+            *(f"{names.prefix}.{kind}.>" for kind in kinds),
+        ],
+        "retention": "workqueue",
+        "storage": "file",
+        "discard": "new",
+        "max_bytes": int(topology.max_bytes),
+        "num_replicas": 1,
+        "duplicate_window": DUPLICATE_WINDOW * NS,
+        "allow_atomic": True,
+        "allow_msg_ttl": True,
+        "allow_direct": True,
+    }
+
+
+def _trace(names: Names) -> dict[str, Any]:
+    return {
+        "name": names.trace_stream,
+        "subjects": [names.trace("*")],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "old",
+        "max_bytes": TRACE_BYTES,
+        "max_age": TRACE_LIFE * NS,
+        "num_replicas": 1,
+        "duplicate_window": DUPLICATE_WINDOW * NS,
+        "allow_direct": True,
+        # Insight may forget: this spares the disk a sync per message.
+        "persist_mode": "async",
+    }
+
+
+def _bucket(name: str, max_bytes: int) -> dict[str, Any]:
+    return {
+        "name": f"KV_{name}",
+        "subjects": [f"$KV.{name}.>"],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "max_bytes": max_bytes,
+        "max_msgs_per_subject": 1,
+        "num_replicas": 1,
+        "duplicate_window": DUPLICATE_WINDOW * NS,
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+        "allow_direct": True,
+        "allow_msg_ttl": True,
+    }

