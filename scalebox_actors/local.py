@@ -13,14 +13,12 @@ from pathlib import Path
 import msgspec
 from aiofiles import os as aios
 
-from scalebox_actors.broker import JetStreamBroker, Link, connect, ensure
-from scalebox_actors.broker.admin import Admin
-from scalebox_actors.broker.streams import read_topology, write_topology
+from scalebox_actors import server as embedded
+from scalebox_actors.broker import Admin, Credentials, JetStreamBroker, Link, connect, ensure
 from scalebox_actors.errors import Unavailable
 from scalebox_actors.names import Names
 from scalebox_actors.node import Node
 from scalebox_actors.ports import Backlog
-from scalebox_actors.server import EmbeddedServer, running
 from scalebox_actors.topology.model import Topology
 from scalebox_actors.topology.render import render
 
@@ -34,7 +32,7 @@ log = logging.getLogger(__name__)
 class Site:
     """A connection to one topology's stream at one site, and the server if it is ours."""
 
-    def __init__(self, link: Link, names: Names, server: EmbeddedServer | None) -> None:
+    def __init__(self, link: Link, names: Names, server: embedded.EmbeddedServer | None) -> None:
         self.link = link
         self.names = names
         self.server = server
@@ -43,12 +41,12 @@ class Site:
     async def deploy(self, topology: Topology) -> list[str]:
         """Make streams and consumers as the topology needs them; return what was changed."""
         changes = await ensure(self.link, topology, self.names)
-        await write_topology(self.link, self.names, render(topology))
+        await self.admin.write_topology(render(topology))
         return changes
 
     async def deployed(self) -> bytes | None:
         """Return the topology that was deployed last, as `render` wrote it."""
-        return await read_topology(self.link, self.names)
+        return await self.admin.read_topology()
 
     async def broker(self) -> JetStreamBroker:
         """Return the stream as a node uses it."""
@@ -63,6 +61,7 @@ async def open_site(
     store: Path,
     ephemeral: bool = False,
     start: bool = True,
+    credentials: Credentials | None = None,
 ) -> AsyncIterator[Site]:
     """Reach the stream of a topology, starting an embedded server if there is none.
 
@@ -70,17 +69,20 @@ async def open_site(
     one started for as long as the context lasts, if the store exists or `start` allows a new one.
     Raises Unavailable if nothing answers.
     """
-    url = nats or (None if ephemeral else running(store))
-    server: EmbeddedServer | None = None
+    url = nats or (None if ephemeral else embedded.running(store))
+    server: embedded.EmbeddedServer | None = None
     if url is None:
         if not (start or await aios.path.exists(store)):
             raise Unavailable(
                 f"no server: nothing has run in {store} yet; give --nats URL or start `run` first"
             )
-        server = EmbeddedServer(store, domain=names.site, ephemeral=ephemeral)
+        settings = embedded.Settings(site=names.site)
+        server = embedded.EmbeddedServer(None if ephemeral else store, settings)
         url = server.start()
     try:
-        link = await connect(url, name=f"sbx-actor {names.topology}")
+        link = await connect(
+            url, name=f"sbx-actor {names.topology}", events=_report, credentials=credentials
+        )
         try:
             yield Site(link, names, server)
         finally:
@@ -88,6 +90,11 @@ async def open_site(
     finally:
         if server is not None:
             await asyncio.to_thread(server.stop)
+
+
+def _report(event: str, detail: str) -> None:
+    """Log what the broker's adapter has to tell, with its name."""
+    log.warning(event, extra={"why": detail})
 
 
 class ModuleView(msgspec.Struct, frozen=True, kw_only=True):
