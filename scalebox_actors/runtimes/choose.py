@@ -1,0 +1,34 @@
+"""Which runtime a node uses: the one it was told, else the first that answers."""
+
+import logging
+from pathlib import Path
+
+from scalebox_actors.errors import BadInput, RuntimeUnavailable
+from scalebox_actors.ports import Runtime
+from scalebox_actors.runtimes.docker import DockerRuntime
+from scalebox_actors.runtimes.process import ProcessRuntime
+
+KINDS = (DockerRuntime.kind, ProcessRuntime.kind)
+
+log = logging.getLogger(__name__)
+
+
+async def open_runtime(
+    kind: str | None, *, state: str | Path, host: str | None = None, deny_list: bool = False
+) -> Runtime:
+    """Return the runtime named `kind`, or without one docker, else process with a warning.
+
+    `state` is the node's own directory for what the process runtime keeps; `host` and `deny_list`
+    go to the docker runtime. Raises RuntimeUnavailable, or NotPermitted for an unsafe engine.
+    """
+    if kind not in (None, *KINDS):
+        raise BadInput(f"runtime {kind!r} is not known: {', '.join(KINDS)}")
+    if kind == ProcessRuntime.kind:
+        return await ProcessRuntime.open(state)
+    try:
+        return await DockerRuntime.open(host, deny_list=deny_list)
+    except RuntimeUnavailable as error:
+        if kind is not None:
+            raise
+        log.warning("runtime_fallback", extra={"detail": f"{error}; using `process`"})
+    return await ProcessRuntime.open(state)

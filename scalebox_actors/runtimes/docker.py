@@ -1,0 +1,335 @@
+"""Containers of a Docker-compatible engine: dockerd, or podman's service.
+
+A container's name is the lock: it is created by name, and a name that is taken means *adopt*.
+Exits are heard of on one stream of events (docker_events.py) and read from inspect
+(docker_inspect.py); what an answer means is one table (docker_answers.py).
+"""
+
+import asyncio
+import contextlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import msgspec
+
+from scalebox_actors.errors import ImageMissing, RuntimeUnavailable, SpecRejected
+from scalebox_actors.limits import ARGUMENT_BYTES, ENGINE_CALL
+from scalebox_actors.ports import Exit, Logs, Stray
+from scalebox_actors.runtimes.docker_answers import (
+    INIT_FAILED,
+    INIT_SAYS,
+    NOT_STARTED,
+    Answer,
+    Kind,
+    Step,
+    init_failure,
+)
+from scalebox_actors.runtimes.docker_body import WORK, create_body
+from scalebox_actors.runtimes.docker_engine import FOREVER, PATIENCE, Engine
+from scalebox_actors.runtimes.docker_events import OURS, Events, Watch
+from scalebox_actors.runtimes.docker_inspect import (
+    KILLED,
+    Inspected,
+    booted,
+    exit_of,
+    read_inspected,
+    seconds,
+)
+from scalebox_actors.runtimes.docker_logs import Frames
+from scalebox_actors.spec import ContainerSpec
+
+ARGUMENTS_BYTES = 2_000_000
+TURNS = 20
+"""So often a container that vanishes or changes under our hands is looked at anew."""
+_REFERENCE = re.compile(r"[a-zA-Z0-9][\w.:@/-]{0,500}")
+
+
+class DockerRun:
+    """A container of ours."""
+
+    def __init__(self, runtime: "DockerRuntime", name: str, watch: Watch, adopted: bool) -> None:
+        self._runtime, self._name, self._watch = runtime, name, watch
+        self._adopted = adopted
+        self._news = None if adopted else watch.news
+        self._end: Exit | None = None
+
+    @property
+    def name(self) -> str:
+        """The container's name."""
+        return self._name
+
+    @property
+    def adopted(self) -> bool:
+        """Whether it was there before we asked for it."""
+        return self._adopted
+
+    def failed_to_start(self, answer: Answer) -> None:
+        """Settle that the engine could not execute the program."""
+        code = NOT_STARTED[answer.kind]
+        self._end = Exit(code=code, not_started=True, detail=answer.text.strip())
+
+    async def wait(self) -> Exit:
+        """Return how it ended; an engine that goes and comes back is waited for."""
+        while self._end is None:
+            if self._news is not None:
+                await asyncio.shield(self._news)  # others wait for the same news
+            # Taken before looking, so that nothing can happen unnoticed in between.
+            self._news = self._watch.news
+            found = await self._runtime.inspect(self._watch.container, patience=FOREVER)
+            if found is None:
+                detail = "the container was removed from outside"
+                self._end = Exit(code=KILLED, lost=True, detail=detail)
+            elif found.ended:
+                self._end = await self._judged(self._runtime.read_exit(found, self._watch))
+        return self._end
+
+    async def _judged(self, end: Exit) -> Exit:
+        """Tell a program that could not be executed from one that ended with that code.
+
+        With an init the engine's start succeeds, and it is the init that fails to execute.
+        """
+        if end.code not in INIT_FAILED or end.lost:
+            return end
+        logs = await self.logs(INIT_SAYS)
+        words = "" if logs.stdout_size else init_failure(logs.stderr)
+        return msgspec.structs.replace(end, not_started=True, detail=words) if words else end
+
+    async def stop(self, grace: float) -> None:
+        """Terminate it, kill it after `grace`; with its first process everything in it ends."""
+        self._watch.ended_by_us = True
+        whole = max(0, math.ceil(grace))
+        await self._runtime.engine.call(
+            Step.OTHER,
+            lambda: self._runtime.engine.request(
+                "POST", f"containers/{self._watch.container}/stop", {"t": whole}
+            ),
+            limit=whole + ENGINE_CALL,
+            patience=whole + PATIENCE,
+        )
+
+    async def logs(self, most: int) -> Logs:
+        """Return the ends of what it printed; the engine keeps no more than a bounded log."""
+
+        async def read() -> Logs:
+            frames = Frames(most)
+            path = f"containers/{self._watch.container}/logs"
+            both = self._runtime.engine.stream(path, {"stdout": 1, "stderr": 1})
+            async with contextlib.aclosing(both) as pieces:
+                async for piece in pieces:
+                    frames.feed(piece)
+            return frames.logs
+
+        logs = await self._runtime.engine.call(Step.OTHER, read, limit=3 * ENGINE_CALL)
+        return Logs() if isinstance(logs, Answer) else logs
+
+
+class DockerRuntime:
+    """Containers of one engine on this host."""
+
+    kind = "docker"
+    work_path = WORK
+
+    def __init__(self, engine: Engine, events: Events) -> None:
+        self.engine, self._events = engine, events
+        self._containers: dict[str, str] = {}
+        """The ids of the containers in hand, by name: what has one need not be asked for labels."""
+        self._boot = booted()
+
+    @classmethod
+    async def open(cls, host: str | None = None, *, deny_list: bool = False) -> Self:
+        """Connect to `host`, or DOCKER_HOST, or the usual socket.
+
+        `deny_list` is the operator's choice of a short seccomp list over the engine's profile.
+        Raises RuntimeUnavailable if nothing answers, NotPermitted for plain TCP.
+        """
+        engine = await Engine.open(host, deny_list=deny_list)
+        events = Events(engine)
+        try:
+            async with asyncio.timeout(ENGINE_CALL):
+                await events.ready()
+        except TimeoutError as error:
+            await events.close()
+            await engine.close()
+            raise RuntimeUnavailable(f"{engine.host}: no stream of events") from error
+        return cls(engine, events)
+
+    # --- the port -------------------------------------------------------------------------------
+
+    async def find(self, name: str) -> DockerRun | None:
+        """Return the container of that name if it is ours, in whatever state, or None."""
+        found = await self.inspect(name)
+        if found is None or OURS not in found.labels:
+            return None
+        return self._run(name, found.id, adopted=True)
+
+    async def adopt_or_start(self, spec: ContainerSpec) -> DockerRun:
+        """Return the container named `spec.name`; create and start it if there is none."""
+        _check_arguments(spec)
+        body = create_body(spec, self.engine.traits)
+        for _ in range(TURNS):
+            made = await self.engine.call(
+                Step.CREATE,
+                lambda: self.engine.request("POST", "containers/create", {"name": spec.name}, body),
+            )
+            if not isinstance(made, Answer):
+                created = msgspec.json.decode(made, type=_Created)
+                run = await self._start(spec.name, created.id, adopted=False)
+            elif made.kind is Kind.NAME_TAKEN:
+                run = await self._adopt(spec, made)
+            elif made.kind is Kind.IMAGE_MISSING:
+                raise ImageMissing(made.text.strip())
+            else:
+                raise SpecRejected(made.text.strip())
+            if run is not None:
+                return run
+        raise RuntimeUnavailable(f"container {spec.name} changes faster than it can be adopted")
+
+    async def remove(self, name: str) -> None:
+        """Remove a container of ours, killing it if it lives."""
+        container = self._containers.pop(name, None)
+        if container is None:
+            found = await self.inspect(name)
+            if found is None or OURS not in found.labels:
+                return
+            container = found.id
+        await self._delete(container)
+
+    async def stray(self, labels: Mapping[str, str]) -> list[Stray]:
+        """Return every container of ours that carries all of `labels`."""
+        wanted = [OURS, *(f"{name}={value}" for name, value in labels.items())]
+        query: dict[str, str | int] = {"all": 1, "filters": json.dumps({"label": wanted})}
+        told = await self.engine.call(
+            Step.OTHER, lambda: self.engine.request("GET", "containers/json", query)
+        )
+        if isinstance(told, Answer):
+            raise RuntimeUnavailable(told.text)
+        strays = []
+        for listed in msgspec.json.decode(told, type=list[_Listed]):
+            found = await self.inspect(listed.id)
+            if found is not None:
+                strays.append(_stray(found, listed.names[0].lstrip("/")))
+        return strays
+
+    async def missing(self, images: Sequence[str]) -> list[str]:
+        """Return those images that are not on this host."""
+        return [image for image in images if not await self._has(image)]
+
+    async def check(self) -> None:
+        """Raise RuntimeUnavailable if the engine does not answer."""
+        await self.engine.ping()
+
+    async def close(self) -> None:
+        """Hang up; containers run on."""
+        await self._events.close()
+        await self.engine.close()
+
+    # --- containers -----------------------------------------------------------------------------
+
+    async def inspect(self, container: str, *, patience: float = PATIENCE) -> Inspected | None:
+        """Return what the engine knows of a container, or None if there is none."""
+        told = await self.engine.call(
+            Step.OTHER,
+            lambda: self.engine.request("GET", f"containers/{container}/json"),
+            patience=patience,
+        )
+        return None if isinstance(told, Answer) else read_inspected(told)
+
+    def read_exit(self, found: Inspected, watch: Watch) -> Exit:
+        """Read how a container ended, and whether that was its own doing."""
+        finished = seconds(found.state.finished_at)
+        unseen = finished < watch.since
+        outside = unseen or watch.signalled or self._events.engine_was_stopped(finished)
+        return exit_of(found, ended_outside=outside and not watch.ended_by_us, boot=self._boot)
+
+    def _run(self, name: str, container: str, *, adopted: bool) -> DockerRun:
+        self._containers[name] = container
+        return DockerRun(self, name, self._events.watch(container), adopted)
+
+    async def _adopt(self, spec: ContainerSpec, taken: Answer) -> DockerRun | None:
+        """Take over the container that has our name; None if it had to go, or has gone."""
+        found = await self.inspect(spec.name)
+        if found is None:
+            return None
+        if OURS not in found.labels:
+            raise SpecRejected(f"{taken.text.strip()}; it is not ours, so it was left alone")
+        # With another work directory it is another node's: its outputs would never be found.
+        if _attempt(found.labels) < _attempt(spec.labels) or found.work != spec.work:
+            await self._delete(found.id)
+            return None
+        if found.state.status in ("removing", "dead"):
+            await self._delete(found.id)
+            return None
+        if found.waits_for_start:
+            return await self._start(spec.name, found.id, adopted=True)
+        return self._run(spec.name, found.id, adopted=True)
+
+    async def _start(self, name: str, container: str, *, adopted: bool) -> DockerRun | None:
+        # Killed before this, there is a container that waits for its start: the next delivery
+        # finds it by its name and starts it.
+        run = self._run(name, container, adopted=adopted)
+        answer = await self.engine.call(
+            Step.START, lambda: self.engine.request("POST", f"containers/{container}/start")
+        )
+        if not isinstance(answer, Answer):
+            return run
+        if answer.kind is Kind.GONE:
+            return None
+        if answer.kind in NOT_STARTED:
+            run.failed_to_start(answer)
+            return run
+        await self._delete(container)
+        raise SpecRejected(answer.text.strip())
+
+    async def _delete(self, container: str) -> None:
+        self._events.watch(container).ended_by_us = True
+        await self.engine.call(
+            Step.OTHER,
+            lambda: self.engine.request("DELETE", f"containers/{container}", {"force": 1, "v": 1}),
+        )
+
+    async def _has(self, image: str) -> bool:
+        if not _REFERENCE.fullmatch(image) or ".." in image:
+            return False
+        told = await self.engine.call(
+            Step.OTHER, lambda: self.engine.request("GET", f"images/{image}/json")
+        )
+        return not isinstance(told, Answer)
+
+
+class _Created(msgspec.Struct, rename="pascal"):
+    id: str
+
+
+class _Listed(msgspec.Struct, rename="pascal"):
+    id: str
+    names: list[str]
+
+
+def _attempt(labels: Mapping[str, str]) -> int:
+    try:
+        return int(labels.get("sbx.attempt", "1"))
+    except ValueError:
+        return 0
+
+
+def _stray(found: Inspected, name: str) -> Stray:
+    finished = seconds(found.state.finished_at) or seconds(found.created)
+    return Stray(
+        name=name,
+        labels=found.labels,
+        running=not (found.ended or found.waits_for_start),
+        finished=0.0 if found.state.running else finished,
+    )
+
+
+def _check_arguments(spec: ContainerSpec) -> None:
+    """Refuse what the kernel would: the engine starts it, and the program dies of it unheard."""
+    texts = [*spec.command, *(f"{name}={value}" for name, value in spec.env.items())]
+    sizes = [len(text.encode("utf-8", "surrogateescape")) for text in texts]
+    if any("\0" in text for text in texts):
+        raise SpecRejected("an argument or a variable holds a NUL byte")
+    if any(size > ARGUMENT_BYTES for size in sizes) or sum(sizes) > ARGUMENTS_BYTES:
+        raise SpecRejected(f"an argument or a variable is longer than {ARGUMENT_BYTES} bytes")
