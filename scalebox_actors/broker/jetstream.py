@@ -40,6 +40,11 @@ class JetStreamBroker:
         """The largest body: the server's max_payload less 16 KiB."""
         return self.link.max_payload - HEADER_BLOCK_BYTES
 
+    @property
+    def stream_created(self) -> str:
+        """When the stream was made: what ids of messages without one are derived from."""
+        return self._created
+
     def intake(self, module: str) -> Intake:
         """Return the deliveries of `module`; use as an async context manager."""
         return PullIntake(self.link, self.names, module, self._created)

@@ -3,7 +3,7 @@
 import os
 import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ import msgspec
 
 from scalebox_actors.errors import BadInput
 from scalebox_actors.limits import NAME_LENGTH, SLOTS_PER_NODE
-from scalebox_actors.names import is_name
+from scalebox_actors.names import check_name, is_name
 from scalebox_actors.node import Settings
 from scalebox_actors.spec import Ceiling, Root
 from scalebox_actors.topology.quantity import parse_size
@@ -22,9 +22,10 @@ RUNTIMES = ("docker", "process")
 _FORBIDDEN_ROOTS = ("/", "/proc", "/sys", "/dev", "/etc", "/boot", "/run", "/var/run")
 
 
-class Allowance(msgspec.Struct, frozen=True, kw_only=True):
+class Host(msgspec.Struct, frozen=True, kw_only=True):
     """The operator's options as they were typed."""
 
+    runtime: str | None = None
     mount_roots: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
@@ -35,6 +36,8 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True):
     force_read_only: bool = False
     force_user: str | None = None
     require_memory: bool = False
+    work: str | None = None
+    cluster_data_root: str = ""
 
 
 def operated(function: F) -> F:
@@ -79,22 +82,22 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
 )  # fmt: skip
 
 
-def ceiling(allowance: Allowance) -> Ceiling:
+def ceiling(host: Host) -> Ceiling:
     """Return the ceiling that the operator's options draw; raises BadInput for what is wrong."""
-    roots = dict(_root(text) for text in allowance.mount_roots)
-    if len(roots) < len(allowance.mount_roots):
+    roots = dict(_root(text) for text in host.mount_roots)
+    if len(roots) < len(host.mount_roots):
         raise BadInput("--mount-root: a name is given twice")
     return Ceiling(
-        images=allowance.images,
+        images=host.images,
         roots=roots,
-        networks=allowance.networks,
-        devices=allowance.devices,
-        memory=_size(allowance.max_memory),
-        cpus=allowance.max_cpus,
-        slots=allowance.max_slots,
-        read_only=allowance.force_read_only,
-        user=allowance.force_user or "",
-        require_memory=allowance.require_memory,
+        networks=host.networks,
+        devices=host.devices,
+        memory=_size(host.max_memory),
+        cpus=host.max_cpus,
+        slots=host.max_slots,
+        read_only=host.force_read_only,
+        user=host.force_user or "",
+        require_memory=host.require_memory,
     )
 
 
@@ -104,19 +107,15 @@ def host_name() -> str:
     return name[:NAME_LENGTH] if is_name(name[:NAME_LENGTH]) else f"n-{name}"[:NAME_LENGTH]
 
 
-def settings(name: str, given: dict[str, object], ceiling: Ceiling, base: Path) -> Settings:
-    """Return a node's settings from the rest of the options."""
-    root = str(given.get("cluster_data_root") or "")
-    level = "debug" if given.get("verbose") else "info"
-    folder = given.get("folder")
+def settings(host: Host, *, name: str, base: Path, url: str, folder: Path) -> Settings:
+    """Return a node's settings; `url` is the server's, `folder` the topology's."""
     return Settings(
-        name=name,
+        name=check_name("node", name),
         base=base,
-        folder=folder if isinstance(folder, Path) else Path(),
-        ip=address_towards(str(given.get("url") or "")),
-        log_level=level,
-        cluster_data_root=root,
-        ceiling=ceiling,
+        folder=folder,
+        ip=address_towards(url),
+        cluster_data_root=host.cluster_data_root,
+        ceiling=ceiling(host),
     )
 
 
@@ -131,17 +130,9 @@ def address_towards(url: str) -> str:
         return str(probe.getsockname()[0])
 
 
-def allowance(given: dict[str, object]) -> Allowance:
+def host_of(given: dict[str, object]) -> Host:
     """Take the operator's options out of all that were typed."""
-    fields = Allowance.__struct_fields__
-    return msgspec.convert({name: given.pop(name) for name in fields}, Allowance)
-
-
-def check_names(words: Sequence[str], option: str) -> None:
-    """Raise BadInput if one of these is not a name."""
-    for word in words:
-        if not is_name(word):
-            raise BadInput(f"{option} {word[:80]!r} is not a name")
+    return msgspec.convert({name: given.pop(name) for name in Host.__struct_fields__}, Host)
 
 
 def _root(text: str) -> tuple[str, Root]:

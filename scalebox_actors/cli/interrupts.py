@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM while a node works: first gently, then at once."""
+
+import asyncio
+import signal
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+
+from scalebox_actors.cli.output import say
+from scalebox_actors.node import Node
+
+TERMINATED = 128 + signal.SIGTERM
+INTERRUPTED = 128 + signal.SIGINT
+
+
+class Interrupts:
+    """Counts the signals that came in and has the node do what each of them means."""
+
+    def __init__(self, node: Node) -> None:
+        self.exit_code = 0
+        """What the program ends with if a signal ended it; 0 if none came."""
+        self._node = node
+        self._came = 0
+        self._doing: set[asyncio.Task[None]] = set()
+
+    def interrupt(self) -> None:
+        """Ctrl-C: drain; again: kill what runs; a third time: leave at once."""
+        self._came += 1
+        self.exit_code = INTERRUPTED
+        if self._came == 1:
+            say("draining: what runs is finished, what waits is kept; Ctrl-C again stops it")
+            self._do(self._node.drain())
+        elif self._came == 2:  # noqa: PLR2004 - the second time
+            say("stopping: runs in hand are ended; their messages are kept")
+            self._do(self._node.kill())
+        else:
+            raise KeyboardInterrupt
+
+    def terminate(self) -> None:
+        """SIGTERM: commit what is finished, leave running containers to the next node."""
+        self.exit_code = TERMINATED
+        self._node.stop()
+
+    def _do(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._doing.add(task)
+        task.add_done_callback(self._doing.discard)
+
+
+@contextmanager
+def minded(node: Node) -> Iterator[Interrupts]:
+    """Turn signals into calls of the node as long as the context lasts."""
+    interrupts = Interrupts(node)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, interrupts.interrupt)
+    loop.add_signal_handler(signal.SIGTERM, interrupts.terminate)
+    try:
+        yield interrupts
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        loop.remove_signal_handler(signal.SIGTERM)

@@ -1,0 +1,157 @@
+"""What operators do to messages: find waiting ones, cancel them, send buried ones again.
+
+Each is safe to repeat after a crash in the middle: the record is written before what depends on
+it, and what is sent again gets the same id every time.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+
+from scalebox_actors.broker import JetStreamBroker
+from scalebox_actors.effects import DETAIL, LOG_TAIL, Scribe
+from scalebox_actors.errors import BadMessage, SbxError, Transient
+from scalebox_actors.limits import HOPS_CEILING
+from scalebox_actors.local import Site
+from scalebox_actors.message import MSG_ID, PARENT, REASON, ROOT, Message, Raw, identify, read
+from scalebox_actors.names import digest
+from scalebox_actors.ports import Entry, Refused, Stored
+from scalebox_actors.topology.model import Topology
+
+OPERATOR = "operator"
+ASK_AT_ONCE = 100
+_MODULE_TOKEN = 4
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
+    """Which messages are meant; what is empty does not narrow."""
+
+    id: str = ""
+    module: str = ""
+    root: str = ""
+    reason: str = ""
+
+    def takes_task(self, message: Message) -> bool:
+        """Whether a waiting or running message is meant."""
+        return (
+            (not self.id or message.id == self.id)
+            and (not self.module or message.module == self.module)
+            and (not self.root or (message.root or message.id) == self.root)
+        )
+
+    def takes_letter(self, stored: Stored) -> bool:
+        """Whether a dead letter is meant."""
+        module, letter_id = letter_key(stored)
+        return (
+            (not self.id or letter_id == self.id)
+            and (not self.module or module == self.module)
+            and (not self.root or stored.headers.get(ROOT, "") == self.root)
+            and (not self.reason or stored.headers.get(REASON, "") == self.reason)
+        )
+
+
+def letter_key(stored: Stored) -> tuple[str, str]:
+    """Return module and id of the task that a dead letter is about."""
+    tokens = stored.subject.split(".")
+    return tokens[_MODULE_TOKEN], ".".join(tokens[_MODULE_TOKEN + 1 :])
+
+
+# --- dead letters -------------------------------------------------------------------------------
+
+
+async def letters(site: Site, chosen: Selection) -> AsyncIterator[Stored]:
+    """Give the dead letters that are meant, oldest first."""
+    pattern = site.names.dead(chosen.module or "*", chosen.id or "*")
+    async for page in site.admin.messages(pattern):
+        for stored in page:
+            if chosen.takes_letter(stored):
+                yield stored
+
+
+def again(site: Site, letter: Stored) -> Entry:
+    """Return the message that tries a buried task again: a new task, child of the dead one.
+
+    Its id depends on the letter alone, so that a retry that was cut short can be repeated.
+    """
+    module, dead_id = letter_key(letter)
+    left_out = (REASON, DETAIL, LOG_TAIL)
+    headers = {name: value for name, value in letter.headers.items() if name not in left_out}
+    headers |= {
+        MSG_ID: digest("retry", module, dead_id, letter.sequence),
+        PARENT: dead_id,
+        ROOT: headers.get(ROOT) or dead_id,
+    }
+    return Entry(subject=site.names.task(module), body=letter.body, headers=headers)
+
+
+async def retry(site: Site, broker: JetStreamBroker, letter: Stored) -> str:
+    """Send a buried task again and then remove its letter; returns the new task's id."""
+    entry = again(site, letter)
+    injected = await broker.inject([entry])
+    for _, reason in injected.refused:
+        raise SbxError(f"{letter.subject}: not taken by the server: {reason}")
+    # Killed here, the letter is still there; a second retry sends the same id again, which the
+    # server's window or the done-record of the first one stops.
+    await site.admin.delete(letter.sequence)
+    return entry.headers[MSG_ID]
+
+
+# --- cancelling ---------------------------------------------------------------------------------
+
+
+async def waiting(
+    site: Site, broker: JetStreamBroker, topology: Topology, chosen: Selection
+) -> AsyncIterator[list[Message]]:
+    """Give the messages that are meant and have not ended, in pages; running ones are among them."""
+    for module in [chosen.module] if chosen.module else topology.modules:
+        async for page in site.admin.messages(site.names.task(module)):
+            messages = [_message(broker, stored, module) for stored in page]
+            yield [m for m in messages if m is not None and chosen.takes_task(m)]
+
+
+async def cancel(
+    broker: JetStreamBroker, topology: Topology, messages: Sequence[Message]
+) -> list[Message]:
+    """Cancel tasks: first the records, then the runs; returns those that had not ended before.
+
+    Killed between the two, what runs goes on, but can commit nothing any more.
+    """
+    scribe = Scribe(
+        topology=topology, names=broker.names, node=OPERATOR, body_limit=broker.body_limit
+    )
+    entries = [scribe.cancelled(message).record for message in messages]
+    fresh = [m for m, new in zip(messages, await _written(broker, entries), strict=True) if new]
+    for start in range(0, len(fresh), ASK_AT_ONCE):
+        part = fresh[start : start + ASK_AT_ONCE]
+        questions = [_encode({"module": m.module, "id": m.id}) for m in part]
+        await asyncio.gather(*(broker.ask("cancel", question) for question in questions))
+    return fresh
+
+
+def _message(broker: JetStreamBroker, stored: Stored, module: str) -> Message | None:
+    """Return the task that a stored message is; None if it is none and will be buried."""
+    raw = Raw(subject=stored.subject, body=stored.body, headers=stored.headers)
+    task_id = identify(raw, broker.stream_created, stored.sequence)
+    try:
+        return read(raw, module, task_id, hops=HOPS_CEILING)
+    except (BadMessage, Transient):
+        return None
+
+
+async def _written(broker: JetStreamBroker, entries: Sequence[Entry]) -> list[bool]:
+    """Write records, and say of each whether it is ours: halves until the odd ones are alone."""
+    if not entries:
+        return []
+    refusal = await broker.write(entries)
+    if refusal is None:
+        return [True] * len(entries)
+    if len(entries) > 1:
+        middle = len(entries) // 2
+        first = await _written(broker, entries[:middle])
+        return first + await _written(broker, entries[middle:])
+    if refusal.kind is Refused.CONFLICT:
+        return [False]
+    raise SbxError(f"{entries[0].subject}: {refusal.text}")
