@@ -1,35 +1,38 @@
 """`sbx-actor run`: a server, a node and messages in one command, until all is worked off."""
 
 import asyncio
-import contextlib
 import logging
-import shutil
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import click
 import msgspec
 import uvloop
 
 from scalebox_actors.cli import logbook, output
-from scalebox_actors.cli.host import Host, ceiling, host_name, host_of, operated, settings
+from scalebox_actors.cli.host import (
+    Host,
+    ceiling,
+    host_name,
+    host_of,
+    opened_runtime,
+    operated,
+    settings,
+    work_base,
+)
 from scalebox_actors.cli.interrupts import Interrupts, minded
 from scalebox_actors.cli.live import Progress
 from scalebox_actors.cli.options import Common, parameterised, reaching
 from scalebox_actors.cli.outbox import Outbox
 from scalebox_actors.cli.progress import farewell
+from scalebox_actors.cli.session import reached
 from scalebox_actors.cli.show import plural, shortened, text_of
 from scalebox_actors.cli.stored import letter_fields, result_fields
 from scalebox_actors.cli.topologies import Loaded, check_module, load
 from scalebox_actors.errors import BadInput, BadMessage, SbxError
-from scalebox_actors.local import Ending, Site, open_site, until_drained
+from scalebox_actors.local import Ending, Site, until_drained
 from scalebox_actors.names import Names
 from scalebox_actors.node import Node
-from scalebox_actors.ports import Runtime
-from scalebox_actors.runtimes import open_runtime
 from scalebox_actors.spec import check_ceiling
-from scalebox_actors.topology.model import Launch, Topology
+from scalebox_actors.topology.model import Topology
 
 LETTERS_SHOWN = 5
 
@@ -80,17 +83,15 @@ async def _run(common: Common, host: Host, loaded: Loaded, wishes: Wishes) -> in
     topology = loaded.topology
     names = Names(topology.name)
     store = common.store_of(topology.name)
-    async with (
-        _opened_runtime(host.runtime, topology) as runtime,
-        open_site(names, nats=common.nats, store=store, ephemeral=wishes.ephemeral) as site,
-    ):
-        with _work_base(host, store, ephemeral=wishes.ephemeral) as base:
+    ephemeral = wishes.ephemeral
+    with work_base(host, store, ephemeral=ephemeral) as base:
+        own = settings(host, host_name(), base, url=common.nats or "", folder=loaded.folder)
+        async with (
+            opened_runtime(host, topology, own) as runtime,
+            reached(common, names, start=True, ephemeral=ephemeral) as site,
+        ):
             await site.deploy(topology)
-            broker = await site.broker()
-            own = settings(
-                host, name=host_name(), base=base, url=site.url, folder=loaded.folder
-            )
-            node = Node(topology, broker, runtime, own)
+            node = Node(topology, await site.broker(), runtime, own)
             before = await _last_sequence(site)
             await _send(site, topology, wishes)
             ending, interrupts = await _watched(site, node, keep=wishes.keep)
@@ -177,33 +178,6 @@ async def _tell_of_letters(site: Site) -> None:
 async def _last_sequence(site: Site) -> int:
     sizes = {size.name: size.last_sequence for size in await site.admin.sizes()}
     return sizes.get(site.names.stream, 0)
-
-
-@contextlib.asynccontextmanager
-async def _opened_runtime(kind: str | None, topology: Topology):  # type: ignore[no-untyped-def]
-    if all(module.launch is Launch.FUNCTION for module in topology.modules.values()):
-        yield None
-        return
-    runtime: Runtime = await open_runtime(kind)
-    try:
-        yield runtime
-    finally:
-        await runtime.close()
-
-
-@contextlib.contextmanager
-def _work_base(host: Host, store: Path, *, ephemeral: bool) -> Iterator[Path]:
-    """Return where work directories are made; that of an ephemeral run goes with it."""
-    if host.work:
-        yield Path(host.work)
-    elif not ephemeral:
-        yield store / "work"
-    else:
-        base = Path(tempfile.mkdtemp(prefix="sbx-work-"))
-        try:
-            yield base
-        finally:
-            shutil.rmtree(base, ignore_errors=True)
 
 
 def _texts(value: object) -> tuple[str, ...]:

@@ -14,12 +14,16 @@ log = logging.getLogger(__name__)
 
 
 async def open_runtime(
-    kind: str | None, *, state: str | Path, host: str | None = None, deny_list: bool = False
+    kind: str | None,
+    *,
+    state: str | Path | None = None,
+    host: str | None = None,
+    deny_list: bool = False,
 ) -> Runtime:
     """Return the runtime named `kind`, or without one docker, else process with a warning.
 
-    `state` is the node's own directory for what the process runtime keeps; `host` and `deny_list`
-    go to the docker runtime. Raises RuntimeUnavailable, or NotPermitted for an unsafe engine.
+    `state` is where the process runtime keeps its runs; `host` and `deny_list` go to the docker
+    runtime. Raises RuntimeUnavailable, or NotPermitted for an unsafe engine.
     """
     if kind not in (None, *KINDS):
         raise BadInput(f"runtime {kind!r} is not known: {', '.join(KINDS)}")

@@ -25,6 +25,7 @@ from scalebox_actors.runtimes.shepherd_link import (
     Link,
     Told,
     address_of,
+    own_directory,
     start_shepherd,
 )
 from scalebox_actors.spec import ContainerSpec
@@ -121,9 +122,9 @@ class ProcessRuntime:
         self._closed = False
 
     @classmethod
-    async def open(cls, state: str | Path) -> Self:
-        """Find or start the shepherd of a state directory, which must be this node's alone."""
-        runtime = cls(await asyncio.to_thread(_made, Path(state)))
+    async def open(cls, state: str | Path | None = None) -> Self:
+        """Find or start the shepherd of a state directory; without one, this user's."""
+        runtime = cls(await asyncio.to_thread(_made, state))
         runtime._address = await asyncio.to_thread(address_of, runtime._state)
         await runtime.check()
         log.warning("runtime_process", extra={"detail": "programs run without any isolation"})
@@ -293,10 +294,11 @@ def _check(spec: ContainerSpec) -> None:
         raise SpecRejected(f"the process runtime cannot run as user {spec.user!r}")
 
 
-def _made(state: Path) -> Path:
+def _made(state: str | Path | None) -> Path:
     """Make a state directory and return its one true path, by which its shepherd is found."""
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return state.resolve()
+    path = Path(state) if state is not None else own_directory() / "sbx-process"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path.resolve()
 
 
 def _tail(path: Path, most: int) -> tuple[bytes, int]:

@@ -137,14 +137,20 @@ def start_shepherd(state: Path, address: str) -> None:
         )
 
 
-def address_of(state: Path) -> str:
-    """Return the socket's path: short, in a directory that only this user can enter."""
+def own_directory() -> Path:
+    """Return a directory that only this user can write to, made if need be."""
     user = os.getuid()
     base = Path(os.environ.get("XDG_RUNTIME_DIR") or f"{tempfile.gettempdir()}/sbx-{user}")
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = base.lstat()
     if found.st_uid != user or found.st_mode & 0o022 or base.is_symlink():
         raise NotPermitted(f"{base} must belong to this user and be writable by no one else")
+    return base
+
+
+def address_of(state: Path) -> str:
+    """Return the socket's path: short, in a directory that only this user can enter."""
+    base = own_directory()
     address = str(base / f"sbx-{hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:16]}")
     if len(os.fsencode(address)) > ADDRESS_BYTES:
         raise NotPermitted(f"{base} is too long a path for a socket; set XDG_RUNTIME_DIR")
