@@ -2,8 +2,11 @@
 
 import os
 import re
+import shutil
 import socket
-from collections.abc import Callable
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,11 +17,13 @@ from scalebox_actors.errors import BadInput
 from scalebox_actors.limits import NAME_LENGTH, SLOTS_PER_NODE
 from scalebox_actors.names import check_name, is_name
 from scalebox_actors.node import Settings
+from scalebox_actors.ports import Runtime
+from scalebox_actors.runtimes.choose import KINDS, open_runtime
 from scalebox_actors.spec import Ceiling, Root
+from scalebox_actors.topology.model import Launch, Topology
 from scalebox_actors.topology.quantity import parse_size
 
 F = TypeVar("F", bound=Callable[..., object])
-RUNTIMES = ("docker", "process")
 _FORBIDDEN_ROOTS = ("/", "/proc", "/sys", "/dev", "/etc", "/boot", "/run", "/var/run")
 
 
@@ -50,7 +55,7 @@ def operated(function: F) -> F:
 _OPTIONS: tuple[Callable[[F], F], ...] = (
     click.option(
         "--runtime",
-        type=click.Choice(RUNTIMES),
+        type=click.Choice(KINDS),
         envvar="SBX_RUNTIME",
         help="Where containers run; the first that answers if not given.  [env SBX_RUNTIME]",
     ),
@@ -107,7 +112,7 @@ def host_name() -> str:
     return name[:NAME_LENGTH] if is_name(name[:NAME_LENGTH]) else f"n-{name}"[:NAME_LENGTH]
 
 
-def settings(host: Host, *, name: str, base: Path, url: str, folder: Path) -> Settings:
+def settings(host: Host, name: str, base: Path, *, url: str, folder: Path) -> Settings:
     """Return a node's settings; `url` is the server's, `folder` the topology's."""
     return Settings(
         name=check_name("node", name),
@@ -117,6 +122,38 @@ def settings(host: Host, *, name: str, base: Path, url: str, folder: Path) -> Se
         cluster_data_root=host.cluster_data_root,
         ceiling=ceiling(host),
     )
+
+
+@asynccontextmanager
+async def opened_runtime(
+    host: Host, topology: Topology, settings: Settings
+) -> AsyncIterator[Runtime | None]:
+    """Open the runtime that the operator wants; None if the topology has only functions."""
+    if all(module.launch is Launch.FUNCTION for module in topology.modules.values()):
+        yield None
+        return
+    # Its own folder for every node: the shepherd of processes serves one of them.
+    state = settings.base / f"shepherd.{topology.name}.{settings.name}"
+    runtime = await open_runtime(host.runtime, state=state)
+    try:
+        yield runtime
+    finally:
+        await runtime.close()
+
+
+@contextmanager
+def work_base(host: Host, store: Path, *, ephemeral: bool = False) -> Iterator[Path]:
+    """Return where work directories are made; that of an ephemeral run goes with it."""
+    if host.work:
+        yield Path(host.work)
+    elif not ephemeral:
+        yield store / "work"
+    else:
+        base = Path(tempfile.mkdtemp(prefix="sbx-work-"))
+        try:
+            yield base
+        finally:
+            shutil.rmtree(base, ignore_errors=True)
 
 
 def address_towards(url: str) -> str:

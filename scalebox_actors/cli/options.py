@@ -21,6 +21,7 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     json: bool = False
     verbose: bool = False
     nats: str | None = None
+    creds: str | None = None
     store: str | None = None
 
     def store_of(self, topology: str) -> Path:
@@ -47,6 +48,7 @@ def common(function: Callable[Concatenate[Common, P], None]) -> Callable[..., No
             json=bool(kwargs.pop("as_json")),
             verbose=bool(kwargs.pop("verbose")),
             nats=_text(kwargs.pop("nats", None)),
+            creds=_text(kwargs.pop("creds", None)),
             store=_text(kwargs.pop("store", None)),
         )
         return function(own, *args, **kwargs)
@@ -59,6 +61,12 @@ def reaching(function: Callable[Concatenate[Common, P], None]) -> Callable[..., 
     nats = click.option(
         "--nats", metavar="URL", envvar="SBX_NATS", help="The nats-server to use.  [env SBX_NATS]"
     )
+    creds = click.option(
+        "--creds",
+        metavar="FILE",
+        envvar="SBX_CREDS",
+        help="Credentials for --nats, if not in its URL.  [env SBX_CREDS]",
+    )
     store = click.option(
         "--store",
         metavar="DIR",
@@ -66,7 +74,7 @@ def reaching(function: Callable[Concatenate[Common, P], None]) -> Callable[..., 
         help="The folder of the embedded server, if there is no --nats.  [env SBX_STORE; "
         "default: ~/.local/state/sbx-actor/TOPOLOGY]",
     )
-    return nats(store(common(function)))
+    return nats(creds(store(common(function))))
 
 
 def parameterised(function: F) -> F:

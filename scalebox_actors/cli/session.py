@@ -1,12 +1,12 @@
 """A connection to the stream of the topology that was meant, for the length of a command."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import msgspec
 
-from scalebox_actors.broker import JetStreamBroker
+from scalebox_actors.broker import Credentials, JetStreamBroker
 from scalebox_actors.cli import topologies
 from scalebox_actors.cli.options import Common
 from scalebox_actors.errors import Unavailable
@@ -52,6 +52,20 @@ def wanted(
     return Wanted(name=loaded.topology.name, loaded=loaded)
 
 
+def reached(
+    common: Common, names: Names, *, start: bool, ephemeral: bool = False
+) -> AbstractAsyncContextManager[Site]:
+    """Reach the server that the options mean; see `open_site`."""
+    return open_site(
+        names,
+        nats=common.nats,
+        store=common.store_of(names.topology),
+        ephemeral=ephemeral,
+        start=start,
+        credentials=Credentials(creds=common.creds) if common.creds else None,
+    )
+
+
 @asynccontextmanager
 async def opened(common: Common, want: Wanted, *, start: bool = False) -> AsyncIterator[Session]:
     """Reach a topology; with `start` one that was given as a file is deployed if it is not yet.
@@ -60,8 +74,7 @@ async def opened(common: Common, want: Wanted, *, start: bool = False) -> AsyncI
     """
     names = Names(want.name)
     may_start = start and want.loaded is not None
-    store = common.store_of(want.name)
-    async with open_site(names, nats=common.nats, store=store, start=may_start) as site:
+    async with reached(common, names, start=may_start) as site:
         data = await site.deployed()
         if data is not None:
             topology = load(data, path=f"deployed:{want.name}")
