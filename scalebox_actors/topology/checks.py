@@ -31,7 +31,7 @@ _LARGEST = 2**62
 
 
 def check(topology: Topology) -> list[Finding]:
-    """Return what is wrong or doubtful; no more is sought after the first hundred faults."""
+    """Return what is wrong or doubtful; no more is sought once many faults are found."""
     findings: list[Finding] = []
     faults = 0
     for finding in _all(topology):

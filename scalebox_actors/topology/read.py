@@ -8,11 +8,12 @@ import re
 import types
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
+from functools import cache
 from typing import NamedTuple, Union, cast, get_args, get_origin
 
 import msgspec
 
-from scalebox_actors.limits import FAULTS_SHOWN, FUNCTION_SLOTS
+from scalebox_actors.limits import FAULTS_SHOWN, FUNCTION_SLOTS, TOPOLOGY_MODULES
 from scalebox_actors.topology.hints import as_list_hint, hint_for, kind_of, made_of
 from scalebox_actors.topology.model import Duration, Launch, Module, Retry, Size, Topology
 from scalebox_actors.topology.parameters import Filled
@@ -125,6 +126,9 @@ class _Reader:
         if not isinstance(node, MapNode):
             self._note(node, f"`modules` must be a map of names to modules, but is {kind_of(node)}")
             return _WRONG
+        if len(node.items) > TOPOLOGY_MODULES:
+            message = f"{len(node.items)} modules; at most {TOPOLOGY_MODULES} are allowed"
+            return self._note(node, message)
         return {key.value: self._module(key, value) for key, value in node.items}
 
     def _module(self, key: ScalarNode, node: Node) -> object:
@@ -295,7 +299,8 @@ class _Reader:
         return _WRONG
 
 
-def _types(kind: type[msgspec.Struct], without: Iterable[str] = ()) -> dict[str, object]:
+@cache
+def _types(kind: type[msgspec.Struct], without: tuple[str, ...] = ()) -> dict[str, object]:
     return {f.name: f.type for f in msgspec.structs.fields(kind) if f.name not in without}
 
 
