@@ -4,7 +4,6 @@ The site is a token of every subject and a part of every stream name: without it
 are joined by a leaf link take each other's messages and ack each other's tasks.
 """
 
-import base64
 import hashlib
 import re
 
@@ -15,7 +14,9 @@ from scalebox_actors.limits import ID_LENGTH, NAME_LENGTH
 
 NAME_GRAMMAR = f"[a-z][a-z0-9_-]{{0,{NAME_LENGTH - 1}}}"
 _NAME = re.compile(NAME_GRAMMAR)
-_ID = re.compile(rf"[!-~]{{1,{ID_LENGTH}}}")
+_ID = re.compile(rf"[!-)+\-/-=?-~]{{1,{ID_LENGTH}}}")  # printable ASCII but `*`, `.`, `>`
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _OWN_ID = re.compile(r"_?[a-z2-7]{26}")
 
 
@@ -36,7 +37,7 @@ def check_name(kind: str, text: str) -> str:
 
 def is_id(text: str) -> bool:
     """Whether `text` may be a message id: printable ASCII and one token of a subject."""
-    return _ID.fullmatch(text) is not None and not any(c in ".*>" for c in text)
+    return _ID.fullmatch(text) is not None
 
 
 def is_reserved_id(text: str) -> bool:
@@ -48,7 +49,10 @@ def digest(*parts: object) -> str:
     """Return 26 characters of base32 that depend on every part and on where parts begin."""
     joined = "\0".join(str(part) for part in parts)
     raw = hashlib.sha256(joined.encode("utf-8", "surrogateescape")).digest()
-    return base64.b32encode(raw[:17])[:26].decode("ascii").lower()
+    # Base32 of the first 130 bits, ten bits at a time: a sixth of the standard library's time,
+    # and every output of every task gets its id here.
+    bits = int.from_bytes(raw[:17], "big") >> 6
+    return "".join([_PAIRS[(bits >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 def is_digest(text: str) -> bool:

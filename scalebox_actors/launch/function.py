@@ -50,7 +50,7 @@ class FunctionLauncher:
     def __init__(self, module: Module, function: Function) -> None:
         self._module = module
         self._function = function
-        self._running: dict[str, asyncio.Task[Answer]] = {}
+        self._deadlines = _Deadlines(module.timeout)
 
     @property
     def costly(self) -> bool:
@@ -68,20 +68,20 @@ class FunctionLauncher:
         An exception with an integer `exit_code` gives that exit code, any other 1.
         """
         started = time.time()
-        limit = asyncio.timeout(self._module.timeout)
+        me = self._deadlines.enter()
         try:
-            async with limit:
-                answer = await self._function(task.message)
-            emissions = tuple(_emissions(answer))
-        except TimeoutError as error:
-            if not limit.expired():
-                return self._raised(started, error)
+            emissions = tuple(_emissions(await self._function(task.message)))
+        except asyncio.CancelledError:
+            if not self._deadlines.passed(me):
+                raise
             detail = f"ended at its timeout of {self._module.timeout:g} s"
             return _failed(started, TIMED_OUT, Cause.TIMEOUT, detail)
         except _UnusableAnswerError as error:
             return _failed(started, UNUSABLE, Cause.BAD_OUTPUT, str(error))
         except Exception as error:  # noqa: BLE001 - whatever a user's function raises is an outcome
             return self._raised(started, error)
+        finally:
+            self._deadlines.leave(me)
         return Outcome(exit_code=0, started=started, finished=time.time(), emissions=emissions)
 
     async def stop(self, task: Task) -> None:
@@ -106,6 +106,52 @@ class FunctionLauncher:
             stderr=cut,
             detail=detail[:500],
         )
+
+
+class _Deadlines:
+    """One time limit for many tasks: one timer for whichever began first, not one for each."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._ends: dict[asyncio.Task[object], float] = {}
+        self._late: set[asyncio.Task[object]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def enter(self) -> "asyncio.Task[object]":
+        """Begin the time of the current task."""
+        loop = asyncio.get_running_loop()
+        me = asyncio.current_task(loop)
+        if me is None:
+            raise RuntimeError("functions are run in tasks")
+        self._ends[me] = loop.time() + self._seconds
+        if self._timer is None:
+            self._timer = loop.call_later(self._seconds, self._look)
+        return me
+
+    def leave(self, me: "asyncio.Task[object]") -> None:
+        """End the time of a task."""
+        self._ends.pop(me, None)
+        self._late.discard(me)
+
+    def passed(self, me: "asyncio.Task[object]") -> bool:
+        """Whether it was us who cancelled a task; if so, take the cancellation back."""
+        if me not in self._late:
+            return False
+        me.uncancel()
+        return True
+
+    def _look(self) -> None:
+        """Cancel the tasks whose time is up; all have the same limit, so the oldest are first."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._timer = None
+        for task, end in list(self._ends.items()):
+            if end > now:
+                self._timer = loop.call_at(end, self._look)
+                break
+            del self._ends[task]
+            self._late.add(task)
+            task.cancel()
 
 
 class _UnusableAnswerError(Exception):
