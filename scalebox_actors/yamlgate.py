@@ -176,7 +176,8 @@ def _events(text: str, source: str) -> Iterator[yaml.Event]:
         problem = error.problem or error.context or "cannot be read"
         hint = next((ours for theirs, ours in _HINTS.items() if theirs in problem), problem)
         place.refuse(f"not valid YAML: {hint}")
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: escapes beyond Unicode
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        # The latter two: the pure parser hands any number of an escape on to `chr`.
         reason = " ".join(str(error).split())
         _Place(source, 1, 1).refuse(f"not valid YAML: {reason}")
 
@@ -223,6 +224,11 @@ class _Builder:
                 self._push(isinstance(event, yaml.MappingStartEvent), place)
             case yaml.CollectionEndEvent():
                 self._add(_closed(self._open.pop()))
+            case yaml.StreamStartEvent() | yaml.StreamEndEvent() | yaml.DocumentEndEvent():
+                pass
+            case _:
+                # Two copies of the package in one process know other classes: fail closed.
+                place.refuse(f"the YAML parser reports an unknown {type(event).__name__}")
 
     def _check(self, event: yaml.NodeEvent, place: _Place) -> None:
         self._nodes += 1

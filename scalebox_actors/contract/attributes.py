@@ -117,7 +117,9 @@ def _read_map(data: bytes, source: str, limit: int) -> _Map:
 
 def _json_line(data: bytes, error: Exception) -> int:
     match = _BYTE.search(str(error))
-    return data.count(b"\n", 0, int(match.group(1))) + 1 if match else 1
+    if match:
+        return data.count(b"\n", 0, int(match.group(1)) - 1) + 1
+    return data.count(b"\n") + 1 if "truncated" in str(error) else 1
 
 
 def _canonical(read: _Map, notes: Notes) -> _Map:
