@@ -105,7 +105,7 @@ async def retry(site: Site, broker: JetStreamBroker, letter: Stored) -> str:
 async def waiting(
     site: Site, broker: JetStreamBroker, topology: Topology, chosen: Selection
 ) -> AsyncIterator[list[Message]]:
-    """Give the messages that are meant and have not ended, in pages; running ones are among them."""
+    """Give the messages that are meant and have not ended, in pages, running ones included."""
     for module in [chosen.module] if chosen.module else topology.modules:
         async for page in site.admin.messages(site.names.task(module)):
             messages = [_message(broker, stored, module) for stored in page]

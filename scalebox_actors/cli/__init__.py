@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import click
 
-from scalebox_actors.cli.output import STDOUT_CLOSED, say
 from scalebox_actors.cli.commands import commands
+from scalebox_actors.cli.output import STDOUT_CLOSED, say
 from scalebox_actors.errors import BadInput, SbxError
 
 PROGRAM = "sbx-actor"

@@ -28,7 +28,7 @@ def file_body(path: str, limit: int) -> bytes:
 
 
 class Splitter:
-    """Cuts a stream of bytes into lines; both `\\n` and `\\r\\n` end one, empty ones are skipped."""
+    """Cuts a stream of bytes into lines, ended by LF or CR LF; empty ones are skipped."""
 
     def __init__(self, limit: int, source: str = "standard input") -> None:
         self.number = 0

@@ -1,4 +1,4 @@
-"""`sbx-actor check`: is this topology valid, and what is doubtful about it?"""
+"""`sbx-actor check`: whether a topology is valid, and what is doubtful about it."""
 
 import click
 

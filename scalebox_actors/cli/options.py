@@ -100,5 +100,10 @@ def pair(text: str, option: str) -> tuple[str, str]:
     return name, value
 
 
+def texts(value: object) -> tuple[str, ...]:
+    """Return the values of a repeatable option."""
+    return tuple(map(str, value)) if isinstance(value, tuple) else ()
+
+
 def _text(value: object) -> str | None:
     return str(value) if value else None

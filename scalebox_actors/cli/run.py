@@ -20,7 +20,7 @@ from scalebox_actors.cli.host import (
 )
 from scalebox_actors.cli.interrupts import Interrupts, minded
 from scalebox_actors.cli.live import Progress
-from scalebox_actors.cli.options import Common, parameterised, reaching
+from scalebox_actors.cli.options import Common, parameterised, reaching, texts
 from scalebox_actors.cli.outbox import Outbox
 from scalebox_actors.cli.progress import farewell
 from scalebox_actors.cli.session import reached
@@ -54,7 +54,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
 @operated
 @parameterised
 @reaching
-def run(common: Common, **given: object) -> None:
+def run(common: Common, /, **given: object) -> None:
     """Run TOPOLOGY, a YAML file, until nothing waits, and print its results, one per line.
 
     Starts a server unless one is there or given, and a node on this host. What a run leaves
@@ -67,7 +67,7 @@ def run(common: Common, **given: object) -> None:
     """  # noqa: D301 - click's mark for text that is not to be wrapped
     host = host_of(given)
     sets, env_files = given.pop("sets"), given.pop("env_files")
-    loaded = load(str(given.pop("topology")), _texts(sets), _texts(env_files))
+    loaded = load(str(given.pop("topology")), texts(sets), texts(env_files))
     wishes = msgspec.convert(given, Wishes)
     for module, _ in wishes.sends:
         check_module(loaded.topology, module)
@@ -178,7 +178,3 @@ async def _tell_of_letters(site: Site) -> None:
 async def _last_sequence(site: Site) -> int:
     sizes = {size.name: size.last_sequence for size in await site.admin.sizes()}
     return sizes.get(site.names.stream, 0)
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    return tuple(map(str, value)) if isinstance(value, tuple) else ()

@@ -10,7 +10,7 @@ import msgspec
 from scalebox_actors.broker import JetStreamBroker
 from scalebox_actors.cli import output
 from scalebox_actors.cli.bodies import Splitter, file_body, stdin_chunks
-from scalebox_actors.cli.options import Common, pair, parameterised, reaching
+from scalebox_actors.cli.options import Common, pair, parameterised, reaching, texts
 from scalebox_actors.cli.outbox import Outbox, checked_headers, checked_id
 from scalebox_actors.cli.session import Session, opened, wanted
 from scalebox_actors.cli.show import duration, plural
@@ -48,7 +48,7 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--id", "given", metavar="ID", help="The message's id; lines get ID-1, ID-2, …")
 @parameterised
 @reaching
-def send(common: Common, **given: object) -> None:
+def send(common: Common, /, **given: object) -> None:
     """Send messages to MODULE of TOPOLOGY, a YAML file or the name of a deployed one.
 
     BODY is the message; `-` takes one message per line from standard input and skips empty
@@ -63,7 +63,7 @@ def send(common: Common, **given: object) -> None:
     body, file = given["body"], given["file"]
     if (body is None) == (file is None):
         raise click.UsageError("give either BODY (`-`: lines of standard input) or --file")
-    pairs = [pair(str(text), "--header") for text in _texts(given["headers"])]
+    pairs = [pair(str(text), "--header") for text in texts(given["headers"])]
     parcel = Parcel(
         module=str(given["module"]),
         body=None if body is None else str(body),
@@ -71,7 +71,7 @@ def send(common: Common, **given: object) -> None:
         headers=checked_headers(pairs),
         given_id=checked_id(_optional(given["given"]), numbered=body == _STDIN),
     )
-    want = wanted(str(given["topology"]), _texts(given["sets"]), _texts(given["env_files"]))
+    want = wanted(str(given["topology"]), texts(given["sets"]), texts(given["env_files"]))
     if want.loaded is not None:
         check_module(want.loaded.topology, parcel.module)
 
@@ -194,7 +194,3 @@ def _place(number: int) -> str:
 
 def _optional(value: object) -> str | None:
     return None if value is None else str(value)
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    return tuple(map(str, value)) if isinstance(value, tuple) else ()

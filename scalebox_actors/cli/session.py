@@ -42,9 +42,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         return self.site.names
 
 
-def wanted(
-    text: str, sets: tuple[str, ...] = (), env_files: tuple[str, ...] = ()
-) -> Wanted:
+def wanted(text: str, sets: tuple[str, ...] = (), env_files: tuple[str, ...] = ()) -> Wanted:
     """Return the topology that `text` means; a file is loaded, a name is taken as it is."""
     if topologies.is_deployed_name(text):
         return Wanted(name=text)
@@ -67,20 +65,23 @@ def reached(
 
 
 @asynccontextmanager
-async def opened(common: Common, want: Wanted, *, start: bool = False) -> AsyncIterator[Session]:
-    """Reach a topology; with `start` one that was given as a file is deployed if it is not yet.
+async def opened(
+    common: Common, want: Wanted, *, start: bool = False, deploy: bool = False
+) -> AsyncIterator[Session]:
+    """Reach a topology; a file is deployed with `deploy`, and with `start` if it is not yet.
 
     Raises Unavailable if there is no server or nothing of that name is deployed on it.
     """
     names = Names(want.name)
-    may_start = start and want.loaded is not None
+    file = want.loaded.topology if want.loaded else None
+    may_start = file is not None and (start or deploy)
     async with reached(common, names, start=may_start) as site:
         data = await site.deployed()
-        if data is not None:
+        if file is not None and (deploy or (start and data is None)):
+            await site.deploy(file)
+            topology = file
+        elif data is not None:
             topology = load(data, path=f"deployed:{want.name}")
-        elif want.loaded is not None and start:
-            topology = want.loaded.topology
-            await site.deploy(topology)
         else:
             raise Unavailable(
                 f"topology {want.name} is not deployed here; "

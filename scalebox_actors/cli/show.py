@@ -73,13 +73,11 @@ def duration(seconds: float) -> str:
 
 def size(count: float) -> str:
     """Return a number of bytes as people say it: `512B`, `1.5KiB`, `10GiB`."""
-    for unit in _UNITS[:-1]:
-        if count < 1024:  # noqa: PLR2004 - what the units mean
-            break
-        count /= 1024
-    else:
-        unit = _UNITS[-1]
-    return f"{count:.0f}{unit}" if count == int(count) else f"{count:.1f}{unit}"
+    unit = 0
+    while count >= 1024 and unit < len(_UNITS) - 1:  # noqa: PLR2004 - what the units mean
+        count, unit = count / 1024, unit + 1
+    number = f"{count:.0f}" if count == int(count) else f"{count:.1f}"
+    return number + _UNITS[unit]
 
 
 def moment(seconds: float) -> str:

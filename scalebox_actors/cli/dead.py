@@ -1,0 +1,177 @@
+"""`sbx-actor dead`: what was set aside, and what is to become of it."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+import click
+
+from scalebox_actors import operations
+from scalebox_actors.cli import output
+from scalebox_actors.cli.options import Common, reaching
+from scalebox_actors.cli.session import Session, opened, wanted
+from scalebox_actors.cli.show import moment, plural, shortened
+from scalebox_actors.cli.stored import letter_fields
+from scalebox_actors.cli.topologies import check_module
+from scalebox_actors.errors import SbxError
+from scalebox_actors.operations import Selection
+from scalebox_actors.policy import Reason
+from scalebox_actors.ports import Stored
+
+DETAIL_SHOWN = 60
+REASONS = click.Choice([str(reason) for reason in Reason])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def dead() -> None:
+    """List, show, retry or drop dead letters: tasks that failed for good.
+
+    \b
+    sbx-actor dead list primes
+    sbx-actor dead retry primes --all --reason exhausted
+    """  # noqa: D301 - click's mark for text that is not to be wrapped
+
+
+@dead.command("list")
+@click.argument("topology")
+@click.option("--module", help="Only letters of this module.")
+@click.option("--reason", type=REASONS, help="Only letters with this reason.")
+@reaching
+def list_(common: Common, topology: str, module: str | None, reason: str | None) -> None:
+    """List the dead letters of TOPOLOGY, one per line, oldest first.
+
+    \b
+    sbx-actor dead list primes --module count
+    """  # noqa: D301 - click's mark for text that is not to be wrapped
+    chosen = Selection(module=module or "", reason=reason or "")
+
+    async def work(session: Session) -> None:
+        async for stored in operations.letters(session.site, chosen):
+            letter = letter_fields(stored)
+            if common.json:
+                output.record(letter)
+            else:
+                why = shortened(str(letter["detail"]), DETAIL_SHOWN)
+                words = (moment(stored.time), letter["module"], letter["id"], letter["reason"])
+                output.line("  ".join([*map(str, words), why]))
+
+    _within(common, topology, chosen, work)
+
+
+@dead.command("show")
+@click.argument("topology")
+@click.argument("message_id", metavar="ID")
+@click.option("--module", help="If tasks of several modules have this id.")
+@reaching
+def show(common: Common, topology: str, message_id: str, module: str | None) -> None:
+    """Show the dead letter ID of TOPOLOGY: why it was buried, headers, body, last output.
+
+    \b
+    sbx-actor dead show primes ftzqhm4ubqvsxrjbmwvo5kp2ta
+    """  # noqa: D301 - click's mark for text that is not to be wrapped
+    chosen = Selection(id=message_id, module=module or "")
+
+    async def work(session: Session) -> None:
+        found = [stored async for stored in operations.letters(session.site, chosen)]
+        if not found:
+            raise SbxError(f"there is no dead letter {message_id}")
+        for stored in found:
+            letter = letter_fields(stored)
+            if common.json:
+                output.record(letter)
+                continue
+            for name, value in letter.items():
+                told = moment(stored.time) if name == "time" else value
+                output.line(f"{name}: {told}")
+
+    _within(common, topology, chosen, work)
+
+
+@dead.command("retry")
+@click.argument("topology")
+@click.argument("message_ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All letters, or all that are narrowed to.")
+@click.option("--module", help="Only letters of this module.")
+@click.option("--reason", type=REASONS, help="Only letters with this reason.")
+@reaching
+def retry(common: Common, /, **given: object) -> None:
+    """Send dead letters of TOPOLOGY again, as new tasks; their letters are removed.
+
+    \b
+    sbx-actor dead retry primes ftzqhm4ubqvsxrjbmwvo5kp2ta
+    sbx-actor dead retry primes --all --module count
+    """  # noqa: D301 - click's mark for text that is not to be wrapped
+
+    async def one(session: Session, letter: Stored) -> dict[str, object]:
+        return {"new_id": await operations.retry(session.site, session.broker, letter)}
+
+    _for_each(common, given, one, "sent again")
+
+
+@dead.command("drop")
+@click.argument("topology")
+@click.argument("message_ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All letters, or all that are narrowed to.")
+@click.option("--module", help="Only letters of this module.")
+@click.option("--reason", type=REASONS, help="Only letters with this reason.")
+@reaching
+def drop(common: Common, /, **given: object) -> None:
+    """Remove dead letters of TOPOLOGY for good.
+
+    \b
+    sbx-actor dead drop primes ftzqhm4ubqvsxrjbmwvo5kp2ta
+    """  # noqa: D301 - click's mark for text that is not to be wrapped
+
+    async def one(session: Session, letter: Stored) -> dict[str, object]:
+        await session.site.admin.delete(letter.sequence)
+        return {}
+
+    _for_each(common, given, one, "dropped")
+
+
+_One = Callable[[Session, Stored], Coroutine[None, None, dict[str, object]]]
+
+
+def _for_each(common: Common, given: dict[str, object], one: _One, word: str) -> None:
+    """Do `one` to every letter that is meant, and say how many there were."""
+    ids = given["message_ids"] if isinstance(given["message_ids"], tuple) else ()
+    module, reason = str(given["module"] or ""), str(given["reason"] or "")
+    if bool(ids) == bool(given["everything"]):
+        raise click.UsageError("give the ids of letters, or --all")
+    chosen = [Selection(id=str(i), module=module, reason=reason) for i in ids] or [
+        Selection(module=module, reason=reason)
+    ]
+
+    async def work(session: Session) -> None:
+        count = 0
+        for selection in chosen:
+            before = count
+            # Listed first: what is sent again may come back as a letter while we go on.
+            for letter in [one async for one in operations.letters(session.site, selection)]:
+                told = await one(session, letter)
+                count += 1
+                if common.json:
+                    name, letter_id = operations.letter_key(letter)
+                    output.record({"module": name, "id": letter_id, **told})
+            if selection.id and count == before:
+                raise SbxError(f"there is no dead letter {selection.id}")
+        if not common.json:
+            output.line(f"{plural(count, 'dead letter')} {word}")
+
+    _within(common, str(given["topology"]), chosen[0], work)
+
+
+def _within(
+    common: Common,
+    topology: str,
+    chosen: Selection,
+    work: Callable[[Session], Coroutine[None, None, None]],
+) -> None:
+    want = wanted(topology)
+
+    async def run() -> None:
+        async with opened(common, want) as session:
+            if chosen.module:
+                check_module(session.topology, chosen.module)
+            await work(session)
+
+    asyncio.run(run())

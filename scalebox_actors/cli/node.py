@@ -1,0 +1,72 @@
+"""`sbx-actor node`: this host's actors, for as long as the service manager wants them."""
+
+import logging
+
+import click
+import uvloop
+
+from scalebox_actors.cli import logbook
+from scalebox_actors.cli.host import (
+    Host,
+    ceiling,
+    host_name,
+    host_of,
+    opened_runtime,
+    operated,
+    settings,
+    work_base,
+)
+from scalebox_actors.cli.interrupts import TERMINATED, minded
+from scalebox_actors.cli.options import Common, parameterised, reaching, texts
+from scalebox_actors.cli.session import Wanted, opened, wanted
+from scalebox_actors.names import check_name
+from scalebox_actors.node import Node
+from scalebox_actors.spec import check_ceiling
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@click.argument("topology")
+@click.option("--name", help="This node's name; it keeps its runs by it.  [default: the host's]")
+@click.option("--log-json", is_flag=True, help="Log as lines of JSON.")
+@operated
+@parameterised
+@reaching
+def node(common: Common, /, **given: object) -> None:
+    """Run this host's actors of TOPOLOGY, a YAML file or the name of a deployed one.
+
+    A file is deployed first: its streams and consumers are made as they are needed. SIGTERM ends
+    the node within 30 s with exit code 0: what is finished is committed, containers run on and
+    are taken over by the next node of this name. Ctrl-C drains.
+
+    \b
+    sbx-actor node topology.yaml --name n07 --nats nats://hub:4222 --mount-root data=/data:rw
+    """  # noqa: D301 - click's mark for text that is not to be wrapped
+    host = host_of(given)
+    want = wanted(str(given["topology"]), texts(given["sets"]), texts(given["env_files"]))
+    name = check_name("node", str(given["name"] or host_name()))
+    limits = ceiling(host)
+    if want.loaded is not None:
+        check_ceiling(want.loaded.topology, limits)
+    level = logging.DEBUG if common.verbose else logging.INFO
+    logbook.start(json=bool(given["log_json"]) or common.json, level=level)
+    raise click.exceptions.Exit(uvloop.run(_node(common, host, want, name)))
+
+
+async def _node(common: Common, host: Host, want: Wanted, name: str) -> int:
+    """Return the exit code of a node that has ended."""
+    with work_base(host, common.store_of(want.name)) as base:
+        own = settings(host, name, base, url=common.nats or "", folder=want.folder)
+        async with (
+            opened(common, want, deploy=True) as session,
+            opened_runtime(host, session.topology, own) as runtime,
+        ):
+            actors = Node(session.topology, session.broker, runtime, own)
+            kind = runtime.kind if runtime else "none"
+            modules = ",".join(session.topology.modules)
+            log.info("node_started", extra={"node": name, "runtime": kind, "modules": modules})
+            with minded(actors) as interrupts:
+                await actors.run()
+            log.info("node_ended", extra={"node": name})
+    return 0 if interrupts.exit_code in (0, TERMINATED) else interrupts.exit_code

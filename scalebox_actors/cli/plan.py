@@ -1,0 +1,144 @@
+"""`sbx-actor plan`: what a topology is and would make, with nothing made."""
+
+import asyncio
+from collections.abc import Sequence
+
+import click
+import msgspec
+
+from scalebox_actors.broker import Planned, planned
+from scalebox_actors.cli import output
+from scalebox_actors.cli.host import host_name
+from scalebox_actors.cli.options import Common, common, parameterised, texts
+from scalebox_actors.cli.show import duration, size, table
+from scalebox_actors.cli.topologies import load
+from scalebox_actors.errors import RuntimeUnavailable, SbxError
+from scalebox_actors.limits import DONE_RECORD_MEMORY
+from scalebox_actors.names import Names
+from scalebox_actors.runtimes.choose import KINDS, open_runtime
+from scalebox_actors.topology.graph import graph_mermaid, graph_text
+from scalebox_actors.topology.model import Launch, Topology
+
+
+class Images(msgspec.Struct, frozen=True, kw_only=True):
+    """Which images a topology needs, and what is known about them on this host."""
+
+    needed: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    unknown: str = ""
+    """Why nobody could be asked; empty if somebody was."""
+
+    def state(self, image: str) -> str:
+        """Return one word, or the reason why there is none."""
+        if self.unknown:
+            return "unknown"
+        return "missing" if image in self.missing else "present"
+
+
+@click.command()
+@click.argument("topology")
+@click.option("--mermaid", is_flag=True, help="Print only the graph, as a Mermaid flowchart.")
+@click.option("--rate", type=click.FloatRange(min=0), default=10.0, show_default=True,
+              help="Tasks per second to reckon the memory of done-records for.")  # fmt: skip
+@click.option("--runtime", type=click.Choice(KINDS), envvar="SBX_RUNTIME",
+              help="Where to look for images.  [env SBX_RUNTIME]")  # fmt: skip
+@parameterised
+@common
+def plan(common: Common, /, **given: object) -> None:
+    """Show what TOPOLOGY, a YAML file, is and would make; nothing is made, no server is asked.
+
+    The graph, where modules run, which images are here, streams and consumers, and the memory
+    that the server needs for done-records.
+
+    \b
+    sbx-actor plan topology.yaml --rate 100
+    sbx-actor plan topology.yaml --mermaid > topology.mmd
+    """  # noqa: D301 - click's mark for text that is not to be wrapped
+    loaded = load(str(given["topology"]), texts(given["sets"]), texts(given["env_files"]))
+    topology = loaded.topology
+    for warning in loaded.warnings:
+        output.say(warning)
+    if given["mermaid"]:
+        text = graph_mermaid(topology).rstrip("\n")
+        output.record({"mermaid": text}) if common.json else output.lines(text)
+        return
+    rate = msgspec.convert(given["rate"], float)
+    images = asyncio.run(_images(topology, given["runtime"]))
+    things = planned(topology, Names(topology.name))
+    if common.json:
+        output.record(fields(topology, things, images, rate))
+    else:
+        output.lines("\n".join(text_of(topology, things, images, rate)))
+
+
+def memory(topology: Topology, rate: float) -> int:
+    """Return the bytes of server memory that done-records take at `rate` tasks per second."""
+    return round(rate * topology.remember * DONE_RECORD_MEMORY)
+
+
+def text_of(
+    topology: Topology, things: Sequence[Planned], images: Images, rate: float
+) -> list[str]:
+    """Return the plan for people."""
+    where = [(name, "every node", module.slots) for name, module in topology.modules.items()]
+    made = [(thing.kind, thing.name, thing.stream) for thing in things]
+    pictures = [(image, images.state(image)) for image in images.needed]
+    remembered = duration(topology.remember)
+    return [
+        *graph_text(topology).rstrip("\n").split("\n"),
+        "",
+        *table(("module", "runs at", "slots"), where),
+        "",
+        *(table(("image", f"on {host_name()}"), pictures) if pictures else ["no images needed"]),
+        *([f"images could not be looked for: {images.unknown}"] if images.unknown else []),
+        "",
+        *table(("kind", "name", "stream"), made),
+        "",
+        (
+            f"done-records: at {rate:g} tasks/s, remembered for {remembered}, "
+            f"about {size(memory(topology, rate))} of the server's memory"
+        ),
+    ]
+
+
+def fields(
+    topology: Topology, things: Sequence[Planned], images: Images, rate: float
+) -> dict[str, object]:
+    """Return the plan as one record."""
+    return {
+        "topology": topology.name,
+        "modules": [
+            {
+                "name": name,
+                "image": module.image,
+                "function": module.function,
+                "slots": module.slots,
+                "sinks": list(module.sinks),
+                "entry": name in topology.entries,
+            }
+            for name, module in topology.modules.items()
+        ],
+        "images": {image: images.state(image) for image in images.needed},
+        "streams": [{"kind": t.kind, "name": t.name, "stream": t.stream} for t in things],
+        "done_records": {"rate": rate, "bytes": memory(topology, rate)},
+    }
+
+
+async def _images(topology: Topology, kind: object) -> Images:
+    """Ask the container engine for the images, if there is one and any are needed."""
+    modules = topology.modules.values()
+    needed = tuple(dict.fromkeys(m.image for m in modules if m.launch is not Launch.FUNCTION))
+    if not needed:
+        return Images(needed=())
+    if kind == "process":
+        return Images(needed=needed, unknown="the process runtime has none")
+    try:
+        runtime = await open_runtime("docker", state="")
+    except RuntimeUnavailable as error:
+        return Images(needed=needed, unknown=str(error))
+    try:
+        return Images(needed=needed, missing=tuple(await runtime.missing(needed)))
+    except SbxError as error:
+        return Images(needed=needed, unknown=str(error))
+    finally:
+        await runtime.close()

@@ -1,0 +1,34 @@
+"""Reading the trace stream: the run records that a selection wants."""
+
+from collections.abc import AsyncIterator
+
+import click
+
+from scalebox_actors.cli.lineage import lines_of
+from scalebox_actors.cli.session import Session
+from scalebox_actors.errors import BadInput
+from scalebox_actors.limits import TRACE_LIFE
+from scalebox_actors.records import RunRecord
+from scalebox_actors.topology.quantity import parse_duration
+
+
+async def run_records(session: Session, since: float) -> AsyncIterator[RunRecord]:
+    """Give the run records of the last `since` seconds, oldest first."""
+    begin = await session.broker.clock() - since
+    async for page in session.site.admin.trace_messages(since=max(1.0, begin)):
+        for stored in page:
+            for record in lines_of(stored.body):
+                yield record
+
+
+def seconds(text: str) -> float:
+    """Read `90s`, `10m`, `1h30m`, `2d`; raises BadInput for anything else."""
+    found = parse_duration(text)
+    if found is None or found <= 0:
+        raise BadInput(f"{text[:80]!r} is not a duration like 90s, 10m or 1h30m")
+    return min(float(found), 10 * TRACE_LIFE)
+
+
+since_option = click.option(
+    "--since", default="1h", show_default=True, metavar="TIME", help="How far to look back."
+)
