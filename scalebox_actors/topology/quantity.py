@@ -58,7 +58,9 @@ def parse_size(value: str | int) -> Size | None:
 
 def show_duration(duration: float) -> str | float:
     """Write a duration so that `parse_duration` gives exactly the same one."""
-    if duration > 0 and duration == int(duration) and duration < _LARGEST:
+    if not 0 < duration < _LARGEST:  # also what is not a number, or too large for one
+        return float(duration)
+    if duration == int(duration):
         return _units(int(duration))
     thousandths = duration * 1000
     text = f"{int(thousandths)}ms"
