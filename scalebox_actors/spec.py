@@ -23,6 +23,8 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     target: str
     writable: bool = False
+    root: str = ""
+    """The operator's directory that the source's real path must stay below."""
 
 
 class Root(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +129,7 @@ def resolve_mount(text: str, ceiling: Ceiling) -> Mount:
     if root is None:
         raise NotPermitted(f"mount {text!r}: the operator names no root {name!r} (--mount-root)")
     source = os.path.normpath(f"{root.path}/{path}")
-    return Mount(source=source, target=target, writable=writable and root.writable)
+    return Mount(source=source, target=target, writable=writable and root.writable, root=root.path)
 
 
 def parse_mount(text: str) -> tuple[str, str, str, bool]:

@@ -39,6 +39,7 @@ from scalebox_actors.runtimes.docker_inspect import (
     seconds,
 )
 from scalebox_actors.runtimes.docker_logs import Frames
+from scalebox_actors.runtimes.mounts import real_mounts
 from scalebox_actors.spec import ContainerSpec
 
 ARGUMENTS_BYTES = 2_000_000
@@ -168,6 +169,10 @@ class DockerRuntime:
     async def adopt_or_start(self, spec: ContainerSpec) -> DockerRun:
         """Return the container named `spec.name`; create and start it if there is none."""
         _check_arguments(spec)
+        if spec.mounts:
+            guarded = (spec.work, self.engine.socket)
+            mounts = await asyncio.to_thread(real_mounts, spec.mounts, guarded)
+            spec = msgspec.structs.replace(spec, mounts=mounts)
         body = create_body(spec, self.engine.traits)
         for _ in range(TURNS):
             made = await self.engine.call(

@@ -106,6 +106,11 @@ class Engine:
             podman=podman,
         )
 
+    @property
+    def socket(self) -> str:
+        """The path of the engine's socket, which is as good as root."""
+        return self.host.partition("unix://")[2] or "/var/run/docker.sock"
+
     async def ping(self) -> None:
         """Raise RuntimeUnavailable if the engine does not answer."""
         await self.call(Step.OTHER, lambda: self.request("GET", "_ping"), patience=0.0)

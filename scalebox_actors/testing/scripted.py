@@ -1,0 +1,252 @@
+"""A container runtime in memory: its programs are Python callables, its mishaps are scripted.
+
+Names, adoption, attempts and ends are as with a real engine; it passes the same contract tests
+(tests/contract/test_runtime.py). Runs outlive the `ScriptedRuntime` that started them: they
+belong to a `Host`, and a new runtime on the same host is a node that was started again.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from scalebox_actors.errors import ImageMissing, RuntimeUnavailable, SpecRejected
+from scalebox_actors.ports import Exit, Logs, Stray
+from scalebox_actors.spec import ContainerSpec
+
+KILLED, TERMINATED = 137, 143
+OURS = "sbx.topology"
+
+
+class Ended(Exception):
+    """Raised by a scripted program to end in a way that an exit code cannot say."""
+
+    def __init__(self, end: Exit) -> None:
+        super().__init__(end)
+        self.end = end
+
+
+def out_of_memory() -> Ended:
+    """Return the end of a program that used more memory than it may."""
+    return Ended(Exit(code=KILLED, out_of_memory=True))
+
+
+def lost() -> Ended:
+    """Return the end of a container that was removed or went down with its engine."""
+    return Ended(Exit(code=KILLED, lost=True, detail="scripted loss"))
+
+
+def not_started(code: int = 127) -> Ended:
+    """Return the end of a program that the engine could not execute."""
+    return Ended(Exit(code=code, not_started=True, detail="scripted: cannot be executed"))
+
+
+Program = Callable[[ContainerSpec, Path], "int | Awaitable[int]"]
+"""What runs: may write into the work directory, may wait; returns the exit code."""
+
+
+class Container:
+    """One container of a scripted host."""
+
+    def __init__(self, spec: ContainerSpec, created: float) -> None:
+        self.spec, self.created = spec, created
+        self.task: asyncio.Task[None] | None = None
+        self.end: Exit | None = None
+        self.over = asyncio.Event()
+        self.stdout, self.stderr = b"", b""
+
+    @property
+    def ours(self) -> bool:
+        """Whether it has our labels."""
+        return OURS in self.spec.labels
+
+
+class Host(msgspec.Struct):
+    """What outlives a node: containers and images, and a witness of every start."""
+
+    program: Program
+    containers: dict[str, Container] = {}
+    images: set[str] | None = None
+    """None: every image is there."""
+    starts: list[str] = []
+    """The name of each container that was started, in order: how often programs really ran."""
+    down: bool = False
+    """The engine does not answer."""
+    clock: Callable[[], float] = time.time
+    ignores_terminate: bool = False
+
+    def end(self, name: str, end: Exit) -> None:
+        """End a container from outside, as an engine or a person would."""
+        _end(self.containers[name], end)
+
+    def prints(self, name: str, *, stdout: bytes = b"", stderr: bytes = b"") -> None:
+        """Let a container's program print."""
+        self.containers[name].stdout += stdout
+        self.containers[name].stderr += stderr
+
+
+async def _untaped(step: str) -> None:
+    """Stand in for a tape where none is wanted."""
+
+
+class ScriptedRun:
+    """A container of a scripted host, in somebody's hands."""
+
+    def __init__(self, runtime: "ScriptedRuntime", container: Container, adopted: bool) -> None:
+        self._runtime, self._container, self._adopted = runtime, container, adopted
+
+    @property
+    def name(self) -> str:
+        """The container's name."""
+        return self._container.spec.name
+
+    @property
+    def adopted(self) -> bool:
+        """Whether it was there before it was asked for."""
+        return self._adopted
+
+    async def wait(self) -> Exit:
+        """Return how it ended."""
+        await self._runtime.step("run.wait")
+        await self._container.over.wait()
+        return self._container.end or Exit(code=KILLED, lost=True)
+
+    async def stop(self, grace: float) -> None:
+        """End it, at once or for a program that ignores it after `grace`."""
+        await self._runtime.step("run.stop")
+        if self._container.end is not None:
+            return
+        stubborn = self._runtime.host.ignores_terminate
+        if stubborn:
+            await asyncio.sleep(grace)
+        _end(self._container, Exit(code=KILLED if stubborn else TERMINATED))
+
+    async def logs(self, most: int) -> Logs:
+        """Return the ends of what it printed."""
+        await self._runtime.step("run.logs")
+        stdout, stderr = self._container.stdout, self._container.stderr
+        return Logs(
+            stdout=stdout[max(0, len(stdout) - most) :],
+            stderr=stderr[max(0, len(stderr) - most) :],
+            stdout_size=len(stdout),
+            stderr_size=len(stderr),
+        )
+
+
+class ScriptedRuntime:
+    """A node's view of a scripted host; `tape` is awaited with a word before each port call."""
+
+    kind = "scripted"
+    work_path = ""
+
+    def __init__(self, host: Host, tape: Callable[[str], Awaitable[None]] = _untaped) -> None:
+        self.host, self.step = host, tape
+
+    async def find(self, name: str) -> ScriptedRun | None:
+        """Return the run of that name, or None."""
+        await self._answering("runtime.find")
+        container = self.host.containers.get(name)
+        if container is None or not container.ours:
+            return None
+        return ScriptedRun(self, container, adopted=True)
+
+    async def adopt_or_start(self, spec: ContainerSpec) -> ScriptedRun:
+        """Return the run named `spec.name`; start it if there is none of this attempt."""
+        await self._answering("runtime.adopt_or_start")
+        host = self.host
+        found = host.containers.get(spec.name)
+        if found is not None and not found.ours:
+            raise SpecRejected(f"{spec.name} is there and not ours; it was left alone")
+        if found is not None and not _replaced(found.spec, spec):
+            adopted = True
+            container = found
+        else:
+            if host.images is not None and spec.image not in host.images:
+                raise ImageMissing(f"no such image: {spec.image}")
+            if found is not None:
+                _end(found, Exit(code=KILLED))
+            adopted = False
+            container = host.containers[spec.name] = Container(spec, host.clock())
+        if container.task is None and container.end is None:
+            # Killed in between, a container that was created and never started is adopted.
+            await self.step("runtime.start")
+            if container.task is None and container.end is None:
+                host.starts.append(spec.name)
+                container.task = asyncio.get_running_loop().create_task(self._execute(container))
+        return ScriptedRun(self, container, adopted)
+
+    async def remove(self, name: str) -> None:
+        """Remove a run, ending it if it still lives."""
+        await self._answering("runtime.remove")
+        container = self.host.containers.get(name)
+        if container is not None and container.ours:
+            del self.host.containers[name]
+            _end(container, Exit(code=KILLED))
+
+    async def stray(self, labels: Mapping[str, str]) -> list[Stray]:
+        """Return every run that carries all of `labels`."""
+        await self._answering("runtime.stray")
+        return [
+            Stray(
+                name=container.spec.name,
+                labels=container.spec.labels,
+                running=container.task is not None and container.end is None,
+                finished=_finished(container),
+            )
+            for container in self.host.containers.values()
+            if container.ours and labels.items() <= container.spec.labels.items()
+        ]
+
+    async def missing(self, images: Sequence[str]) -> list[str]:
+        """Return those images that the host has not."""
+        await self._answering("runtime.missing")
+        held = self.host.images
+        return [] if held is None else [image for image in images if image not in held]
+
+    async def check(self) -> None:
+        """Raise RuntimeUnavailable while the host is down."""
+        await self._answering("runtime.check")
+
+    async def close(self) -> None:
+        """Let go; runs live on with their host."""
+
+    async def _answering(self, step: str) -> None:
+        await self.step(step)
+        if self.host.down:
+            raise RuntimeUnavailable("the scripted engine is down")
+
+    async def _execute(self, container: Container) -> None:
+        started = self.host.clock()
+        try:
+            code = self.host.program(container.spec, Path(container.spec.work))
+            end = Exit(code=code if isinstance(code, int) else await code)
+        except Ended as scripted:
+            end = scripted.end
+        except Exception as error:  # noqa: BLE001 - a program's own failure is an outcome
+            container.stderr += repr(error).encode()
+            end = Exit(code=1)
+        finished = max(self.host.clock(), started)
+        _end(container, msgspec.structs.replace(end, started=started, finished=finished))
+
+
+def _replaced(old: ContainerSpec, new: ContainerSpec) -> bool:
+    """Whether a run has to go: an earlier attempt, or one whose outputs lie elsewhere."""
+    attempts = [int(spec.labels.get("sbx.attempt", "1")) for spec in (old, new)]
+    return attempts[0] < attempts[1] or old.work != new.work
+
+
+def _finished(container: Container) -> float:
+    if container.end is not None:
+        return container.end.finished
+    return container.created if container.task is None else 0.0
+
+
+def _end(container: Container, end: Exit) -> None:
+    if container.end is not None:
+        return
+    container.end = end
+    container.over.set()
+    if container.task is not None:
+        container.task.cancel()  # does nothing to a program that has just returned

@@ -1,0 +1,76 @@
+"""What tests of several floors share: a container engine and an image for it."""
+
+import http.client
+import io
+import os
+import shutil
+import socket
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+BUSYBOX_IMAGE = "sbx/test-busybox:1"
+
+
+def cannot_run(reason: str) -> NoReturn:
+    """Skip on somebody's laptop; fail where every test has to run."""
+    if os.environ.get("SBX_TESTS_MUST_RUN") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def docker_socket() -> str:
+    """Return the path of the unix socket of the engine that DOCKER_HOST names."""
+    host = os.environ.get("DOCKER_HOST", "")
+    path = host.removeprefix("unix://")
+    if not host.startswith("unix://") or not Path(path).is_socket():
+        cannot_run("DOCKER_HOST names no engine with a unix socket; see deploy/with-engine")
+    return path
+
+
+@pytest.fixture(scope="session")
+def busybox_image(docker_socket: str) -> str:
+    """Import an image made of the static busybox of this host, and return its name."""
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        cannot_run("there is no busybox to make an image of; install busybox-static")
+    layer = _busybox_layer(Path(busybox))
+    connection = http.client.HTTPConnection("engine", timeout=60)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(docker_socket)
+    name, _, tag = BUSYBOX_IMAGE.partition(":")
+    connection.request("POST", f"/images/create?fromSrc=-&repo={name}&tag={tag}", layer)
+    answer = connection.getresponse()
+    assert answer.status == 200, answer.read()
+    answer.read()
+    connection.close()
+    return BUSYBOX_IMAGE
+
+
+def _busybox_layer(busybox: Path) -> bytes:
+    passwd = b"root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"
+    applets = subprocess.run(  # noqa: S603 - the host's own busybox
+        [busybox, "--list"], capture_output=True, check=True, text=True
+    )
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as layer:
+        for name, mode in (("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("proc", 0o555)):
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode = tarfile.DIRTYPE, mode
+            layer.addfile(folder)
+        for name, mode, data in (
+            ("bin/busybox", 0o755, busybox.read_bytes()),
+            ("etc/passwd", 0o644, passwd),
+        ):
+            file = tarfile.TarInfo(name)
+            file.size, file.mode = len(data), mode
+            layer.addfile(file, io.BytesIO(data))
+        for applet in set(applets.stdout.split()) - {"busybox"}:
+            link = tarfile.TarInfo(f"bin/{applet}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            layer.addfile(link)
+    return buffer.getvalue()
