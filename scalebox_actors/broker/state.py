@@ -28,9 +28,14 @@ _ADDED = frozenset(
         "Nats-Num-Pending",
         "Nats-Last-Sequence",
         "Nats-UpTo-Sequence",
+        # Of the batch that stored it: sent again, they would be taken for a part of that one.
+        "Nats-Batch-Id",
+        "Nats-Batch-Sequence",
+        "Nats-Batch-Commit",
+        "Nats-Expected-Last-Subject-Sequence",
     }
 )
-"""Headers of the server's answer, not of the message."""
+"""Headers of the server's answer or of how it was written, not of the message."""
 _decode = msgspec.json.Decoder(dict[str, object]).decode
 _encode = msgspec.json.Encoder().encode
 
