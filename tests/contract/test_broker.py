@@ -1,0 +1,454 @@
+"""What every broker promises: the same tests for `MemoryBroker` and for JetStream."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from scalebox_actors.broker import JetStreamBroker, connect, ensure
+from scalebox_actors.limits import BATCH_MESSAGES, MIB
+from scalebox_actors.message import MSG_ID, MSG_TTL
+from scalebox_actors.names import Names, is_reserved_id
+from scalebox_actors.ports import Broker, Delivery, Entry, Intake, Refused
+from scalebox_actors.server import EmbeddedServer, Settings
+from scalebox_actors.testing.memory import MemoryBroker
+from scalebox_actors.topology.model import Module, Topology
+
+NAMES = Names("app", "local")
+MODULES = ("calc", "merge")
+CALC = NAMES.task("calc")
+
+Pass = Callable[[float], Awaitable[None]]
+
+
+class Bench:
+    """A broker under test, and how time passes for it."""
+
+    def __init__(self, broker: Broker, pass_time: Pass) -> None:
+        self.broker = broker
+        self.pass_time = pass_time
+        self.write = broker.write
+
+
+@pytest.fixture(params=["memory", pytest.param("jetstream", marks=pytest.mark.integration)])
+async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    """Each broker in turn, with the streams of one topology and nothing in them."""
+    if request.param == "memory":
+        memory = MemoryBroker(NAMES, MODULES)
+
+        async def advance(seconds: float) -> None:
+            memory.advance(seconds)
+
+        yield Bench(memory, advance)
+        return
+    topology = Topology(name="app", modules={name: Module(name=name) for name in MODULES})
+    with EmbeddedServer(tmp_path / "store", Settings(durable=False)) as server:
+        link = await connect(server.url, name="contract", events=lambda *_: None)
+        try:
+            await ensure(link, topology, NAMES)
+            yield Bench(await JetStreamBroker.open(link, NAMES), asyncio.sleep)
+        finally:
+            await link.close()
+
+
+def task(number: int, **headers: str) -> Entry:
+    """One task for `calc` with its own id."""
+    return Entry(subject=CALC, body=b"%d" % number, headers={MSG_ID: f"m{number}", **headers})
+
+
+def record(token: str, expect: int | None = 0) -> Entry:
+    """A done-record of `calc`."""
+    return Entry(subject=NAMES.done("calc", token), body=b"{}", expect=expect)
+
+
+async def take(intake: Intake, count: int) -> list[Delivery]:
+    """The next `count` deliveries."""
+    deliveries: list[Delivery] = []
+    async for delivery in intake:
+        deliveries.append(delivery)
+        if len(deliveries) == count:
+            break
+    return deliveries
+
+
+async def nothing_comes(intake: Intake) -> bool:
+    """Whether no delivery comes within a moment."""
+    try:
+        async with asyncio.timeout(0.2):
+            await take(intake, 1)
+    except TimeoutError:
+        return True
+    return False
+
+
+async def bodies(broker: Broker, pattern: str) -> list[bytes]:
+    """What is stored on a pattern, oldest first."""
+    return [stored.body for stored in await broker.read_all(pattern)]
+
+
+async def test_a_batch_is_stored_whole_and_in_order(bench: Bench) -> None:
+    """All entries of a batch are stored, in their order."""
+    entries = [record("a"), *(task(n) for n in range(5))]
+
+    assert await bench.write(entries) is None
+    assert await bodies(bench.broker, CALC) == [b"0", b"1", b"2", b"3", b"4"]
+    assert await bodies(bench.broker, NAMES.done("calc", ">")) == [b"{}"]
+
+
+async def test_a_batch_may_have_a_thousand_entries(bench: Bench) -> None:
+    """The largest batch is stored, one entry more is refused without harm."""
+    assert await bench.write([task(n) for n in range(BATCH_MESSAGES)]) is None
+    refusal = await bench.write([task(n) for n in range(5000, 5001 + BATCH_MESSAGES)])
+
+    assert refusal is not None
+    assert refusal.kind is Refused.UNACCEPTABLE
+    assert (await bench.broker.backlog("calc")).waiting == BATCH_MESSAGES
+
+
+async def test_nothing_to_write_is_written_at_once(bench: Bench) -> None:
+    """An empty batch succeeds."""
+    assert await bench.write([]) is None
+
+
+def _spoilt(kind: Refused) -> Sequence[Entry]:
+    """Entries that each spoil a batch when `m1` and the record `there` are stored."""
+    return {
+        Refused.CONFLICT: [record("there"), record("absent", expect=7)],
+        Refused.DUPLICATE: [task(1)],
+        Refused.UNACCEPTABLE: [
+            Entry(subject=NAMES.task("clac")),
+            Entry(subject="elsewhere.x"),
+            Entry(subject=NAMES.done("calc", "*")),
+            Entry(subject=NAMES.done("calc", "two words")),
+            Entry(subject=CALC, body=bytes(MIB + 1)),
+            Entry(subject=CALC, headers={"X": "line\r\nbreak"}),
+            Entry(subject=CALC, headers={"X": "übel"}),
+        ],
+    }[kind]
+
+
+@pytest.mark.parametrize("place", [0, 2, 4], ids=["first", "middle", "last"])
+@pytest.mark.parametrize("kind", list(Refused))
+async def test_one_bad_member_refuses_the_whole_batch(
+    bench: Bench, kind: Refused, place: int
+) -> None:
+    """Wherever the bad member stands, its kind is told and nothing of the batch is stored."""
+    await bench.write([task(1), record("there")])
+    for bad in _spoilt(kind):
+        batch = [task(10 + n) for n in range(4)]
+        batch.insert(place, bad)
+
+        refusal = await bench.write(batch)
+
+        assert refusal is not None, bad.subject
+        assert refusal.kind is kind, (bad.subject, refusal)
+        assert await bodies(bench.broker, CALC) == [b"1"]
+
+
+@pytest.mark.parametrize("kind", list(Refused))
+async def test_a_lone_entry_is_refused_like_a_batch(bench: Bench, kind: Refused) -> None:
+    """A single entry has the same semantics as a batch of several."""
+    await bench.write([task(1), record("there")])
+    for bad in _spoilt(kind):
+        refusal = await bench.write([bad])
+
+        assert refusal is not None, bad.subject
+        assert refusal.kind is kind, (bad.subject, refusal)
+    assert len(await bench.broker.read_all(">")) == 2
+
+
+async def test_two_members_with_one_record_conflict(bench: Bench) -> None:
+    """A batch that holds the same record twice is refused as a conflict."""
+    refusal = await bench.write([record("a"), task(1), record("a")])
+
+    assert refusal is not None
+    assert refusal.kind is Refused.CONFLICT
+
+
+async def test_two_members_with_one_id_are_duplicates(bench: Bench) -> None:
+    """A batch that holds the same id twice is refused, and `duplicates` names the second."""
+    batch = [task(1), task(2), task(1)]
+    refusal = await bench.write(batch)
+
+    assert refusal is not None
+    assert refusal.kind is Refused.DUPLICATE
+    assert await bench.broker.duplicates(batch) == {2}
+
+
+async def test_an_expectation_follows_the_subject(bench: Bench) -> None:
+    """A subject is replaced by whoever knows its last sequence, and by nobody else."""
+    count = NAMES.group("calc", "g")
+    await bench.write([Entry(subject=count, body=b"1", expect=0)])
+    first = await bench.broker.read(count)
+    assert first is not None
+
+    assert await bench.write([Entry(subject=count, body=b"2", expect=first.sequence)]) is None
+    refusal = await bench.write([Entry(subject=count, body=b"x", expect=first.sequence), task(1)])
+    last = await bench.broker.read(count)
+
+    assert refusal is not None
+    assert refusal.kind is Refused.CONFLICT
+    assert last is not None
+    assert (last.body, last.sequence > first.sequence) == (b"2", True)
+
+
+async def test_two_writers_of_one_record_have_one_winner(bench: Bench) -> None:
+    """Of many concurrent batches with the same record exactly one is stored, whole."""
+    batches = [[record("a"), task(n), task(100 + n)] for n in range(20)]
+
+    refusals = await asyncio.gather(*map(bench.write, batches))
+
+    winners = [n for n, refusal in enumerate(refusals) if refusal is None]
+    assert len(winners) == 1
+    assert await bodies(bench.broker, CALC) == [b"%d" % winners[0], b"%d" % (100 + winners[0])]
+
+
+async def test_duplicates_names_what_is_stored_and_stores_nothing(bench: Bench) -> None:
+    """The entries whose ids are in the window are found, all others are left alone."""
+    await bench.write([task(1), task(3)])
+    asked = [task(1), task(2), task(3), Entry(subject=CALC), task(4)]
+
+    assert await bench.broker.duplicates(asked) == {0, 2}
+    assert await bench.write([task(2), task(4)]) is None
+    assert await bodies(bench.broker, CALC) == [b"1", b"3", b"2", b"4"]
+
+
+async def test_what_is_read_is_what_was_written(bench: Bench) -> None:
+    """Body and headers come back byte for byte, the place and the time with them."""
+    body = bytes(range(256))
+    before = await bench.broker.clock()
+    await bench.write([Entry(subject=CALC, body=body, headers={"Sbx-Root": "r: x", MSG_ID: "i"})])
+
+    found = await bench.broker.read(CALC)
+
+    assert found is not None
+    assert (found.subject, found.body) == (CALC, body)
+    assert dict(found.headers) == {"Sbx-Root": "r: x", MSG_ID: "i"}
+    assert found.sequence == 1
+    assert abs(found.time - before) < 5
+
+
+async def test_what_is_not_there_is_none(bench: Bench) -> None:
+    """An empty subject reads as None and an empty pattern as an empty list."""
+    assert await bench.broker.read(NAMES.done("calc", "x")) is None
+    assert await bench.broker.read_all(NAMES.done("calc", "*")) == []
+    assert await bench.broker.get_state("try.calc.x") is None
+
+
+async def test_read_all_takes_the_oldest(bench: Bench) -> None:
+    """With a bound the oldest messages are returned, over as many pages as it takes."""
+    await bench.write([task(n) for n in range(1000)])
+    await bench.write([task(n) for n in range(1000, 1500)])
+
+    everything = await bodies(bench.broker, NAMES.task("*"))
+    assert everything == [b"%d" % n for n in range(1500)]
+    assert len(await bench.broker.read_all(CALC, most=1200)) == 1200
+
+
+async def test_purge_keeps_the_newest_of_each_subject(bench: Bench) -> None:
+    """Only matching subjects are purged, and of each the newest stay."""
+    for subject in (NAMES.group("calc", "a"), NAMES.group("calc", "b"), NAMES.group("merge", "c")):
+        for body in (b"1", b"2", b"3"):
+            await bench.write([Entry(subject=subject, body=body)])
+
+    await bench.broker.purge(NAMES.group("calc", "*"), keep=1)
+    kept = await bodies(bench.broker, NAMES.group("calc", "*"))
+    await bench.broker.purge(NAMES.group("calc", "*"))
+
+    assert kept == [b"3", b"3"]
+    assert await bodies(bench.broker, NAMES.group("calc", "*")) == []
+    assert await bodies(bench.broker, NAMES.group("merge", "*")) == [b"1", b"2", b"3"]
+
+
+async def test_a_life_ends(bench: Bench) -> None:
+    """A message with a TTL and a state with a life are forgotten, others are not."""
+    await bench.write(
+        [Entry(subject=NAMES.done("calc", "a"), headers={MSG_TTL: "1s"}), record("b")]
+    )
+    await bench.broker.put_state("short", b"1", life=1)
+    await bench.broker.put_state("long", b"2")
+    assert await bench.broker.get_state("short") == b"1"
+
+    await bench.pass_time(2.5)
+
+    assert await bench.broker.read(NAMES.done("calc", "a")) is None
+    assert await bench.broker.get_state("short") is None
+    assert await bench.broker.get_state("long") == b"2"
+    assert len(await bench.broker.read_all(">")) == 1
+    assert await bench.write([record("a")]) is None
+
+
+async def test_state_is_replaced(bench: Bench) -> None:
+    """The last value of a key counts."""
+    await bench.broker.put_state("try.calc.x", b"1", life=60)
+    await bench.broker.put_state("try.calc.x", b"2", life=60)
+
+    assert await bench.broker.get_state("try.calc.x") == b"2"
+
+
+async def test_no_more_come_than_were_granted(bench: Bench) -> None:
+    """Deliveries come oldest first, as many as granted, and more with the next grant."""
+    await bench.write([task(n) for n in range(5)])
+    async with bench.broker.intake("calc") as intake:
+        intake.grant(2)
+        intake.grant(1)
+        first = await take(intake, 3)
+        idle = await nothing_comes(intake)
+        backlog = await bench.broker.backlog("calc")
+        intake.grant(5)
+        rest = await take(intake, 2)
+
+    assert idle
+    assert (backlog.waiting, backlog.in_hand) == (2, 3)
+    assert [d.raw.body for d in (*first, *rest)] == [b"0", b"1", b"2", b"3", b"4"]
+    assert [d.message_id for d in first] == ["m0", "m1", "m2"]
+    assert not any(d.redelivered for d in first)
+
+
+async def test_a_message_comes_when_it_is_written(bench: Bench) -> None:
+    """A granted slot waits for messages that come later."""
+    async with bench.broker.intake("calc") as intake:
+        intake.grant(1)
+        taking = asyncio.create_task(take(intake, 1))
+        await asyncio.sleep(0.05)
+        await bench.write([task(1)])
+        (delivery,) = await taking
+
+    assert delivery.raw.subject == CALC
+    assert abs(delivery.stored - await bench.broker.clock()) < 5
+
+
+async def test_modules_do_not_see_each_others_tasks(bench: Bench) -> None:
+    """An intake delivers the tasks of its module only."""
+    await bench.write([task(1)])
+    async with bench.broker.intake("merge") as intake:
+        intake.grant(1)
+
+        assert await nothing_comes(intake)
+
+
+async def test_done_takes_the_message_out(bench: Bench) -> None:
+    """A task leaves by `done` and by nothing else; doing it twice does no harm."""
+    await bench.write([task(1)])
+    async with bench.broker.intake("calc") as intake:
+        intake.grant(2)
+        (delivery,) = await take(intake, 1)
+        held = await bodies(bench.broker, CALC)
+        await delivery.done()
+        await delivery.done()
+
+        assert held == [b"1"]
+        assert await bodies(bench.broker, CALC) == []
+        backlog = await bench.broker.backlog("calc")
+        assert (backlog.waiting, backlog.in_hand) == (0, 0)
+
+
+async def test_given_back_it_comes_again(bench: Bench) -> None:
+    """A message that was given back comes again, marked, and after its delay."""
+    await bench.write([task(1)])
+    async with bench.broker.intake("calc") as intake:
+        intake.grant(1)
+        (delivery,) = await take(intake, 1)
+        await delivery.give_back(0)
+        intake.grant(1)
+        (again,) = await take(intake, 1)
+        await again.give_back(0.5)
+        intake.grant(1)
+        early = await nothing_comes(intake)
+        await bench.pass_time(0.5)
+        (third,) = await take(intake, 1)
+
+    assert early
+    assert [d.redelivered for d in (delivery, again, third)] == [False, True, True]
+    assert third.message_id == delivery.message_id
+
+
+async def test_held_intakes_take_nothing(bench: Bench) -> None:
+    """After `hold` nothing comes although slots were granted; after `grant` it comes."""
+    async with bench.broker.intake("calc") as intake:
+        intake.grant(5)
+        await asyncio.sleep(0.05)
+        intake.hold()
+        await bench.write([task(1), task(2)])
+        idle = await nothing_comes(intake)
+        intake.grant(1)
+        (delivery,) = await take(intake, 1)
+
+        assert idle
+        assert delivery.raw.body in (b"1", b"2")
+        assert await nothing_comes(intake)
+
+
+async def test_what_was_not_taken_goes_back_on_hold(bench: Bench) -> None:
+    """Deliveries that nobody has taken from the intake are free for other nodes at once."""
+    await bench.write([task(1), task(2)])
+    async with bench.broker.intake("calc") as one, bench.broker.intake("calc") as two:
+        one.grant(2)
+        await asyncio.sleep(0.1)
+        one.hold()
+        two.grant(2)
+        deliveries = await take(two, 2)
+
+    assert sorted(d.raw.body for d in deliveries) == [b"1", b"2"]
+
+
+async def test_two_intakes_share_the_work(bench: Bench) -> None:
+    """Each message comes to one of two intakes."""
+    await bench.write([task(n) for n in range(10)])
+    async with bench.broker.intake("calc") as one, bench.broker.intake("calc") as two:
+        one.grant(5)
+        first = await take(one, 5)
+        two.grant(10)
+        second = await take(two, 5)
+
+    assert {d.message_id for d in first} | {d.message_id for d in second} == {
+        f"m{n}" for n in range(10)
+    }
+
+
+async def test_a_message_without_an_id_is_named_by_its_place(bench: Bench) -> None:
+    """Messages without a usable id get a reserved one each, the same at every delivery."""
+    await bench.write([Entry(subject=CALC), Entry(subject=CALC, headers={MSG_ID: "_forged"})])
+    async with bench.broker.intake("calc") as intake:
+        intake.grant(2)
+        first = await take(intake, 2)
+        ids = [d.message_id for d in first]
+        for delivery in first:
+            await delivery.give_back(0)
+        intake.grant(2)
+        again = [d.message_id for d in await take(intake, 2)]
+
+    assert len(set(ids)) == 2
+    assert all(map(is_reserved_id, ids))
+    assert sorted(again) == sorted(ids)
+
+
+async def test_questions_reach_everybody_who_serves(bench: Bench) -> None:
+    """All nodes that serve a verb answer; nobody is an empty list."""
+
+    async def answer(question: bytes) -> bytes:
+        return b"re: " + question
+
+    nobody = await bench.broker.ask("status", b"x", wait=0.2)
+    await bench.broker.serve("status", answer)
+    await bench.broker.serve("status", answer)
+
+    assert nobody == []
+    assert await bench.broker.ask("status", b"x", wait=0.2) == [b"re: x", b"re: x"]
+
+
+async def test_trace_takes_what_it_gets(bench: Bench) -> None:
+    """Traces are accepted without an answer."""
+    await bench.broker.trace("n1", b'{"module": "calc"}\n')
+
+    assert await bench.broker.clock() > 0
+
+
+async def test_the_body_limit_leaves_room_for_headers(bench: Bench) -> None:
+    """A body of exactly the limit with headers is stored."""
+    entry = Entry(subject=CALC, body=bytes(bench.broker.body_limit), headers={MSG_ID: "big"})
+
+    assert bench.broker.body_limit == MIB - 16 * 1024
+    assert await bench.write([entry]) is None
+    assert await bench.write([record("x"), Entry(subject=CALC, body=entry.body)]) is None
