@@ -1,0 +1,1 @@
+"""The benchmark: every figure beside a baseline that was taken in the same run."""

@@ -1,0 +1,60 @@
+"""Our side: a node as `sbx-actor node` wires it, from its first pull to its last ack."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import uvloop
+
+from bench.children import Job
+from scalebox_actors.broker import JetStreamBroker, connect
+from scalebox_actors.names import Names
+from scalebox_actors.node import Node, Settings
+from scalebox_actors.ports import Runtime
+from scalebox_actors.runtimes.choose import open_runtime
+from scalebox_actors.topology.load import load
+
+LOOK = 0.002
+
+
+def run(job: Job) -> float:
+    """Return the seconds in which a node worked off `job.tasks` tasks."""
+    return uvloop.run(_work(job))
+
+
+async def _work(job: Job) -> float:
+    topology = load(job.topology.encode(), path="bench")
+    folder = Path(job.folder)
+    link = await connect(job.url, name="bench node", events=_ignore)
+    runtime: Runtime | None = None
+    if job.runtime:
+        runtime = await open_runtime(job.runtime, state=folder / "state")
+    try:
+        broker = await JetStreamBroker.open(link, Names(topology.name))
+        settings = Settings(name="bench", base=folder / "work", folder=Path(__file__).parent)
+        return await _timed(Node(topology, broker, runtime, settings), job.tasks)
+    finally:
+        if runtime is not None:
+            await runtime.close()
+        await link.close()
+
+
+async def _timed(node: Node, tasks: int) -> float:
+    began = time.perf_counter()
+    work = asyncio.create_task(node.run())
+    while not (work.done() or _finished(node, tasks)):  # noqa: ASYNC110 - it counts, it tells nobody
+        await asyncio.sleep(LOOK)
+    seconds = time.perf_counter() - began
+    node.stop()
+    await work
+    return seconds
+
+
+def _finished(node: Node, tasks: int) -> bool:
+    """Whether all is committed, acked and cleared away."""
+    counts = [node.journal.of(name) for name in node.actors]
+    return sum(c.done for c in counts) >= tasks and not any(c.running for c in counts)
+
+
+def _ignore(event: str, detail: str) -> None:
+    """Say nothing: what a node did is checked by what it stored."""
