@@ -20,7 +20,6 @@ from scalebox_actors.ports import Entry, Refused, Stored
 from scalebox_actors.topology.model import Topology
 
 OPERATOR = "operator"
-ASK_AT_ONCE = 100
 _MODULE_TOKEN = 4
 
 _encode = msgspec.json.Encoder().encode
@@ -115,20 +114,25 @@ async def waiting(
 async def cancel(
     broker: JetStreamBroker, topology: Topology, messages: Sequence[Message]
 ) -> list[Message]:
-    """Cancel tasks: first the records, then the runs; returns those that had not ended before.
+    """Write that tasks are cancelled; returns those that had not ended before.
 
-    Killed between the two, what runs goes on, but can commit nothing any more.
+    From here on nothing of them can be committed. `end_runs` then frees their slots.
     """
     scribe = Scribe(
         topology=topology, names=broker.names, node=OPERATOR, body_limit=broker.body_limit
     )
     entries = [scribe.cancelled(message).record for message in messages]
-    fresh = [m for m, new in zip(messages, await _written(broker, entries), strict=True) if new]
-    for start in range(0, len(fresh), ASK_AT_ONCE):
-        part = fresh[start : start + ASK_AT_ONCE]
-        questions = [_encode({"module": m.module, "id": m.id}) for m in part]
-        await asyncio.gather(*(broker.ask("cancel", question) for question in questions))
-    return fresh
+    written = await _written(broker, entries)
+    return [message for message, new in zip(messages, written, strict=True) if new]
+
+
+async def end_runs(broker: JetStreamBroker, messages: Sequence[Message]) -> None:
+    """Ask every node to end the runs of these tasks, if it has any in hand."""
+    by_module: dict[str, list[str]] = {}
+    for message in messages:
+        by_module.setdefault(message.module, []).append(message.id)
+    questions = [{"module": module, "ids": ids} for module, ids in by_module.items()]
+    await asyncio.gather(*(broker.ask("cancel", _encode(question)) for question in questions))
 
 
 def _message(broker: JetStreamBroker, stored: Stored, module: str) -> Message | None:

@@ -53,9 +53,11 @@ def cancel(
 async def _cancel(common: Common, session: Session, chosen: Selection) -> int:
     count = 0
     site, broker, topology = session.site, session.broker, session.topology
-    async for page in operations.waiting(site, broker, topology, chosen):
-        for message in await operations.cancel(broker, topology, page):
-            count += 1
-            if common.json:
+    async with asyncio.TaskGroup() as asking:
+        async for page in operations.waiting(site, broker, topology, chosen):
+            fresh = await operations.cancel(broker, topology, page)
+            asking.create_task(operations.end_runs(broker, fresh))
+            count += len(fresh)
+            for message in fresh if common.json else ():
                 output.record({"module": message.module, "id": message.id})
     return count
