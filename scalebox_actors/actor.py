@@ -5,6 +5,7 @@ the next delivery finds the exited container or the done-record and carries on.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 
@@ -163,9 +164,6 @@ class Actor:
             if earlier is not None:
                 await asyncio.wait([earlier])
             await self.handle(delivery)
-        except asyncio.CancelledError:
-            delivery.let_go()
-            raise
         except Transient as error:  # a newer version, or the link was closed for good
             log.warning("task_postponed", extra={"task": delivery.message_id, "why": str(error)})
             await self._hand_back(delivery)
@@ -174,14 +172,15 @@ class Actor:
             log.exception("task_stumbled", extra={"task": delivery.message_id})
             await self._hand_back(delivery)
         finally:
+            # Whatever happened, also a cancellation in one of the handlers above: nobody works
+            # on it any more, so nobody may say so. After `done` this does nothing.
+            delivery.let_go()
             self._counts.running -= 1
             self._tasks.pop(delivery.message_id, None)
 
     async def _hand_back(self, delivery: Delivery) -> None:
-        try:
+        with contextlib.suppress(SbxError):
             await delivery.give_back(AGAIN_LATER)
-        except SbxError:
-            delivery.let_go()
 
     # --- before the run -------------------------------------------------------------------------
 

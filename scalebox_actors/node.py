@@ -73,7 +73,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 class _CancelRequest(msgspec.Struct):
     module: str
-    id: str
+    id: str = ""
+    ids: tuple[str, ...] = ()
 
 
 class Node:
@@ -196,7 +197,7 @@ class Node:
             if ended or (not stray.running and self._outlived(stray.finished)):
                 log.info("run_reaped", extra={"run": stray.name, "ended": ended})
                 await self.runtime.remove(stray.name)
-                seen.discard(stray.name)
+                await asyncio.to_thread(workdir.remove_tree, self._base / stray.name)
         await self._reap_directories(seen)
 
     async def _reap_directories(self, kept: set[str]) -> None:
@@ -251,7 +252,9 @@ class Node:
         async def cancel(question: bytes) -> bytes:
             request = msgspec.json.decode(question, type=_CancelRequest)
             actor = self.actors.get(request.module)
-            return _encode(actor is not None and await actor.cancel(request.id))
+            wanted = request.ids or (request.id,)
+            ended = [actor is not None and await actor.cancel(task_id) for task_id in wanted]
+            return _encode(any(ended))
 
         async def drain(question: bytes) -> bytes:
             mine = question.decode("utf-8", "replace") in ("", self.settings.name)

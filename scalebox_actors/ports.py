@@ -109,7 +109,10 @@ class Delivery(Protocol):
         """Let it be delivered again after `delay`."""
 
     def let_go(self) -> None:
-        """Say nothing more about it: it is delivered again when its `ack_wait` has passed."""
+        """Say nothing more about it: it is delivered again when its `ack_wait` has passed.
+
+        After `done` or `give_back` nothing happens.
+        """
 
 
 class Intake(Protocol):
