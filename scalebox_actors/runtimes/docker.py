@@ -10,8 +10,10 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -43,7 +45,9 @@ from scalebox_actors.runtimes.mounts import real_mounts
 from scalebox_actors.spec import ContainerSpec
 
 ARGUMENTS_BYTES = 2_000_000
-TURNS = 20
+START_WAIT = 2.0
+"""So long a container is left to whoever created it before we start it ourselves."""
+TURNS = 25
 """So often a container that vanishes or changes under our hands is looked at anew."""
 _REFERENCE = re.compile(r"[a-zA-Z0-9][\w.:@/-]{0,500}")
 
@@ -137,6 +141,7 @@ class DockerRuntime:
         self.engine, self._events = engine, events
         self._containers: dict[str, str] = {}
         """The ids of the containers in hand, by name: what has one need not be asked for labels."""
+        self._names: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._boot = booted()
 
     @classmethod
@@ -173,6 +178,11 @@ class DockerRuntime:
             guarded = (spec.work, self.engine.socket)
             mounts = await asyncio.to_thread(real_mounts, spec.mounts, guarded)
             spec = msgspec.structs.replace(spec, mounts=mounts)
+        # Callers of this node take turns, so that none sees another's container half made.
+        async with self._names.setdefault(spec.name, asyncio.Lock()):
+            return await self._adopt_or_start(spec)
+
+    async def _adopt_or_start(self, spec: ContainerSpec) -> DockerRun:
         body = create_body(spec, self.engine.traits)
         for _ in range(TURNS):
             made = await self.engine.call(
@@ -268,6 +278,11 @@ class DockerRuntime:
             await self._delete(found.id)
             return None
         if found.waits_for_start:
+            age = time.time() - seconds(found.created)
+            if 0.0 <= age < START_WAIT and not found.state.error:
+                # Somebody else may be about to start it, and a start too many runs it twice.
+                await asyncio.sleep(START_WAIT / (TURNS - 5))
+                return None
             return await self._start(spec.name, found.id, adopted=True)
         return self._run(spec.name, found.id, adopted=True)
 
@@ -275,9 +290,7 @@ class DockerRuntime:
         # Killed before this, there is a container that waits for its start: the next delivery
         # finds it by its name and starts it.
         run = self._run(name, container, adopted=adopted)
-        answer = await self.engine.call(
-            Step.START, lambda: self.engine.request("POST", f"containers/{container}/start")
-        )
+        answer = await self.engine.call(Step.START, self._starter(container))
         if not isinstance(answer, Answer):
             return run
         if answer.kind is Kind.GONE:
@@ -287,6 +300,25 @@ class DockerRuntime:
             return run
         await self._delete(container)
         raise SpecRejected(answer.text.strip())
+
+    def _starter(self, container: str) -> Callable[[], Awaitable[bytes]]:
+        """Return what starts a container once, however often it is called.
+
+        An engine runs a container that has ended once more when it is told to start it. So when
+        an answer was lost, look before asking again.
+        """
+        repeated = False
+
+        async def start() -> bytes:
+            nonlocal repeated
+            if repeated:
+                found = await self.engine.request("GET", f"containers/{container}/json")
+                if not read_inspected(found).waits_for_start:
+                    return b""
+            repeated = True
+            return await self.engine.request("POST", f"containers/{container}/start")
+
+        return start
 
     async def _delete(self, container: str) -> None:
         self._events.watch(container).ended_by_us = True

@@ -1,0 +1,283 @@
+"""The pure parts of the runtimes: tables, request bodies, frames, times, mounts."""
+
+import json
+import struct
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scalebox_actors.errors import BadInput, NotPermitted
+from scalebox_actors.runtimes.choose import open_runtime
+from scalebox_actors.runtimes.docker_answers import Kind, Step, init_failure, read_answer
+from scalebox_actors.runtimes.docker_body import Traits, create_body
+from scalebox_actors.runtimes.docker_inspect import (
+    Config,
+    Inspected,
+    State,
+    exit_of,
+    read_inspected,
+    seconds,
+)
+from scalebox_actors.runtimes.docker_logs import Frames
+from scalebox_actors.runtimes.mounts import check_root, real_mounts
+from scalebox_actors.spec import ContainerSpec, Mount
+
+SPEC = ContainerSpec(
+    name="sbx-t.m.one",
+    image="img",
+    command=("a", "b"),
+    env={"A": "1"},
+    labels={"sbx.topology": "t"},
+    work="/base/one/1",
+)
+
+
+@pytest.mark.parametrize(
+    ("step", "status", "text", "expected"),
+    [
+        (Step.CREATE, 404, "No such image: nope:latest", Kind.IMAGE_MISSING),
+        (Step.CREATE, 404, "no such image: nope: image not known", Kind.IMAGE_MISSING),
+        (Step.CREATE, 409, "Conflict. The container name is already in use", Kind.NAME_TAKEN),
+        (Step.CREATE, 500, "the container name is already in use by x", Kind.NAME_TAKEN),
+        (Step.CREATE, 400, "invalid reference format: must be lowercase", Kind.REJECTED),
+        (Step.CREATE, 400, "No command specified", Kind.REJECTED),
+        (Step.CREATE, 400, "Minimum memory limit allowed is 6MB", Kind.REJECTED),
+        (Step.CREATE, 400, "bind source path does not exist: /x", Kind.REJECTED),
+        (Step.CREATE, 500, "json: cannot unmarshal string into Go", Kind.REJECTED),
+        (Step.CREATE, 500, "Cannot mkdir: /bin/cat is not a directory", Kind.REJECTED),
+        (Step.CREATE, 500, "write /x: no space left on device", Kind.TRANSIENT),
+        (Step.START, 400, 'exec: "/nope": stat /nope: no such file or directory', Kind.NOT_FOUND),
+        (Step.START, 500, "executable file `x` not found in $PATH", Kind.NOT_FOUND),
+        (Step.START, 500, "open executable: Operation not permitted", Kind.NOT_EXECUTABLE),
+        (Step.START, 400, "permission denied: unknown", Kind.NOT_EXECUTABLE),
+        (Step.START, 500, "unable to find user x: no matching entries", Kind.NOT_EXECUTABLE),
+        (Step.START, 500, "failed to initialize logging driver: x", Kind.REJECTED),
+        (Step.START, 404, "network x not found", Kind.REJECTED),
+        (Step.START, 404, "No such container: x", Kind.GONE),
+        (Step.START, 500, "fork: resource temporarily unavailable", Kind.TRANSIENT),
+        (Step.OTHER, 404, "No such container: x", Kind.GONE),
+        (Step.OTHER, 409, "removal of container x is already in progress", Kind.TRANSIENT),
+        (Step.OTHER, 501, "configured logging driver does not support reading", Kind.NO_LOGS),
+        (Step.OTHER, 500, "something broke", Kind.TRANSIENT),
+        (Step.OTHER, 900, "Cannot connect to Docker Engine", Kind.TRANSIENT),
+        (Step.OTHER, 418, "a teapot", Kind.REJECTED),
+    ],
+)
+def test_answers(step: Step, status: int, text: str, expected: Kind) -> None:
+    """Status and text together say what an answer means, in dockerd's words and podman's."""
+    assert expected is read_answer(step, status, text).kind
+
+
+@pytest.mark.parametrize(
+    ("stderr", "expected"),
+    [
+        (b"[FATAL tini (2)] exec /x failed: No such file\n", "exec /x failed: No such file"),
+        (b"ERROR (catatonit:2): failed to exec pid1: nope\n", "failed to exec pid1: nope"),
+        (b"mine\n[FATAL tini (2)] exec /x failed: No such file\n", ""),
+        (b"", ""),
+    ],
+)
+def test_what_an_init_says(stderr: bytes, expected: str) -> None:
+    """Only an init that could not execute anything speaks alone."""
+    assert expected == init_failure(stderr)
+
+
+def test_a_container_is_hardened() -> None:
+    """Nothing is left to the engine's defaults that the specification promises."""
+    body = json.loads(json.dumps(create_body(SPEC, Traits(runtime="crun", log_driver="local"))))
+    host = body["HostConfig"]
+
+    assert body["NetworkDisabled"] is True
+    assert body["WorkingDir"] == "/work"
+    assert host == {
+        "NetworkMode": "none",
+        "IpcMode": "private",
+        "Init": True,
+        "AutoRemove": False,
+        "RestartPolicy": {"Name": "no"},
+        "Privileged": False,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "PidsLimit": 256,
+        "Ulimits": [{"Name": "nofile", "Soft": 1024, "Hard": 1024}],
+        "Mounts": [{"Type": "bind", "Source": "/base/one/1", "Target": "/work"}],
+        "Runtime": "crun",
+        "LogConfig": {
+            "Type": "local",
+            "Config": {"max-size": "10485760", "max-file": "1", "compress": "false"},
+        },
+    }
+
+
+def test_wishes_reach_the_engine() -> None:
+    """Limits, user, network, devices and mounts of a spec are in the request."""
+    spec = msgspec.structs.replace(
+        SPEC,
+        memory=2**26,
+        cpus=1.5,
+        user="65534",
+        network="lab",
+        read_only=True,
+        devices=("/dev/fuse",),
+        mounts=(Mount(source="/data/a", target="/a"),),
+    )
+    body = json.loads(json.dumps(create_body(spec, Traits(deny_list=True))))
+    host = body["HostConfig"]
+
+    assert "NetworkDisabled" not in body
+    assert (body["User"], host["NetworkMode"]) == ("65534", "lab")
+    assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (2**26, 2**26, 1_500_000_000)
+    assert "mode=1777" in host["Tmpfs"]["/tmp"]  # noqa: S108 - in a container
+    assert host["Devices"][0]["PathOnHost"] == "/dev/fuse"
+    assert host["Mounts"][1]["ReadOnly"] is True
+    assert "unshare" in host["SecurityOpt"][1]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=50)), max_size=20),
+    st.integers(1, 7),
+    st.integers(1, 40),
+)
+def test_frames_are_split_wherever_the_stream_is_cut(
+    pieces: list[tuple[int, bytes]], step: int, most: int
+) -> None:
+    """The outputs' ends come out whole, however the engine's stream is cut into pieces."""
+    stream = b"".join(struct.pack(">BxxxL", n, len(data)) + data for n, data in pieces)
+    outputs = [b"".join(data for n, data in pieces if n == wanted) for wanted in (1, 2)]
+
+    frames = Frames(most)
+    for begin in range(0, len(stream), step):
+        frames.feed(stream[begin : begin + step])
+    logs = frames.logs
+
+    assert [out[-most:] for out in outputs] == [logs.stdout, logs.stderr]
+    assert [len(out) for out in outputs] == [logs.stdout_size, logs.stderr_size]
+
+
+def inspected(code: int, *, oom: bool = False, started: str = "", finished: str = "") -> Inspected:
+    """Return an ended container as inspect tells it."""
+    state = State(
+        status="exited",
+        exit_code=code,
+        o_o_m_killed=oom,
+        started_at=started or "2026-01-01T00:00:10.5Z",
+        finished_at=finished or "2026-01-01T00:00:20Z",
+    )
+    return Inspected(id="x", state=state, config=Config())
+
+
+@pytest.mark.parametrize(
+    ("found", "outside", "boot", "expected"),
+    [
+        pytest.param(inspected(137), True, 0.0, (False, True), id="killed-by-somebody"),
+        pytest.param(inspected(143), True, 0.0, (False, True), id="stopped-by-somebody"),
+        pytest.param(inspected(137), False, 0.0, (False, False), id="killed-itself"),
+        pytest.param(inspected(1), True, 0.0, (False, False), id="failed-while-we-looked-away"),
+        pytest.param(inspected(137, oom=True), True, 0.0, (True, False), id="memory"),
+        pytest.param(inspected(0, oom=True), False, 0.0, (True, False), id="childs-memory"),
+        pytest.param(
+            inspected(255),
+            False,
+            seconds("2026-01-01T00:00:15Z"),
+            (False, True),
+            id="the-host-went-down",
+        ),
+    ],
+)
+def test_ends(found: Inspected, outside: bool, boot: float, expected: tuple[bool, bool]) -> None:
+    """A signal that somebody else sent, and a host that went down, are no verdict."""
+    end = exit_of(found, ended_outside=outside, boot=boot)
+
+    assert expected == (end.out_of_memory, end.lost)
+
+
+def test_times_never_run_backwards() -> None:
+    """The engine's two clocks differ by milliseconds; an end is never before its start."""
+    late = "2026-01-01T00:00:30.123456789Z"
+    end = exit_of(inspected(0, started=late), ended_outside=False)
+
+    assert end.finished == end.started == seconds(late)
+
+
+@pytest.mark.parametrize("text", ["", "0001-01-01T00:00:00Z", "no time"])
+def test_never_is_no_time(text: str) -> None:
+    """What never happened has the time 0."""
+    assert seconds(text) == 0.0
+
+
+def test_inspect_is_read() -> None:
+    """What we need of inspect is found in it."""
+    raw = {
+        "Id": "abc",
+        "Created": "2026-01-01T00:00:00Z",
+        "State": {"Status": "created", "OOMKilled": True, "ExitCode": 3, "Error": "e"},
+        "Config": {"Labels": {"a": "b"}},
+        "Mounts": [{"Source": "/w", "Destination": "/work", "Mode": ""}],
+    }
+    found = read_inspected(json.dumps(raw))
+
+    assert (found.id, found.work, found.labels) == ("abc", "/w", {"a": "b"})
+    assert (found.state.o_o_m_killed, found.waits_for_start, found.ended) == (True, True, False)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/etc",
+        "/etc/ssl",
+        "/usr/bin",
+        "/proc",
+        "/sys",
+        "/dev",
+        "/var",
+        "/run",
+        "/var/run",
+        "/bin",
+    ],
+)
+def test_system_directories_are_never_roots(path: str) -> None:
+    """Neither the system's directories, nor what is in them, nor what holds them."""
+    with pytest.raises(NotPermitted):
+        check_root(path)
+
+
+def test_memory_scratch_may_be_mounted() -> None:
+    """The one place below /dev that programs share on purpose."""
+    assert check_root("/dev/shm") == "/dev/shm"  # noqa: S108 - named, not used
+
+
+def test_guarded_places_are_out_of_reach(tmp_path: Path) -> None:
+    """The engine's socket can be mounted neither itself, nor by its directory, nor by a link."""
+    socket = tmp_path / "engine" / "docker.sock"
+    socket.parent.mkdir()
+    socket.touch()
+    (tmp_path / "link").symlink_to(socket.parent)
+
+    for path in (tmp_path, socket.parent, tmp_path / "link"):
+        with pytest.raises(NotPermitted):
+            check_root(str(path), [str(socket)])
+
+
+def test_links_may_not_leave_their_root(tmp_path: Path) -> None:
+    """A mount's real path decides, through any chain of links."""
+    root, secret = tmp_path / "root", tmp_path / "secret"
+    for folder in (root / "inside", secret):
+        folder.mkdir(parents=True)
+    (root / "first").symlink_to("second")
+    (root / "second").symlink_to(secret)
+    (root / "fine").symlink_to("inside")
+
+    fine = Mount(source=f"{root}/fine", target="/a", root=str(root))
+    assert real_mounts([fine])[0].source == str(root / "inside")
+    with pytest.raises(NotPermitted, match="leaves the root"):
+        real_mounts([Mount(source=f"{root}/first", target="/a", root=str(root))])
+
+
+async def test_an_unknown_runtime_is_named() -> None:
+    """A misspelt `--runtime` is answered with those that there are."""
+    with pytest.raises(BadInput, match="docker, process"):
+        await open_runtime("dokcer")
