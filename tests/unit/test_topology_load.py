@@ -374,6 +374,15 @@ def test_checks_hold_for_topologies_made_in_python(module: Module) -> None:
     assert [finding.path[:2] for finding in findings if finding.fatal] == [("modules", "a")]
 
 
+def test_too_many_modules_made_in_python_are_refused_too() -> None:
+    """The limit holds for every topology, not only for files."""
+    modules = {f"m{n}": Module(name=f"m{n}", image="i:1") for n in range(257)}
+
+    findings = check(Topology(name="t", modules=modules))
+
+    assert [f.message for f in findings if f.fatal] == ["257 modules; at most 256 are allowed"]
+
+
 # --- quantities ----------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from unit.strategies import TEXT, topologies
 
 from scalebox_actors.topology.graph import graph_mermaid, graph_text
 from scalebox_actors.topology.load import load
-from scalebox_actors.topology.model import Gather, Launch, Module, Topology
+from scalebox_actors.topology.model import Duration, Gather, Launch, Module, Topology
 from scalebox_actors.topology.render import render
 
 PRIMES = Topology(
@@ -92,6 +92,21 @@ def test_the_text_graph_shows_entries_programs_gathers_and_results() -> None:
     """
 
     actual = graph_text(PRIMES)
+
+    assert textwrap.dedent(expected) == actual
+
+
+def test_the_text_graph_says_when_a_group_is_let_go() -> None:
+    """A time limit and a least number are part of the picture."""
+    gather = Gather(by="root", count=9, timeout=Duration(90), min_ok=8)
+    module = Module(name="a", image="i:1", gather=gather)
+    expected = """\
+    t
+    → a  i:1     1 slot  → results
+         gathers 9 by root, 1m30s at most, then 8 are enough
+    """
+
+    actual = graph_text(Topology(name="t", modules={"a": module}))
 
     assert textwrap.dedent(expected) == actual
 
