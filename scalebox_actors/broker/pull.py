@@ -114,6 +114,7 @@ class PullIntake:
         self._scheduled = False
         self._last_sign = 0.0
         self._next_beat = 0.0
+        self._beat_every = HEARTBEAT
         self._timer: asyncio.TimerHandle | None = None
 
     # --- the port ---------------------------------------------------------------------------
@@ -132,7 +133,8 @@ class PullIntake:
 
     async def __aenter__(self) -> Self:
         self._link.watchers.add(self._on_link)
-        self._next_beat = self._loop.time() + HEARTBEAT
+        self._beat_every = await beat_interval(self._link, self._names, self._module)
+        self._next_beat = self._loop.time() + self._beat_every
         self._tick()
         return self
 
@@ -300,7 +302,7 @@ class PullIntake:
             self._schedule()
 
     def _beat(self) -> None:
-        self._next_beat = self._loop.time() + HEARTBEAT
+        self._next_beat = self._loop.time() + self._beat_every
         for delivery in self._hands:
             self._link.post(delivery.beat)
 
@@ -320,3 +322,14 @@ class PullIntake:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+async def beat_interval(link: Link, names: Names, module: str) -> float:
+    """Return how often to beat: a third of the `ack_wait` that an operator gave the consumer."""
+    try:
+        info = await link.api(f"CONSUMER.INFO.{names.stream}.{names.consumer(module)}")
+    except (ApiError, NoResponders):
+        return HEARTBEAT  # it is made again with our own
+    config = info["config"]
+    wait = config.get("ack_wait") if isinstance(config, dict) else None
+    return min(HEARTBEAT, wait / NS / 3) if isinstance(wait, int) and wait > 0 else HEARTBEAT

@@ -1,0 +1,351 @@
+"""A stage for faults: a nats-server, nodes as real processes, and somebody who watches both.
+
+Everything lives in one temporary folder and on loopback. What is started here is ended by its
+process id. Nothing sleeps for a fixed time: conditions are awaited.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from faults.workload import Audit, read_witness
+
+import scalebox_actors
+from scalebox_actors.broker import JetStreamBroker, Link, connect
+from scalebox_actors.broker.streams import NS, consumer_config
+from scalebox_actors.local import Site
+from scalebox_actors.message import MSG_ID, REASON
+from scalebox_actors.names import Names
+from scalebox_actors.ports import Entry, Runtime
+from scalebox_actors.runtimes.process import ProcessRuntime
+from scalebox_actors.server import EmbeddedServer, Settings
+from scalebox_actors.topology.load import load
+
+ACK_WAIT = 3.0
+"""Seconds, instead of 60: tests wait for redeliveries. Nodes beat at a third of it."""
+POLL = 0.02
+READY = 20.0
+EXIT_OF_TERM = 30.0
+PACKAGE_ROOT = Path(scalebox_actors.__file__).parents[1]
+PROGRAM = (sys.executable, "-c", "import sys; from scalebox_actors.cli import main; sys.exit(main())")
+
+
+async def until(
+    condition: Callable[[], Awaitable[object] | object], what: str, *, seconds: float
+) -> float:
+    """Wait until `condition` is true and return how long that took; fails after `seconds`."""
+    began = time.monotonic()
+    while True:
+        answer = condition()
+        if isinstance(answer, Awaitable):
+            answer = await answer
+        took = time.monotonic() - began
+        if answer:
+            return took
+        assert took < seconds, f"not within {seconds:g} s: {what}"
+        await asyncio.sleep(POLL)
+
+
+class NodeProcess:
+    """`sbx-actor node` as a child process."""
+
+    def __init__(self, arguments: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
+        self.log = log
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                [*PROGRAM, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                cwd=log.parent,
+                env={**os.environ, "PYTHONPATH": str(PACKAGE_ROOT), **env},
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, or None."""
+        return self._process.poll()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    async def ready(self) -> None:
+        """Wait until its actors have begun."""
+        began = len(self.events("node_started"))
+
+        def started() -> bool:
+            assert self.exit_code is None, self.log.read_text("utf-8")
+            return len(self.events("node_started")) > 0
+
+        del began
+        await until(started, "node_started", seconds=READY)
+
+    async def ended(self, seconds: float = EXIT_OF_TERM) -> int:
+        """Wait for its end and return the exit code."""
+        await until(lambda: self.exit_code is not None, "the node's end", seconds=seconds)
+        return self._process.wait()
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._process.kill()
+        self._process.wait()
+
+    def events(self, name: str = "") -> list[dict[str, Any]]:
+        """Return what it has logged, or only the events of that name."""
+        found = []
+        for line in self.log.read_text("utf-8", "replace").splitlines():
+            with contextlib.suppress(ValueError):
+                record = json.loads(line)
+                if not name or record.get("event") == name:
+                    found.append(record)
+        return found
+
+    def memory(self) -> int:
+        """Return its resident memory in bytes."""
+        fields = Path(f"/proc/{self.pid}/statm").read_text("ascii").split()
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def descriptors(self) -> int:
+        """Return how many files and sockets it has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208 - a number is all we want
+
+
+class Stage:
+    """One topology on one nats-server; made by `staged`."""
+
+    def __init__(self, folder: Path, server: EmbeddedServer, kind: str) -> None:
+        self.folder = folder
+        self.server = server
+        self.kind = kind
+        self.witness = folder / "witness"
+        self.work = folder / "work"
+        self.docker_host = os.environ.get("DOCKER_HOST", "")
+        self.nodes: list[NodeProcess] = []
+        self.events: list[tuple[str, str]] = []
+        self._link: Link | None = None
+        self._site: Site | None = None
+        self._modules: tuple[str, ...] = ()
+
+    @property
+    def link(self) -> Link:
+        """The watcher's own connection."""
+        assert self._link is not None
+        return self._link
+
+    @property
+    def site(self) -> Site:
+        """The topology as an operator sees it."""
+        assert self._site is not None
+        return self._site
+
+    @property
+    def names(self) -> Names:
+        """The subjects of the topology."""
+        return self.site.names
+
+    async def connect(self) -> None:
+        """Make the watcher's connection anew."""
+        self._link = await connect(
+            self.server.url, name="faults", events=lambda *event: self.events.append(event)
+        )
+
+    async def deploy(self, text: bytes, *, ack_wait: float = ACK_WAIT) -> None:
+        """Deploy a topology, with consumers that redeliver after `ack_wait`."""
+        topology = load(text, path="faults")
+        self._site = Site(self.link, Names(topology.name), None)
+        self._modules = tuple(topology.modules)
+        await self._site.deploy(topology)
+        for module in self._modules:
+            config = {**consumer_config(self.names, module), "ack_wait": round(ack_wait * NS)}
+            verb = f"CONSUMER.DURABLE.CREATE.{self.names.stream}.{self.names.consumer(module)}"
+            await self.link.api(verb, {"stream_name": self.names.stream, "config": config})
+
+    def node(self, name: str = "n1", *options: str, topology: str = "", **env: str) -> NodeProcess:
+        """Start a node of the deployed topology, or of a file."""
+        arguments = [
+            "node",
+            topology or self.names.topology,
+            *("--name", name, "--log-json", "--runtime", self.kind),
+            *("--nats", self.server.url, "--work", str(self.work), *options),
+        ]
+        node = NodeProcess(arguments, self.folder / f"{name}-{len(self.nodes)}.log", env)
+        self.nodes.append(node)
+        return node
+
+    async def broker(self) -> JetStreamBroker:
+        """Return the stream as a publisher uses it."""
+        return await self.site.broker()
+
+    async def send(self, module: str, bodies: Iterable[str]) -> None:
+        """Send messages whose ids are their bodies; all are accepted when this returns."""
+        entries = [
+            Entry(subject=self.names.task(module), body=body.encode(), headers={MSG_ID: body})
+            for body in bodies
+        ]
+        injected = await (await self.broker()).inject(entries)
+        assert injected.stored == len(entries), injected
+
+    # --- looking --------------------------------------------------------------------------------
+
+    async def waiting(self) -> dict[str, int]:
+        """Return how many messages have not ended, module by module."""
+        waiting = {}
+        for module in self._modules:
+            counts = await self.site.admin.list_subjects(self.names.task(module))
+            waiting[module] = sum(counts.values())
+        return waiting
+
+    async def done(self, module: str = "*") -> int:
+        """Return how many done-records there are."""
+        return sum((await self.site.admin.list_subjects(self.names.done(module, "*"))).values())
+
+    async def drained(self, *, seconds: float) -> float:
+        """Wait until every accepted message has ended, and return how long that took."""
+
+        async def nothing_waits() -> bool:
+            for node in self.nodes[-1:]:
+                assert node.exit_code is None, node.log.read_text("utf-8")
+            return not any((await self.waiting()).values())
+
+        return await until(nothing_waits, "nothing waits any more", seconds=seconds)
+
+    async def moved(self, *, seconds: float) -> float:
+        """Wait until one more task has ended, and return how long that took."""
+        before = await self.done()
+
+        async def more() -> bool:
+            return await self.done() > before
+
+        return await until(more, "another task ended", seconds=seconds)
+
+    async def results(self) -> Counter[str]:
+        """Return what was emitted, and how often."""
+        found: Counter[str] = Counter()
+        async for page in self.site.admin.messages(self.names.result("*")):
+            found.update(stored.body.decode() for stored in page)
+        return found
+
+    async def dead(self) -> dict[str, str]:
+        """Return `module/id` and reason of every dead letter."""
+        found = {}
+        async for page in self.site.admin.messages(self.names.dead("*", "*")):
+            for stored in page:
+                module, task = stored.subject.split(".", 5)[4:]
+                found[f"{module}/{task}"] = stored.headers.get(REASON, "")
+        return found
+
+    def directories(self) -> tuple[str, ...]:
+        """Return the work directories that are left."""
+        if not self.work.exists():
+            return ()
+        prefix = f"sbx-{self.names.topology}."
+        return tuple(sorted(p.name for p in self.work.iterdir() if p.name.startswith(prefix)))
+
+    async def strays(self, node: str = "n1") -> tuple[str, ...]:
+        """Return the runs that are left."""
+        async with self.runtime(node) as runtime:
+            labels = {"sbx.topology": self.names.topology}
+            return tuple(sorted(stray.name for stray in await runtime.stray(labels)))
+
+    @asynccontextmanager
+    async def runtime(self, node: str = "n1") -> AsyncIterator[Runtime]:
+        """Open the runtime that a node has."""
+        runtime: Runtime
+        if self.kind == "process":
+            state = self.work / f"shepherd.{self.names.topology}.{node}"
+            runtime = await ProcessRuntime.open(state)
+        else:
+            from scalebox_actors.runtimes.docker import DockerRuntime  # noqa: PLC0415 - rarely
+
+            runtime = await DockerRuntime.open(self.docker_host)
+        try:
+            yield runtime
+        finally:
+            await runtime.close()
+
+    async def audit(self, *, expected_errors: Iterable[str] = ()) -> Audit:
+        """Look at everything that was stored and left; wait first for what cleans up."""
+        allowed = set(expected_errors)
+
+        async def clean() -> bool:
+            return not self.directories() and not await self.strays()
+
+        with contextlib.suppress(AssertionError):
+            await until(clean, "the last runs are cleared", seconds=5)
+        records = await self.site.admin.list_subjects(self.names.done("*", "*"))
+        per_module: Counter[str] = Counter()
+        for subject, count in records.items():
+            per_module[subject.split(".")[4]] += count
+        errors = [
+            f"{record['event']}: {record.get('error', record.get('why', ''))}"
+            for node in self.nodes
+            for record in node.events()
+            if record.get("level") in ("error", "critical") and record["event"] not in allowed
+        ]
+        return Audit(
+            results=await self.results(),
+            done=per_module,
+            doubled_records=sum(records.values()) - len(records),
+            dead=await self.dead(),
+            waiting=await self.waiting(),
+            witness=read_witness(self.witness),
+            runs_left=await self.strays(),
+            directories_left=self.directories(),
+            errors=tuple(errors),
+        )
+
+    async def close(self) -> None:
+        """End every node and whatever they left running."""
+        for node in self.nodes:
+            if node.exit_code is None:
+                with contextlib.suppress(ProcessLookupError):
+                    node.signal(signal.SIGCONT)
+                node.kill()
+            else:
+                await node.ended()
+        if self._site is not None and self.work.exists():
+            async with self.runtime() as runtime:
+                for stray in await runtime.stray({"sbx.topology": self.names.topology}):
+                    await runtime.remove(stray.name)
+        if self._link is not None:
+            await self._link.close()
+
+
+@asynccontextmanager
+async def staged(
+    folder: Path, *, kind: str = "process", settings: Settings | None = None
+) -> AsyncIterator[Stage]:
+    """Open a stage: a server with a store of its own in `folder`, and a watcher's connection."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with EmbeddedServer(folder / "store", settings) as server:
+        stage = Stage(folder, server, kind)
+        await stage.connect()
+        try:
+            yield stage
+        finally:
+            await stage.close()
+
+
+def show(row: str, **numbers: object) -> None:
+    """Print what a row measured; `pytest -s` or a failure shows it."""
+    told = " ".join(
+        f"{name}={value:.2f}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in numbers.items()
+    )
+    print(f"\n[{row}] {told}")  # noqa: T201 - numbers for people
