@@ -11,10 +11,13 @@ import click
 
 from scalebox_actors.cli.commands import commands
 from scalebox_actors.cli.output import STDOUT_CLOSED, say
+from scalebox_actors.cli.show import shortened
 from scalebox_actors.errors import BadInput, SbxError
 
 PROGRAM = "sbx-actor"
 FAILED, USAGE, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
+SENTENCE = 1000
+"""No error takes more characters than this, whatever it quotes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +48,8 @@ def _invoked(given: list[str]) -> int:
         code = commands.main(given, prog_name=PROGRAM, standalone_mode=False)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else PROGRAM
-        say(f"{path}: {error.format_message()} (see `{path} --help`)")
+        words = shortened(" ".join(error.format_message().split()).rstrip("."), SENTENCE // 2)
+        say(f"{path}: {words} (see `{path} --help`)")
         return USAGE
     except click.ClickException as error:
         say(f"{PROGRAM}: {error.format_message()}")
@@ -55,10 +59,10 @@ def _invoked(given: list[str]) -> int:
         return INTERRUPTED
     except BadInput as error:
         for one in error.errors or (error,):
-            say(str(one) if one.path else f"{PROGRAM}: {one}")
+            say(shortened(str(one) if one.path else f"{PROGRAM}: {one}", SENTENCE))
         return error.exit_code
     except SbxError as error:
-        say(f"{PROGRAM}: {error}")
+        say(shortened(f"{PROGRAM}: {error}", SENTENCE))
         return error.exit_code
     except ExceptionGroup as group:
         return _several(group)

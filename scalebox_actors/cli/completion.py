@@ -11,7 +11,7 @@ VARIABLE = "_SBX_ACTOR_COMPLETE"
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
 @common
 def completion(common: Common, shell: str) -> None:
     """Print the completion script of SHELL: bash, zsh or fish.

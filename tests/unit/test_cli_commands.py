@@ -1,0 +1,228 @@
+"""The corpus of command lines: whatever is typed, one sentence, the documented code, no traceback.
+
+In one process; what needs real file descriptors or a server is in tests/integration.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from scalebox_actors.cli import main
+from scalebox_actors.cli.commands import COMMANDS
+
+GOOD = "topology: tiny\nmodules:\n  a: {image: x/y, command: [echo]}\n"
+GREEDY = 'topology: tiny\nmodules:\n  a: {image: x/y, mounts: ["data:.:/d:rw"], command: [echo]}\n'
+LEAVES = [name for name in COMMANDS if name != "dead"]
+WITH_TOPOLOGY = [name for name in LEAVES if name not in ("schema", "completion")]
+DEAD = ["list", "show", "retry", "drop"]
+
+# Command, exit code, a word of the sentence on stderr. {good}, {dir}, … are files of the fixture.
+BAD = [
+    ("", 2, "Usage"),
+    ("frobnicate", 2, "no command"),
+    ("chek", 2, "did you mean `check`"),
+    ("--frobnicate", 2, "--frobnicate"),
+    ("check", 2, "TOPOLOGY"),
+    ("plan", 2, "TOPOLOGY"),
+    ("run", 2, "TOPOLOGY"),
+    ("node", 2, "TOPOLOGY"),
+    ("send", 2, "TOPOLOGY"),
+    ("send {good}", 2, "MODULE"),
+    ("send {good} a", 2, "either BODY"),
+    ("send {good} a b --file {good}", 2, "either BODY"),
+    ("send {good} a b c", 2, "unexpected extra argument"),
+    ("results", 2, "TOPOLOGY"),
+    ("trace", 2, "TOPOLOGY"),
+    ("logs", 2, "TOPOLOGY"),
+    ("logs tiny", 2, "ID"),
+    ("cancel", 2, "TOPOLOGY"),
+    ("cancel tiny", 2, "--module"),
+    ("pause", 2, "TOPOLOGY"),
+    ("resume", 2, "TOPOLOGY"),
+    ("drain", 2, "TOPOLOGY"),
+    ("dead frobnicate", 2, "frobnicate"),
+    ("dead show tiny", 2, "ID"),
+    ("dead retry tiny", 2, "--all"),
+    ("dead drop tiny", 2, "--all"),
+    ("dead drop tiny x --all", 2, "--all"),
+    ("dead list tiny --reason odd", 2, "odd"),
+    ("completion", 2, "SHELL"),
+    ("completion tcsh", 2, "tcsh"),
+    ("run {good} --send a", 2, "--send"),
+    ("run {good} --runtime podman", 2, "podman"),
+    ("run {good} --max-cpus 0", 2, "--max-cpus"),
+    ("run {good} --max-cpus many", 2, "many"),
+    ("node {good} --max-slots -1", 2, "--max-slots"),
+    ("plan {good} --rate nan,", 2, "--rate"),
+    *((f"{name} {{missing}}", 65, "No such file") for name in ("check", "plan", "run", "node")),
+    *((f"{name} {{dir}}", 65, "Is a directory") for name in ("check", "plan", "run", "node")),
+    *((f"{name} {{empty}}", 65, "nothing in") for name in ("check", "plan", "run", "node")),
+    *((f"{name} {{binary}}", 65, "binary.yaml:1:") for name in ("check", "plan", "run", "node")),
+    *((f"{name} {{wrong}}", 65, "wrong.yaml:3:") for name in ("check", "plan", "run", "node")),
+    ("send {missing} a b", 65, "No such file"),
+    ("send {dir} a b", 65, "Is a directory"),
+    ("status {missing}", 65, "No such file"),
+    ("results {dir}", 65, "Is a directory"),
+    ("trace {binary}", 65, "binary.yaml:1:"),
+    ("drain {wrong}", 65, "wrong.yaml:3:"),
+    ("dead list {missing}", 65, "No such file"),
+    ("send {good} b x", 65, "no module `b`"),
+    ("send {good} aa x", 65, "did you mean `a`"),
+    ("send {good} a x --header k", 65, "--header"),
+    ("send {good} a x --header k=1 --header k=2", 65, "twice"),
+    ("send {good} a x --header Nats-TTL=1s", 65, "system"),
+    ("send {good} a x --id a.b", 65, "--id"),
+    ("send {good} a x --id _a", 65, "--id"),
+    ("send {good} a x --id {long}", 65, "--id"),
+    ("run {good} --send b x", 65, "no module `b`"),
+    ("run {good} --set K", 65, "--set"),
+    ("run {good} --env-file {missing}", 65, "No such file"),
+    ("check {good} --env-file {dir}", 65, "Is a directory"),
+    ("check {good} --env-file {binary}", 65, "binary.yaml"),
+    ("run {good} --mount-root data", 65, "--mount-root"),
+    ("run {good} --mount-root data=rel", 65, "--mount-root"),
+    ("run {good} --mount-root data=/etc", 65, "no mount root"),
+    ("run {good} --mount-root data={missing}", 65, "no such directory"),
+    ("run {good} --mount-root d=/tmp --mount-root d=/tmp", 65, "twice"),
+    ("run {good} --max-memory lots", 65, "--max-memory"),
+    ("node {good} --name Not.A.Name", 65, "not a name"),
+    ("trace tiny --since soon", 65, "soon"),
+    ("pause tiny --for -1s", 65, "-1s"),
+    ("drain tiny N!", 65, "N!"),
+    ("run {greedy}", 77, "mount root"),
+    ("node {greedy}", 77, "mount root"),
+    ("run {good} --allow-image sbx/", 77, "image"),
+    ("node {good} --require-memory", 77, "memory"),
+    *((f"{name} tiny", 69, "nothing has run") for name in ("status", "results", "trace", "drain")),
+    ("send tiny a b", 69, "nothing has run"),
+    ("node tiny", 69, "nothing has run"),
+    ("logs tiny x", 69, "nothing has run"),
+    ("cancel tiny x", 69, "nothing has run"),
+    ("pause tiny", 69, "nothing has run"),
+    ("dead list tiny", 69, "nothing has run"),
+    ("status", 1, "no topology"),
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Make the files that the corpus names, and a state directory with nothing in it."""
+    for name in ("SBX_NATS", "SBX_STORE", "SBX_RUNTIME", "SBX_WORK", "SBX_CREDS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    contents = {
+        "good": GOOD.encode(),
+        "greedy": GREEDY.encode(),
+        "wrong": GOOD.replace("command", "comand").encode(),
+        "empty": b"",
+        "binary": b"\x00\xff\xfe",
+    }
+    for name, content in contents.items():
+        (tmp_path / f"{name}.yaml").write_bytes(content)
+    paths = {name: str(tmp_path / f"{name}.yaml") for name in (*contents, "missing")}
+    return paths | {"dir": str(tmp_path), "long": "x" * 129}
+
+
+@pytest.mark.parametrize(("line", "code", "word"), BAD, ids=[line for line, _, _ in BAD])
+def test_a_bad_command_line_gets_a_sentence_and_its_code(
+    line: str, code: int, word: str, files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot be done is said in few words on stderr, with the documented exit code."""
+    actual = main(line.format(**files).split())
+    told = capsys.readouterr()
+
+    assert (code, "") == (actual, told.out)
+    assert word in told.err
+    assert "Traceback" not in told.err
+    assert len(told.err.splitlines()) == 1 or word == "Usage"
+
+
+@pytest.mark.parametrize("name", [*LEAVES, *(f"dead {name}" for name in DEAD)])
+def test_an_unknown_flag_is_a_usage_error(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """No command takes a flag that it does not know."""
+    actual = main([*name.split(), "--frobnicate"])
+    told = capsys.readouterr()
+
+    assert actual == 2
+    assert "--frobnicate" in told.err
+    assert "Traceback" not in told.err
+
+
+@pytest.mark.parametrize("name", [*LEAVES, *(f"dead {name}" for name in DEAD)])
+def test_every_command_explains_itself_with_an_example(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--help` ends with 0, shows an example that can be copied, and `--json` is always there."""
+    actual = main([*name.split(), "--help"])
+    told = capsys.readouterr().out
+
+    assert actual == 0
+    assert re.search(rf"sbx-actor {name}\b", told.partition("Usage:")[2].partition("\n")[2])
+    assert "--json" in told
+
+
+def test_the_table_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
+    """The help of the program lists every command."""
+    main(["--help"])
+    told = capsys.readouterr().out
+
+    assert [name for name in COMMANDS if f"  {name} " not in told] == []
+
+
+def test_an_argument_of_a_mebibyte_is_refused_with_a_short_sentence(
+    files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A very long argument is not repeated at length."""
+    for line in (["check", "x" * 2**20], ["x" * 2**20], ["send", files["good"], "m" * 2**20, "b"]):
+        actual = main(line)
+        told = capsys.readouterr()
+
+        assert actual in (2, 65)
+        assert "Traceback" not in told.err
+        assert len(told.err) < 2000
+
+
+def test_a_stranger_cannot_move_the_cursor(
+    files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was typed comes back in a message without its control characters."""
+    main(["send", files["good"], "\x1b[31mred\rb\u202e\n", "x"])
+    told = capsys.readouterr().err
+
+    assert told.rstrip("\n").isprintable()
+
+
+def test_check_says_all_that_is_wrong_as_json(
+    files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With `--json` a program reads the place of each error."""
+    actual = main(["check", files["wrong"], "--json"])
+    told = capsys.readouterr().out
+
+    assert actual == 65
+    assert '"line":3' in told
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_name_the_program(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each shell gets a script that asks the program what may come next."""
+    actual = main(["completion", shell])
+
+    assert actual == 0
+    assert "_SBX_ACTOR_COMPLETE" in capsys.readouterr().out
+
+
+def test_plan_makes_nothing(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A plan names the stream and consumers, and leaves no trace of itself."""
+    actual = main(["plan", files["good"], "--runtime", "process", "--rate", "100"])
+    told = capsys.readouterr().out
+
+    assert actual == 0
+    assert "SBX_tiny_AT_local" in told
+    assert "1.9GiB" in told
+    assert not (tmp_path / "state").exists()
