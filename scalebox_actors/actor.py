@@ -25,7 +25,7 @@ from scalebox_actors.errors import (
 )
 from scalebox_actors.insight import run_record, verdict_word
 from scalebox_actors.journal import Counts, Journal
-from scalebox_actors.limits import DONE_RECORD_LIFE
+from scalebox_actors.limits import DONE_RECORD_LIFE, GROUP_MEMBERS
 from scalebox_actors.message import Message, read
 from scalebox_actors.names import attempts_key, run_name
 from scalebox_actors.policy import Bury, Done, Reason, TryAgain, Verdict, judge, poisoned
@@ -67,6 +67,7 @@ class Actor:
         self._counts: Counts = desk.journal.of(module.name)
         self._intake: Intake | None = None
         self._hands: dict[str, asyncio.Task[None]] = {}
+        self._slots = list(range(module.slots - 1, -1, -1))
         self._tasks: dict[str, Task] = {}
         self._draining = False
         self._resuming: asyncio.Task[None] | None = None
@@ -176,7 +177,9 @@ class Actor:
             # on it any more, so nobody may say so. After `done` this does nothing.
             delivery.let_go()
             self._counts.running -= 1
-            self._tasks.pop(delivery.message_id, None)
+            task = self._tasks.pop(delivery.message_id, None)
+            if task is not None:
+                self._slots.append(task.slot)
 
     async def _hand_back(self, delivery: Delivery) -> None:
         with contextlib.suppress(SbxError):
@@ -207,19 +210,20 @@ class Actor:
 
     async def _task(self, message: Message, attempts: Attempts) -> Task:
         """Return the task to run; for a joined message, with its members and their bodies."""
-        task = Task(message=message, attempt=attempts.number)
+        members: tuple[Message, ...] = ()
         if message.joined:
             members = await self._members(message)
             body = gather.joined_body(gather.key_of(message), members)
-            seen = msgspec.structs.replace(message, body=body)
-            task = Task(message=seen, attempt=attempts.number, members=members)
+            message = msgspec.structs.replace(message, body=body)
+        slot = self._slots.pop() if self._slots else self.module.slots
+        task = Task(message=message, attempt=attempts.number, members=members, slot=slot)
         self._tasks[message.id] = task
         return task
 
     async def _members(self, message: Message) -> tuple[Message, ...]:
         names = self._broker.names
         pattern = names.member(message.module, message.joined, "*")
-        stored = await self._broker.read_all(pattern, most=gather.MEMBERS_PER_GROUP)
+        stored = await self._broker.read_all(pattern, most=GROUP_MEMBERS)
         if not stored:
             raise BadMessage(f"the group {message.joined} has no members")
         return tuple(gather.member_of(entry, message.module) for entry in stored)

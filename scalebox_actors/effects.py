@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from scalebox_actors.contract import Emission
+from scalebox_actors.contract import Emission, is_system_header
 from scalebox_actors.errors import BadMessage, BadOutput
 from scalebox_actors.gather import Joining, group_of
 from scalebox_actors.limits import BATCH_MESSAGES
@@ -46,7 +46,6 @@ LETTER_BLOCK_BYTES = 12 * 1024
 """A dead letter's original headers are kept up to this size."""
 
 _encode = msgspec.json.Encoder().encode
-_FORGEABLE = ("from_module", "from_host", "from_ip", "from_cluster", "_vtask_")
 
 
 class Effects(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,7 +222,7 @@ def _propagated(consumed: Mapping[str, str], emitted: Mapping[str, str]) -> dict
     if not consumed and not emitted:
         return {}
     passed = {name: value for name, value in consumed.items() if name.startswith("_")}
-    own = {name: value for name, value in emitted.items() if not name.startswith(_FORGEABLE)}
+    own = {name: value for name, value in emitted.items() if not is_system_header(name)}
     return passed | own
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from scalebox_actors.errors import BadMessage
+from scalebox_actors.limits import GROUP_MEMBERS
 from scalebox_actors.message import (
     HOP,
     JOINED,
@@ -30,9 +31,9 @@ from scalebox_actors.topology.model import Gather
 
 LINEAGE = "root"
 KEY_CHARACTERS = 256
-MEMBERS_PER_GROUP = 10_000
+SEARCHED_CHARACTERS = 4096
+"""So much of a body is searched for its group: a slow expression must not hold the node up."""
 
-_HEADER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -76,14 +77,9 @@ class Fold(msgspec.Struct, frozen=True, kw_only=True):
     accepted: int
 
 
-def is_header(by: str) -> bool:
-    """Whether `by:` names a header; everything else is a regular expression over the body."""
-    return _HEADER.fullmatch(by) is not None
-
-
 def group_of(names: Names, gather: Gather, message: Message, stored: float) -> Joining:
     """Say which group a member belongs to; raises BadMessage if it does not tell."""
-    key = _key(gather.by, message)
+    key = _key(gather, message)
     token = digest("gather", message.module, key)
     headers = wire_headers(message)
     headers.pop(MSG_ID)  # the done-record fences a member; the window must not refuse it
@@ -214,15 +210,16 @@ def _count(subject: str, group: Group, stored: Stored | None, headers: dict[str,
     return Entry(subject=subject, body=_encode(group), headers=headers, expect=expect)
 
 
-def _key(by: str, message: Message) -> str:
+def _key(gather: Gather, message: Message) -> str:
+    by = gather.by
     if by == LINEAGE:
         return message.root
-    if is_header(by):
+    if gather.by_header:
         key = message.contract_headers.get(by, "")
         if not key:
             raise BadMessage(f"gather: the message has no header {by!r}")
         return key
-    found = re.search(by, message.body.decode("utf-8", "replace"))
+    found = re.search(by, message.body[:SEARCHED_CHARACTERS].decode("utf-8", "replace"))
     if found is None:
         raise BadMessage(f"gather: the body does not match {by!r}")
     key = found.group(1) if found.re.groups else found.group(0)
@@ -233,9 +230,9 @@ def _key(by: str, message: Message) -> str:
 
 def _need(count: str | int, message: Message) -> int:
     text = str(count) if isinstance(count, int) else message.contract_headers.get(count, "")
-    if not (text.isascii() and text.isdigit()) or not 0 < int(text[:9]) <= MEMBERS_PER_GROUP:
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text[:9]) <= GROUP_MEMBERS:
         raise BadMessage(
-            f"gather: header {count!r} is {text[:40]!r}, not a count of 1 to {MEMBERS_PER_GROUP}"
+            f"gather: header {count!r} is {text[:40]!r}, not a count of 1 to {GROUP_MEMBERS}"
         )
     return int(text)
 

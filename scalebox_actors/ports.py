@@ -325,6 +325,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """The number of this run; the first is 1."""
     members: tuple[Message, ...] = ()
     """For a joined message: the members of its group."""
+    slot: int = 0
+    """Which of the module's slots on this node it runs in, from 0."""
 
     @property
     def key(self) -> tuple[str, str]:

@@ -6,7 +6,7 @@ the whole run is unusable (BadOutput, exit code 120); what it says about *itself
 attributes) only warns, since insight is never worth a finished run.
 """
 
-from scalebox_actors.contract.headers import header_values
+from scalebox_actors.contract.headers import header_values, is_system_header
 from scalebox_actors.contract.invocation import (
     arguments,
     render_batch_jsonl,
@@ -25,6 +25,7 @@ __all__ = [
     "Outputs",
     "arguments",
     "header_values",
+    "is_system_header",
     "parse_outputs",
     "parse_sink_jsonl",
     "parse_sink_tasks",

@@ -46,6 +46,11 @@ def compact(text: str) -> str:
     return _BLANK.sub(r"\1", text)
 
 
+def is_system_header(name: str) -> bool:
+    """Whether only the actor may set a header, so that what a program says of it is dropped."""
+    return name in SYSTEM_HEADERS or name.startswith(SYSTEM_PREFIX)
+
+
 def emitted_headers(raw: Mapping[str, object], place: str) -> dict[str, str]:
     """Return the headers of one emission without those that only the actor may set.
 
@@ -54,7 +59,7 @@ def emitted_headers(raw: Mapping[str, object], place: str) -> dict[str, str]:
     headers = {
         name: value
         for name, value in header_values(raw).items()
-        if name not in SYSTEM_HEADERS and not name.startswith(SYSTEM_PREFIX)
+        if not is_system_header(name)
     }
     try:
         check_user_headers(headers)

@@ -41,6 +41,8 @@ def environment(
         "MODULE_ID": module.name,
         "MODULE_NAME": module.name,
         "PLAT_MODULE_NAME": module.name,
+        "SLOT_ID": f"{surroundings.node}.{module.name}.{task.slot}",
+        "SLOT_SEQ": str(task.slot),
         "TASK_ID": message.id,
         "SBX_RUN_ID": run_id(task),
         "SBX_ATTEMPT": str(task.attempt),
@@ -59,7 +61,11 @@ def environment(
         "PLAT_TEXT_TRUNC_MODE": module.text_trunc_mode.value,
     }
     given = {name: value for name, value in ours.items() if value}
-    defaults = {"CLUSTER_DATA_ROOT": surroundings.cluster_data_root}
+    defaults = {
+        "CLUSTER_DATA_ROOT": surroundings.cluster_data_root,
+        "LOCAL_TMPDIR": "/tmp",  # noqa: S108 - a name for the program, not a place we write to
+        "LOCAL_SHMDIR": "/dev/shm",  # noqa: S108
+    }
     soft = {name: value for name, value in defaults.items() if value}
     return soft | _allowed(module.env) | given
 

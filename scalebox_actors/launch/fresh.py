@@ -6,6 +6,7 @@ both under the task's name and carries on where it stopped. They go only after t
 
 import asyncio
 import time
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from scalebox_actors import contract
 from scalebox_actors.contract import Cut, Outputs, truncate
 from scalebox_actors.errors import BadMessage, BadOutput, ImageMissing
 from scalebox_actors.launch import workdir
+from scalebox_actors.launch.accounting import account
 from scalebox_actors.launch.environment import Surroundings, environment
 from scalebox_actors.launch.workdir import Paths, WorkDir
 from scalebox_actors.limits import STOP_GRACE
@@ -25,6 +27,7 @@ from scalebox_actors.spec import Ceiling, ContainerSpec, Frame, container_spec
 from scalebox_actors.topology.model import Module
 
 TIMED_OUT, UNUSABLE, ORPHAN, KILLED = 124, 120, 123, 137
+WARNINGS_KEPT = 50
 
 
 class Workplace(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,7 +188,9 @@ class FreshLauncher:
     def _collect(self, directory: WorkDir, spec: ContainerSpec, outcome: Outcome) -> Outcome:
         """Add what the program wrote down to the outcome of a run that ended with 0."""
         try:
-            outputs = contract.parse_outputs(directory.collect(), self._place.modules)
+            outputs = contract.parse_outputs(
+                directory.collect(), self._place.modules, zone=datetime.now().astimezone().tzinfo
+            )
         except BadOutput as error:
             return msgspec.structs.replace(
                 outcome, exit_code=UNUSABLE, cause=Cause.BAD_OUTPUT, detail=str(error)
@@ -205,21 +210,18 @@ class FreshLauncher:
         )
 
     def _extras(self, outputs: Outputs, spec: ContainerSpec) -> dict[str, object]:
-        """Return what the run record keeps besides times and texts; files measured once."""
+        """Return what the run record keeps besides times and texts."""
+        data_root = spec.env.get("CLUSTER_DATA_ROOT", "")
+        moved = account(outputs, self._paths(spec), data_root)
         extras = dict(outputs.extras)
-        paths = self._paths(spec)
-        warnings = list(outputs.warnings)
-        for name, files, declared in (
-            ("input_bytes", outputs.input_files, outputs.input_bytes),
-            ("output_bytes", outputs.output_files, outputs.output_bytes),
-        ):
-            if files:
-                extras[name], missing = workdir.measure(files, paths)
-                warnings += missing
-            elif declared is not None:
-                extras[name] = declared
+        if moved.input_bytes or moved.output_bytes:
+            extras["input_bytes"] = moved.input_bytes
+            extras["output_bytes"] = moved.output_bytes
+        if moved.layers:
+            extras["iobytes"] = moved.layers
+        warnings = [*outputs.warnings, *moved.warnings]
         if warnings:
-            extras["warnings"] = warnings[:50]
+            extras["warnings"] = warnings[:WARNINGS_KEPT]
         return extras
 
     def _unusable(self, detail: str) -> Outcome:

@@ -16,13 +16,15 @@ from pathlib import Path
 
 import msgspec
 
-from scalebox_actors.contract import READ_FILES, FileEntry, render_batch_jsonl, render_batch_txt
+from scalebox_actors.contract import READ_FILES, render_batch_jsonl, render_batch_txt
 from scalebox_actors.errors import BadOutput
 from scalebox_actors.limits import OUTPUT_FILE_BYTES
 from scalebox_actors.ports import Task
 from scalebox_actors.spec import Mount
 
 _READ = frozenset(READ_FILES)
+_TEXTS = frozenset({"auxout.txt", "custom-out.txt", "user-file.txt"})
+"""Texts are cut, not refused: the end of one that is too long is kept."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -89,24 +91,6 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
 
-def measure(entries: Iterable[FileEntry], paths: Paths) -> tuple[int, list[str]]:
-    """Return the bytes of declared files, and a warning for each that is not there."""
-    total = 0
-    warnings = []
-    for entry in entries:
-        if entry.bytes is not None:
-            total += entry.bytes
-            continue
-        host = paths.on_host(entry.path)
-        try:
-            total += _tree_size(host) if host is not None else 0
-        except OSError:
-            host = None
-        if host is None:
-            warnings.append(f"{entry.path}: not found, counted as 0 bytes")
-    return total, warnings
-
-
 def remove_declared(paths_to_remove: Iterable[str], paths: Paths) -> list[str]:
     """Delete what a program declared as removable and return what was refused, with reasons.
 
@@ -150,27 +134,15 @@ def _read_regular(path: Path, name: str) -> bytes:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
             raise BadOutput(f"{name}: is not a regular file")
-        if facts.st_size > OUTPUT_FILE_BYTES:
+        if facts.st_size > OUTPUT_FILE_BYTES and name not in _TEXTS:
             raise BadOutput(
                 f"{name}: has {facts.st_size} bytes; at most {OUTPUT_FILE_BYTES} are read"
             )
         with os.fdopen(handle, "rb", closefd=False) as file:
+            file.seek(max(0, facts.st_size - OUTPUT_FILE_BYTES))
             return file.read(OUTPUT_FILE_BYTES)
     finally:
         os.close(handle)
-
-
-def _tree_size(path: Path) -> int:
-    """Return a file's size, or the sum of the regular files below a directory."""
-    facts = path.lstat()
-    if not stat.S_ISDIR(facts.st_mode):
-        return facts.st_size if stat.S_ISREG(facts.st_mode) else 0
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            facts = os.lstat(Path(folder, name))
-            total += facts.st_size if stat.S_ISREG(facts.st_mode) else 0
-    return total
 
 
 def _grant_and_retry(_: Callable[[str], object], name: str, error: object) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from scalebox_actors import gather
 from scalebox_actors.errors import BadMessage
-from scalebox_actors.gather import Fold, Joining, fold, group_of, is_header, joined_body
+from scalebox_actors.gather import Fold, Joining, fold, group_of, joined_body
 from scalebox_actors.message import JOINED, MSG_ID, MSG_TTL, PARENT, USER, Message
 from scalebox_actors.names import Names
 from scalebox_actors.ports import Entry, Stored
@@ -89,15 +89,6 @@ def test_the_oldest_member_opens_the_group() -> None:
 
     assert count is not None
     assert gather.decode(count.body).opened == 4.0
-
-
-@pytest.mark.parametrize(
-    ("by", "expected"),
-    [("day", True), ("_x-1", True), ("root", True), (r"^(\w+)/", False), ("a b", False)],
-)
-def test_headers_and_expressions_are_told_apart(by: str, expected: bool) -> None:
-    """What has the form of a header's name is one; everything else is searched in the body."""
-    assert is_header(by) is expected
 
 
 @pytest.mark.parametrize(

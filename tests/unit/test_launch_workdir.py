@@ -6,9 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from scalebox_actors.contract import FileEntry
 from scalebox_actors.errors import BadOutput
-from scalebox_actors.launch.workdir import Paths, WorkDir, make_base, measure, remove_declared
+from scalebox_actors.launch.workdir import Paths, WorkDir, make_base, remove_declared
 from scalebox_actors.limits import OUTPUT_FILE_BYTES
 from scalebox_actors.message import Message
 from scalebox_actors.ports import Task
@@ -127,24 +126,11 @@ def test_paths_inside_are_found_outside(tmp_path: Path) -> None:
     assert paths.on_host("/data/../etc/passwd") is None
 
 
-def test_files_are_measured(tmp_path: Path) -> None:
-    """A given size is believed, a folder counts its files, a missing path warns."""
-    (tmp_path / "d").mkdir()
-    (tmp_path / "d" / "f").write_bytes(b"12345")
-    (tmp_path / "d" / "l").symlink_to("/etc/passwd")
-    paths = Paths(work=str(tmp_path), work_inside="/work")
+def test_a_long_text_is_cut_not_refused(work: WorkDir) -> None:
+    """Of an auxout text that is too long the end is kept."""
+    (work.path / "auxout.txt").write_bytes(b"a" * OUTPUT_FILE_BYTES + b"end")
 
-    total, warnings = measure(
-        [
-            FileEntry(path="/elsewhere", bytes=10),
-            FileEntry(path="/work/d"),
-            FileEntry(path="/work/gone"),
-        ],
-        paths,
-    )
-
-    assert total == 15
-    assert warnings == ["/work/gone: not found, counted as 0 bytes"]
+    assert work.collect()["auxout.txt"].endswith(b"aend")
 
 
 def test_only_what_may_be_written_is_removed(tmp_path: Path) -> None:
