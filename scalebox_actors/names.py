@@ -120,6 +120,18 @@ class Names(msgspec.Struct, frozen=True):
         """`sbx.T.S.task.M`: waiting for any slot of M."""
         return f"sbx.{self.topology}.{self.site}.task.{module}"
 
+    def out(self, site: str, module: str) -> str:
+        """`sbx.T.S.out.D.M`: waits at S to be carried to module M at site D."""
+        return f"sbx.{self.topology}.{self.site}.out.{site}.{module}"
+
+    def courier(self, site: str) -> str:
+        """`to_<D>`: the durable consumer that all couriers of this site share."""
+        return f"to_{site}"
+
+    def at(self, site: str) -> "Names":
+        """Return the names of the same topology at another site."""
+        return Names(self.topology, site)
+
     def done(self, module: str, task_id: str) -> str:
         """`sbx.T.S.done.M.<id>`: the done-record."""
         return f"sbx.{self.topology}.{self.site}.done.{module}.{task_id}"

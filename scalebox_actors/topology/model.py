@@ -18,6 +18,10 @@ HEADER_GRAMMAR = "[A-Za-z_][A-Za-z0-9_-]*"
 _HEADER = re.compile(HEADER_GRAMMAR)
 
 
+LOCAL = "local"
+"""The one site of a topology that names none."""
+
+
 class Duration(float):
     """Seconds; written as a number of seconds or as `300ms`, `90s`, `10m`, `1h30m`, `2d`."""
 
@@ -38,6 +42,17 @@ class Identity(StrEnum):
 
     LINEAGE = "lineage"
     BODY = "body"
+
+
+class Route(StrEnum):
+    """Which of a module's sites a message goes to, when it does not say so itself (`to_site`)."""
+
+    LOCAL_FIRST = "local-first"
+    """The site where it arises, if the module is there; else the first of its sites."""
+    SPREAD = "spread"
+    """In turn over the module's sites, by the message's id: the same for every repetition."""
+    BODY_HASH = "body-hash"
+    """The same site for the same body."""
 
 
 class Truncate(StrEnum):
@@ -93,6 +108,43 @@ class Gather(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return _HEADER.fullmatch(self.by) is not None
 
 
+class Overflow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """With `route: local-first`, when other sites help out."""
+
+    pending: int
+    """So many messages waiting at the own site before the next ones go elsewhere."""
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may cross the link from a site to the others; what is not given is not limited."""
+
+    rate: float | None = None
+    """Messages a second."""
+    bandwidth: Size | None = None
+    """Bytes a second."""
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True):
+    """A data centre: one JetStream domain, behind a leaf node or the hub itself."""
+
+    name: str
+    label: str = ""
+    hub: bool = False
+    address: str = ""
+    """Where the hub listens for leaf nodes, `host:port`; other sites need none."""
+    listen: str = "127.0.0.1:4222"
+    """Where the site's server listens for its own clients."""
+    servers: tuple[str, ...] = ()
+    """With `replicas: 3`: the three hosts of the site's cluster."""
+    replicas: int = 1
+    data_root: str = ""
+    store: str = ""
+    """Directory of the server's files; empty: chosen by the deployment."""
+    link: Link = Link()
+    priorities: Mapping[str, int] = {}
+    """Module to priority when carried to another site; higher goes first, 0 by default."""
+
+
 class Module(msgspec.Struct, frozen=True, kw_only=True):
     """One containerised program (or async function) and how it is run."""
 
@@ -116,6 +168,10 @@ class Module(msgspec.Struct, frozen=True, kw_only=True):
     user: str = ""
     read_only: bool = False
     devices: tuple[str, ...] = ()
+    sites: tuple[str, ...] = ()
+    """Where the module runs; empty: at every site (with one site, there)."""
+    route: Route = Route.LOCAL_FIRST
+    overflow: Overflow | None = None
     identity: Identity = Identity.LINEAGE
     output_text_size: int = OUTPUT_TEXT_BYTES
     text_trunc_mode: Truncate = Truncate.HEAD
@@ -132,11 +188,32 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     label: str = ""
     modules: Mapping[str, Module]
+    sites: Mapping[str, Site] = {}
+    """Empty: one site, `local`."""
     remember: Duration = Duration(DONE_RECORD_LIFE)
     """How long a done-record lives: so long a repeated message is recognised."""
     max_bytes: Size = Size(STREAM_BYTES)
     """How much the stream may hold; full means stop, never drop."""
     hops: int = HOPS
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        """All sites, the hub first; `local` alone if the topology names none."""
+        ordered = sorted(self.sites.values(), key=lambda site: not site.hub)
+        return tuple(site.name for site in ordered) or (LOCAL,)
+
+    @property
+    def hub(self) -> str:
+        """The site that the others are joined through."""
+        return self.site_names[0]
+
+    def sites_of(self, module: str) -> tuple[str, ...]:
+        """Return the sites at which a module runs."""
+        return self.modules[module].sites or self.site_names
+
+    def modules_at(self, site: str) -> tuple[str, ...]:
+        """Return the modules that run at a site."""
+        return tuple(name for name in self.modules if site in self.sites_of(name))
 
     @property
     def entries(self) -> tuple[str, ...]:
