@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -25,10 +26,11 @@ import msgspec
 
 from scalebox_actors.errors import Unavailable
 from scalebox_actors.limits import MIB, NATS_PING, NATS_PINGS_LOST
+from scalebox_actors.sites import MAX_FILE, Ground
 
 HOST = "127.0.0.1"
-MAX_FILE = 1024 * 1024 * MIB
-"""Streams reserve their `max_bytes` from this; what really bounds the store is its disk."""
+Configure = Callable[[Ground], str]
+"""Returns the configuration of a server that stands there: `sites.server_configuration`."""
 
 _READY = 15.0
 _STOP = 15.0
@@ -93,11 +95,18 @@ class EmbeddedServer:
     """A nats-server as a child of this process; it dies with us, even if we are killed.
 
     `start` and `stop` block for some milliseconds. Without a store the data are temporary and
-    are removed by `stop`; they are then not synced to disk.
+    are removed by `stop`; they are then not synced to disk. A server that is joined to others
+    is told more than `Settings` can say: `configure` returns its configuration.
     """
 
-    def __init__(self, store: Path | None = None, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        store: Path | None = None,
+        settings: Settings | None = None,
+        configure: Configure | None = None,
+    ) -> None:
         self.ephemeral = store is None
+        self._configure = configure
         self.store = store.absolute() if store else Path(tempfile.mkdtemp(prefix="sbx-nats-"))
         given = settings or Settings()
         self.settings = msgspec.structs.replace(given, durable=False) if store is None else given
@@ -182,8 +191,7 @@ class EmbeddedServer:
         """Start one process and return its URL, or None if it did not come up."""
         for stale in self.store.glob("nats-server_*.ports"):
             stale.unlink()
-        configured = msgspec.structs.replace(self.settings, port=port)
-        _write_whole(self.store / "nats.conf", configuration(self.store, configured))
+        _write_whole(self.store / "nats.conf", self._configuration(port))
         process = self._process = self._popen()
         ports = self.store / f"nats-server_{process.pid}.ports"
         end = time.monotonic() + _READY
@@ -195,6 +203,18 @@ class EmbeddedServer:
             process.kill()
             process.wait()
         return None
+
+    def _configuration(self, port: int) -> str:
+        if self._configure is None:
+            return configuration(self.store, msgspec.structs.replace(self.settings, port=port))
+        ground = Ground(
+            store=str(self.store / "js"),
+            listen=f"{HOST}:{port}",
+            durable=self.settings.durable,
+            max_file=self.settings.max_file,
+            max_payload=self.settings.max_payload,
+        )
+        return self._configure(ground)
 
     def _popen(self) -> subprocess.Popen[bytes]:
         parent = os.getpid()

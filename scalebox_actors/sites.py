@@ -1,0 +1,272 @@
+"""The nats-server configuration of a site, rendered from the topology; nothing here does I/O.
+
+Three choices are the product's and no knob weakens them: every write is synced before it is
+acknowledged, pings notice a dead link within 15 s, and the site is the JetStream domain.
+
+Two sites on one machine, joined by a real leaf link:
+
+    def hub(ground): return server_configuration(t, "hub", None, replace(ground, leaf_listen=at))
+    def b(ground): return server_configuration(t, "b", None, replace(ground, hub=at))
+    EmbeddedServer(store, Settings(site="hub"), hub).start()   # `at` is `127.0.0.1:` a free port
+"""
+
+import json
+from collections.abc import Mapping
+
+import msgspec
+
+from scalebox_actors.errors import BadInput
+from scalebox_actors.limits import MIB, NATS_PING, NATS_PINGS_LOST
+from scalebox_actors.rights import CLIENTS, Rights, Role, island, rights
+from scalebox_actors.topology.model import LOCAL, Site, Topology
+
+ACCOUNT = "SBX"
+SYSTEM = "SYS"
+STORE = "/var/lib/sbx-actor/nats"
+MAX_FILE = 1024 * 1024 * MIB
+"""Streams reserve their `max_bytes` from this; what really bounds the store is its disk."""
+CLUSTER_PORT = 6222
+
+CERTIFICATE, PRIVATE_KEY, AUTHORITY = "server.pem", "server.key", "ca.pem"
+SECRETS = "secrets.conf"
+"""The file, beside the certificate, that sets the variables below; mode 0600."""
+LEAF_SEED, ROUTE_PASSWORD = "LEAF_SEED", "ROUTE_PASSWORD"
+
+_LOOPBACK = ("127.", "localhost", "[::1]", "::1")
+
+
+class Keys(msgspec.Struct, frozen=True, kw_only=True):
+    """The public side of what `conf --keys` makes; no secret is in it."""
+
+    folder: str
+    """Where the server finds its site's certificate, key, authority and secrets."""
+    users: Mapping[str, Mapping[str, str]]
+    """Site and role to the public nkey."""
+
+
+class Ground(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one server stands; what is empty follows from the topology."""
+
+    store: str = ""
+    listen: str = ""
+    """`host:port` for clients; port -1 is any free one."""
+    leaf_listen: str = ""
+    """`host:port` at which the hub waits for the other sites."""
+    hub: str = ""
+    """`host:port` at which this site reaches the hub."""
+    monitor: str = ""
+    """`host:port` of the HTTP page for health checks; none if empty."""
+    member: int = 1
+    """Which server of a site with three it is, from 1."""
+    cluster_listen: str = ""
+    routes: tuple[str, ...] = ()
+    """`host:port` of all servers of the site's cluster."""
+    durable: bool = True
+    """Whether every write is synced to disk; only demonstrations without a store say no."""
+    max_file: int = MAX_FILE
+    max_payload: int = 1 * MIB
+
+
+class _Bare(str):
+    """A word that is written without quotes: a variable."""
+
+    __slots__ = ()
+
+
+def server_configuration(
+    topology: Topology, site: str, keys: Keys | None = None, ground: Ground | None = None
+) -> str:
+    """Return the configuration file of a server of `site`.
+
+    With keys every login, link and route is authenticated and encrypted; without, whoever
+    reaches the ports may do everything, which is for loopback alone.
+    Raises BadInput if the topology has no such site.
+    """
+    place, here = ground or Ground(), site_of(topology, site)
+    blocks: dict[str, object] = {
+        "server_name": server_name(site, place.member if here.replicas > 1 else 0),
+        "listen": place.listen or here.listen,
+        "max_payload": place.max_payload,
+        "ping_interval": f"{NATS_PING}s",
+        "ping_max": NATS_PINGS_LOST,
+    }
+    if place.monitor:
+        blocks["http"] = place.monitor
+    blocks["jetstream"] = _jetstream(here, place)
+    if here.replicas > 1:
+        blocks["cluster"] = _cluster(here, place, keys)
+    if len(topology.site_names) > 1:
+        blocks["leafnodes"] = _leafnodes(topology, here, place, keys)
+    if keys is not None:
+        blocks |= _accounts(topology, here, keys)
+        if not is_loopback(place.listen or here.listen):
+            blocks["tls"] = _tls(keys)
+    head = f"include {_quoted(SECRETS)}\n" if keys is not None else ""
+    return head + "".join(_written(name, value) for name, value in blocks.items())
+
+
+def site_of(topology: Topology, site: str) -> Site:
+    """Return a site of the topology; raises BadInput that names those there are."""
+    if not topology.sites and site == LOCAL:
+        return Site(name=LOCAL, hub=True)
+    if site not in topology.sites:
+        there = ", ".join(topology.site_names)
+        raise BadInput(f"topology {topology.name} has no site {site!r}; there is {there}")
+    return topology.sites[site]
+
+
+def server_name(site: str, member: int = 0) -> str:
+    """`sbx-S`, or `sbx-S-n` in a cluster."""
+    return f"sbx-{site}-{member}" if member else f"sbx-{site}"
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `host:port` is reached from its own host alone."""
+    return address.startswith(_LOOPBACK)
+
+
+def split_address(address: str, port: int) -> tuple[str, int]:
+    """Return host and port of `host` or `host:port`."""
+    host, colon, number = address.rpartition(":")
+    if not colon or number.endswith("]"):
+        return address, port
+    return host, int(number)
+
+
+# --- its blocks ---------------------------------------------------------------------------------
+
+
+def _jetstream(here: Site, place: Ground) -> dict[str, object]:
+    block: dict[str, object] = {
+        "store_dir": place.store or here.store or STORE,
+        "domain": here.name,
+        "max_file": place.max_file,
+    }
+    return {**block, "sync_interval": _Bare("always")} if place.durable else block
+
+
+def _cluster(here: Site, place: Ground, keys: Keys | None) -> dict[str, object]:
+    routes = place.routes or tuple(
+        f"{split_address(server, 0)[0]}:{CLUSTER_PORT}" for server in here.servers
+    )
+    block: dict[str, object] = {
+        "name": here.name,
+        "listen": place.cluster_listen or f"0.0.0.0:{CLUSTER_PORT}",
+        "routes": [f"nats-route://{route}" for route in routes],
+    }
+    if keys is not None:
+        # The certificates of all sites have one authority: the password keeps the others out.
+        block["authorization"] = {"user": "route", "password": _Bare(f"${ROUTE_PASSWORD}")}
+        block["tls"] = _tls(keys, verify=True)
+    return block
+
+
+def _leafnodes(
+    topology: Topology, here: Site, place: Ground, keys: Keys | None
+) -> dict[str, object]:
+    hub = site_of(topology, topology.hub)
+    if here.name == hub.name:
+        block: dict[str, object] = {
+            "listen": place.leaf_listen or _everywhere(hub.address),
+            "compression": "s2_auto",
+            # Else a leaf hears of other addresses by gossip and goes around the one it was given.
+            "no_advertise": True,
+        }
+        return {**block, "tls": _tls(keys, verify=True)} if keys is not None else block
+    return {"reconnect": "1s", "remotes": [_remote(hub, here, place, keys)]}
+
+
+def _remote(hub: Site, here: Site, place: Ground, keys: Keys | None) -> dict[str, object]:
+    address = place.hub or hub.address
+    if not address:
+        raise BadInput(f"site {hub.name} needs `address: host:port`, where the others reach it")
+    port = split_address(address, 0)[1]
+    hosts = [address]
+    if not place.hub:
+        hosts += [f"{split_address(s, 0)[0]}:{port}" for s in hub.servers]
+    scheme = "nats" if keys is None else "tls"
+    remote: dict[str, object] = {
+        "urls": [f"{scheme}://{host}" for host in dict.fromkeys(hosts)],
+        "compression": "s2_auto",
+        "deny_imports": list(island(here.name)),
+        "deny_exports": list(island("*")),
+    }
+    if keys is not None:
+        remote |= {"account": ACCOUNT, "nkey": _Bare(f"${LEAF_SEED}"), "tls": _tls(keys)}
+    return remote
+
+
+def _accounts(topology: Topology, here: Site, keys: Keys) -> dict[str, object]:
+    users = [_user(keys, here.name, role, rights(topology, here.name, role)) for role in CLIENTS]
+    if here.name == topology.hub:
+        users += [
+            _user(keys, site, Role.LEAF, rights(topology, site, Role.LEAF))
+            for site in topology.site_names[1:]
+        ]
+    accounts = {ACCOUNT: {"jetstream": _Bare("enabled"), "users": users}, SYSTEM: {"users": []}}
+    return {"accounts": accounts, "system_account": SYSTEM}
+
+
+def _user(keys: Keys, site: str, role: Role, may: Rights) -> dict[str, object]:
+    try:
+        nkey = keys.users[site][role]
+    except KeyError:
+        raise BadInput(f"there is no key of role {role} for site {site}: make keys again") from None
+    kind = "LEAFNODE" if role is Role.LEAF else "STANDARD"
+    return {
+        "nkey": nkey,
+        "allowed_connection_types": [kind],
+        "permissions": {
+            "publish": {"allow": list(may.publish)},
+            "subscribe": {"allow": list(may.subscribe)},
+        },
+    }
+
+
+def _tls(keys: Keys, *, verify: bool = False) -> dict[str, object]:
+    block: dict[str, object] = {
+        "cert_file": f"{keys.folder}/{CERTIFICATE}",
+        "key_file": f"{keys.folder}/{PRIVATE_KEY}",
+        "ca_file": f"{keys.folder}/{AUTHORITY}",
+        "min_version": "1.2",
+        "timeout": 5,
+    }
+    return {**block, "verify": True} if verify else block
+
+
+def _everywhere(address: str) -> str:
+    """Return where to listen so that `address` is served."""
+    if not address:
+        raise BadInput("the hub needs `address: host:port`, where the other sites reach it")
+    host = "127.0.0.1" if is_loopback(address) else "0.0.0.0"  # noqa: S104 - a hub is reached
+    return f"{host}:{split_address(address, 0)[1]}"
+
+
+# --- how it is written --------------------------------------------------------------------------
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _written(name: str, value: object, depth: int = 0) -> str:
+    pad = "  " * depth
+    colon = "" if isinstance(value, dict) else ":"
+    return f"{pad}{name}{colon} {_value(value, depth)}\n"
+
+
+def _value(value: object, depth: int) -> str:
+    pad = "  " * depth
+    if isinstance(value, _Bare):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, Mapping):
+        inside = "".join(_written(name, item, depth + 1) for name, item in value.items())
+        return f"{{\n{inside}{pad}}}"
+    if isinstance(value, list):
+        inside = "".join(f"{pad}  {_value(item, depth + 1)}\n" for item in value)
+        return f"[\n{inside}{pad}]" if value else "[]"
+    return str(value)
