@@ -33,6 +33,7 @@ from scalebox_actors.message import (
     wire_headers,
 )
 from scalebox_actors.names import Names, body_id, child_id
+from scalebox_actors.placement import TO_SITE, Bound, choose
 from scalebox_actors.policy import Bury
 from scalebox_actors.ports import Entry
 from scalebox_actors.records import DoneRecord, Ended, Outcome
@@ -76,6 +77,8 @@ class Scribe(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     ip: str = ""
     body_limit: int
+    pending: Mapping[str, int] = {}
+    """How much waits here for modules with `overflow`; the node keeps it up to date."""
 
     def done(self, message: Message, outcome: Outcome) -> Effects:
         """Return what a successful run stores; raises BadOutput if its outputs cannot be."""
@@ -177,10 +180,20 @@ class Scribe(msgspec.Struct, frozen=True, kw_only=True):
         try:
             check_user_headers(own)
             check_size(emission.body, headers, self.body_limit)
+            bound = Bound(
+                id=headers[MSG_ID], body=emission.body, to_site=emission.headers.get(TO_SITE, "")
+            )
+            subject = self._address(sink, bound) if sink else self.names.result(module.name)
         except BadMessage as error:
             raise BadOutput(f"output {index + 1}: {error}") from error
-        subject = self.names.task(sink) if sink else self.names.result(module.name)
         return Entry(subject=subject, body=emission.body, headers=headers)
+
+    def _address(self, sink: str, bound: Bound) -> str:
+        """Return where an output is stored: a task here, or waiting to be carried to its site."""
+        here = self.names.site
+        waiting = self.pending.get(sink, 0)
+        site = choose(self.topology, here, sink, bound, pending=waiting)
+        return self.names.task(sink) if site == here else self.names.out(site, sink)
 
     def _sink(self, module: Module, emission: Emission, index: int) -> str:
         """Return the module that an output goes to; empty: it is a result."""

@@ -13,6 +13,9 @@ TOPOLOGY_MODULES = 256
 FAULTS_SHOWN = 20
 """Of one file; no more are sought."""
 SINKS_PER_MODULE = 64
+SITES = 32
+PRIORITY = 100
+"""What crosses a link goes by priorities of minus to plus this."""
 NAME_LENGTH = 48
 LABEL_LENGTH = 256
 COMMAND_ARGUMENTS = 1_000

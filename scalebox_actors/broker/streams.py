@@ -4,7 +4,7 @@ The work queue stream is the state of record, so it is never deleted or rebuilt 
 is safe is put right, all other drift is refused with a sentence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,8 @@ from scalebox_actors.broker.link import Link
 from scalebox_actors.errors import BadInput, Permanent
 from scalebox_actors.limits import ACK_WAIT, MIB, TRACE_BYTES, TRACE_LIFE
 from scalebox_actors.names import Names
-from scalebox_actors.topology.model import Topology
+from scalebox_actors.placement import destinations
+from scalebox_actors.topology.model import Site, Topology
 
 Config = Mapping[str, Any]
 """A configuration as JetStream writes it in JSON."""
@@ -47,25 +48,30 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def planned(topology: Topology, names: Names) -> list[Planned]:
-    """Return everything that `ensure` would see to, in its order."""
+    """Return everything that `ensure` would see to at the site of `names`, in its order."""
     streams = [
         ("stream", names.stream, _work_queue(topology, names)),
         ("stream", names.trace_stream, _trace(names)),
         ("bucket", f"KV_{names.bucket}", _bucket(names.bucket, STATE_BYTES)),
         ("bucket", f"KV_{names.nodes_bucket}", _bucket(names.nodes_bucket, NODES_BYTES)),
     ]
+    replicas = topology.sites.get(names.site, Site(name=names.site)).replicas
+    copies = {"num_replicas": replicas}
     consumers = [
-        Planned(
-            kind="consumer",
-            name=names.consumer(module),
-            stream=names.stream,
-            config=consumer_config(names, module),
-        )
-        for module in topology.modules
+        *(consumer_config(names, module) for module in topology.modules_at(names.site)),
+        *(courier_config(names, site) for site in destinations(topology, names.site)),
     ]
     return [
-        *(Planned(kind=kind, name=name, stream=name, config=c) for kind, name, c in streams),
-        *consumers,
+        *(
+            Planned(kind=kind, name=name, stream=name, config={**config, **copies})
+            for kind, name, config in streams
+        ),
+        *(
+            Planned(
+                kind="consumer", name=config["durable_name"], stream=names.stream, config=config
+            )
+            for config in consumers
+        ),
     ]
 
 
@@ -109,11 +115,20 @@ def consumer_config(names: Names, module: str) -> dict[str, Any]:
 
     `max_deliver` is unlimited: a message that reached a limit would stay, owned by nobody.
     """
+    return _durable(names.consumer(module), names.task(module))
+
+
+def courier_config(names: Names, site: str) -> dict[str, Any]:
+    """Return the consumer that hands the couriers of this site what is bound for another."""
+    return _durable(names.courier(site), names.out(site, "*"))
+
+
+def _durable(name: str, subject: str) -> dict[str, Any]:
     return {
-        "durable_name": names.consumer(module),
+        "durable_name": name,
         "deliver_policy": "all",
         "ack_policy": "explicit",
-        "filter_subject": names.task(module),
+        "filter_subject": subject,
         "ack_wait": round(ACK_WAIT * NS),
         "max_deliver": -1,
         "max_ack_pending": MAX_ACK_PENDING,
@@ -170,26 +185,49 @@ async def _ensure_stream(link: Link, plan: Planned, names: Names) -> str:
 
 
 async def _check_removed(link: Link, plan: Planned, subjects: Sequence[str], names: Names) -> None:
-    """Refuse to forget modules that messages wait for; forget the consumers of the others."""
-    removed = sorted(set(subjects) - set(plan.config["subjects"]))
-    modules = {s: s.removeprefix(names.task("")) for s in removed if s.startswith(names.task(""))}
+    """Refuse to forget subjects that messages wait on; forget the consumers of the others."""
+    kept = set(plan.config["subjects"])
+    removed = [subject for subject in sorted(subjects) if subject not in kept]
     waiting = {}
-    for subject, module in modules.items():
+    for subject in removed:
         count = sum((await count_subjects(link, plan.name, subject)).values())
         if count:
-            waiting[module] = count
+            waiting[_told(subject, names)] = count
     if waiting:
-        told = ", ".join(f"{module} ({count} waiting)" for module, count in waiting.items())
+        told = ", ".join(f"{what} ({count} waiting)" for what, count in waiting.items())
         raise BadInput(
             f"messages wait for modules that are no longer in the topology: {told}; "
             "bring these modules back until the messages are worked off, or move them to dead"
         )
-    for module in modules.values():
+    for consumer in sorted(_unused(removed, kept, names)):
         try:
-            await link.api(f"CONSUMER.DELETE.{plan.name}.{names.consumer(module)}")
+            await link.api(f"CONSUMER.DELETE.{plan.name}.{consumer}")
         except ApiError as error:
             if error.number != CONSUMER_NOT_FOUND:
                 raise
+
+
+def _told(subject: str, names: Names) -> str:
+    """Return the module that a subject is for, and its site if that is another one."""
+    module = subject.rpartition(".")[2]
+    return module if subject == names.task(module) else f"{module} at {subject.split('.')[4]}"
+
+
+def _unused(removed: Sequence[str], kept: set[str], names: Names) -> Iterator[str]:
+    """Yield the consumers that no subject is left for."""
+    carried = {_site(subject) for subject in kept} - {""}
+    for subject in removed:
+        site, module = _site(subject), subject.rpartition(".")[2]
+        if subject == names.task(module):
+            yield names.consumer(module)
+        elif site and site not in carried:
+            yield names.courier(site)
+
+
+def _site(subject: str) -> str:
+    """Return the site that messages on a subject are carried to; empty: they stay here."""
+    tokens = subject.split(".")
+    return tokens[4] if tokens[3] == "out" else ""
 
 
 def _config_of(info: Mapping[str, object]) -> dict[str, Any]:
@@ -216,14 +254,18 @@ def _work_queue(topology: Topology, names: Names) -> dict[str, Any]:
         "name": names.stream,
         "subjects": [
             # A literal subject per module: a misspelt name is refused instead of vanishing.
-            *(names.task(module) for module in topology.modules),
+            *(names.task(module) for module in topology.modules_at(names.site)),
+            *(
+                names.out(site, module)
+                for site in destinations(topology, names.site)
+                for module in topology.modules_at(site)
+            ),
             *(f"{names.prefix}.{kind}.>" for kind in kinds),
         ],
         "retention": "workqueue",
         "storage": "file",
         "discard": "new",
         "max_bytes": int(topology.max_bytes),
-        "num_replicas": 1,
         "duplicate_window": DUPLICATE_WINDOW * NS,
         "allow_atomic": True,
         "allow_msg_ttl": True,
@@ -240,7 +282,6 @@ def _trace(names: Names) -> dict[str, Any]:
         "discard": "old",
         "max_bytes": TRACE_BYTES,
         "max_age": TRACE_LIFE * NS,
-        "num_replicas": 1,
         "duplicate_window": DUPLICATE_WINDOW * NS,
         "allow_direct": True,
         # Insight may forget: this spares the disk a sync per message.
@@ -257,7 +298,6 @@ def _bucket(name: str, max_bytes: int) -> dict[str, Any]:
         "discard": "new",
         "max_bytes": max_bytes,
         "max_msgs_per_subject": 1,
-        "num_replicas": 1,
         "duplicate_window": DUPLICATE_WINDOW * NS,
         "allow_rollup_hdrs": True,
         "deny_delete": True,

@@ -8,6 +8,7 @@ import msgspec
 from scalebox_actors.errors import BadInput, BadMessage
 from scalebox_actors.message import Message, check_size, check_user_headers, wire_headers
 from scalebox_actors.names import Names, body_id, digest, is_id, is_reserved_id
+from scalebox_actors.placement import TO_SITE, Bound, choose
 from scalebox_actors.ports import Entry
 from scalebox_actors.topology.model import Identity, Topology
 
@@ -27,14 +28,18 @@ class Outbox(msgspec.Struct, frozen=True, kw_only=True):
     def entry(self, body: bytes, number: int = 0) -> Entry:
         """Return the message of a body; `number` is its line, 0 if it is the only one.
 
-        Raises BadMessage if it is over a limit.
+        Raises BadMessage if it is over a limit, or asks for a site where its module is not.
         """
         message = Message(
             module=self.module, id=self._id(body, number), body=body, headers=self.headers
         )
         headers = wire_headers(message)
         check_size(body, headers, self.body_limit)
-        return Entry(subject=self.names.task(self.module), body=body, headers=headers)
+        bound = Bound(id=message.id, body=body, to_site=self.headers.get(TO_SITE, ""))
+        site = choose(self.topology, self.names.site, self.module, bound)
+        here = site == self.names.site
+        subject = self.names.task(self.module) if here else self.names.out(site, self.module)
+        return Entry(subject=subject, body=body, headers=headers)
 
     def _id(self, body: bytes, number: int) -> str:
         if self.given_id:

@@ -13,6 +13,7 @@ from scalebox_actors.topology.findings import Finding, Path, between, error, pla
 from scalebox_actors.topology.model import Gather, Launch, Module, Retry, Topology
 from scalebox_actors.topology.quantity import show_duration, show_size
 from scalebox_actors.topology.reference import image_fault, is_pinned
+from scalebox_actors.topology.site_checks import check_module_sites, check_sites
 from scalebox_actors.topology.wording import listed, shown, suggestion
 
 REMEMBER_LEAST = 1.0
@@ -46,6 +47,7 @@ def _all(topology: Topology) -> Iterator[Finding]:
     yield from _top(topology)
     for module in topology.modules.values():
         yield from _module(module, topology)
+    yield from check_sites(topology)
     yield from _graph(topology)
     yield from _images(topology)
 
@@ -94,6 +96,7 @@ def _module(module: Module, topology: Topology) -> Iterator[Finding]:
         yield from _retry((*at, "retry"), module.retry)
     if module.gather is not None:
         yield from _gather((*at, "gather"), module.gather)
+    yield from check_module_sites(at, module, topology)
     yield from check_container(at, module)
 
 

@@ -22,6 +22,7 @@ def graph_text(topology: Topology) -> str:
         slots = f"{module.slots} slot{'' if module.slots == 1 else 's'}"
         sinks = ", ".join(module.sinks) or _RESULTS
         line = f"{mark} {name:{width}}  {program[name]:{widest}}  {slots:>9}  → {sinks}"
+        line += _where(topology, name)
         lines.append(line)
         if module.gather:
             lines.append(f"  {'':{width}}  {_gather(module.gather)}")
@@ -35,7 +36,7 @@ def graph_mermaid(topology: Topology) -> str:
     ids = {name: f"m{number}" for number, name in enumerate(topology.modules)}
     lines = ["flowchart LR"]
     lines += [
-        f"    {ids[name]}{_shape(module, entry=name in entries)}"
+        f"    {ids[name]}{_shape(module, _where(topology, name), entry=name in entries)}"
         for name, module in topology.modules.items()
     ]
     if any(not module.sinks for module in topology.modules.values()):
@@ -46,8 +47,15 @@ def graph_mermaid(topology: Topology) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _shape(module: Module, *, entry: bool) -> str:
+def _where(topology: Topology, module: str) -> str:
+    """Say where a module runs, if there are several sites."""
+    return "  at " + ", ".join(topology.sites_of(module)) if len(topology.sites) > 1 else ""
+
+
+def _shape(module: Module, where: str, *, entry: bool) -> str:
     text = f"{module.name}<br/>{_escaped(_program(module))}"
+    if where:
+        text += f"<br/>{where.strip()}"
     if module.gather:
         return f'{{{{"{text}<br/>{_escaped(_gather(module.gather))}"}}}}'
     return f'(["{text}"])' if entry else f'["{text}"]'

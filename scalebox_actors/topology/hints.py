@@ -75,9 +75,10 @@ def _boolean_hint(value: str) -> str:
     return "; write `false`" if value in ("no", "off", "n") else ""
 
 
-def as_list_hint(node: Node) -> str:
+def as_list_hint(node: Node, *, shell: bool) -> str:
     """Show the list that a text stood for, if it did."""
     if isinstance(node, ScalarNode) and scalar_value(node) is not None:
         words = ", ".join(node.value.split()[:4])
-        return f"; write it as a list: {shown('[' + words + ']')} (no shell is used)"
+        no_shell = " (no shell is used)" if shell else ""
+        return f"; write it as a list: {shown('[' + words + ']')}{no_shell}"
     return ""

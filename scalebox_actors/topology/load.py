@@ -11,7 +11,7 @@ from scalebox_actors.errors import BadInput
 from scalebox_actors.limits import TOPOLOGY_BYTES
 from scalebox_actors.topology.checks import check
 from scalebox_actors.topology.findings import Finding, Path
-from scalebox_actors.topology.merge import merge_defaults
+from scalebox_actors.topology.merge import list_sites, merge_defaults
 from scalebox_actors.topology.model import Topology
 from scalebox_actors.topology.parameters import Filled, fill
 from scalebox_actors.topology.read import Problem, read
@@ -51,7 +51,7 @@ def load_with_warnings(
     if root is None:
         raise BadInput("there is nothing in this file", path=path, line=1, column=1)
     filled = fill(root, params, path)
-    filled = Filled(root=merge_defaults(filled.root), places=filled.places)
+    filled = Filled(root=merge_defaults(list_sites(filled.root)), places=filled.places)
     topology = read(filled)
     if not isinstance(topology, Topology):
         raise _refusal(topology, path)

@@ -1,15 +1,35 @@
 """`defaults:` below every module, before anything is read: the answer to YAML's anchors.
 
 A module's own value wins; maps (`env`, `limits`, `retry`, `gather`) are merged key by key.
+`site: a` is made `sites: [a]` first, so that one says the same as the other from here on.
 """
 
-from scalebox_actors.yamlgate import MapNode, Node, ScalarNode
+import msgspec
+
+from scalebox_actors.yamlgate import ListNode, MapNode, Node, ScalarNode, scalar_value
 
 CONTAINER_ONLY = (
     *("image", "command", "args", "limits", "env", "mounts"),
     *("network", "user", "read_only", "devices"),
 )
 """Fields that say something about a container and nothing about a function."""
+
+
+def list_sites(root: Node) -> Node:
+    """Return the tree with `sites: [a]` where a module or the defaults say `site: a`."""
+    if not isinstance(root, MapNode):
+        return root
+    modules = root.get("modules")
+    items = []
+    for key, value in root.items:
+        if key.value == "defaults":
+            items.append((key, _with_list(value)))
+        elif key.value == "modules" and isinstance(modules, MapNode):
+            listed = tuple((name, _with_list(module)) for name, module in modules.items)
+            items.append((key, _with_items(modules, listed)))
+        else:
+            items.append((key, value))
+    return _with_items(root, tuple(items))
 
 
 def merge_defaults(root: Node) -> Node:
@@ -34,11 +54,28 @@ def _module(own: MapNode, defaults: MapNode) -> MapNode:
     return _merged(own, _with_items(defaults, kept))
 
 
+def _with_list(module: Node) -> Node:
+    if not isinstance(module, MapNode) or module.get("sites") is not None:
+        return module
+    return _with_items(module, tuple(_listed(key, value) for key, value in module.items))
+
+
+def _listed(key: ScalarNode, value: Node) -> tuple[ScalarNode, Node]:
+    single = key.value == "site" and isinstance(value, ScalarNode)
+    if not single or scalar_value(value) is None:  # type: ignore[arg-type]  # a scalar, as just seen
+        return key, value
+    listed = ListNode(items=(value,), line=value.line, column=value.column)
+    return msgspec.structs.replace(key, value="sites"), listed
+
+
 def _displaced(own: MapNode) -> tuple[str, ...]:
-    """Defaults that make no sense for a module that says itself what it runs."""
+    """Defaults that make no sense for a module that says itself what it runs, and where."""
+    sites = own.get("sites")
+    alone = isinstance(sites, ListNode) and len(sites.items) == 1
+    there = ("route", "overflow") if alone else ()
     if own.get("function") is not None:
-        return (*CONTAINER_ONLY, "launch")
-    return ("function", "launch") if own.get("image") is not None else ()
+        return (*CONTAINER_ONLY, "launch", *there)
+    return ("function", "launch", *there) if own.get("image") is not None else there
 
 
 def _merged(own: MapNode, below: MapNode) -> MapNode:

@@ -13,9 +13,9 @@ from typing import NamedTuple, Union, cast, get_args, get_origin
 
 import msgspec
 
-from scalebox_actors.limits import FAULTS_SHOWN, FUNCTION_SLOTS, TOPOLOGY_MODULES
+from scalebox_actors.limits import FAULTS_SHOWN, FUNCTION_SLOTS, SITES, TOPOLOGY_MODULES
 from scalebox_actors.topology.hints import as_list_hint, hint_for, kind_of, made_of
-from scalebox_actors.topology.model import Duration, Launch, Module, Retry, Size, Topology
+from scalebox_actors.topology.model import Duration, Launch, Module, Retry, Site, Size, Topology
 from scalebox_actors.topology.parameters import Filled
 from scalebox_actors.topology.quantity import (
     DURATION_FORM,
@@ -26,18 +26,19 @@ from scalebox_actors.topology.quantity import (
 from scalebox_actors.topology.wording import listed, shown, suggestion
 from scalebox_actors.yamlgate import ListNode, MapNode, Node, ScalarNode, scalar_value
 
-TOP = ("topology", "label", "modules", "defaults", "remember", "max_bytes", "hops")
-MODULE = tuple(f for f in Module.__struct_fields__ if f != "name")
+TOP = ("topology", "label", "modules", "defaults", "sites", "remember", "max_bytes", "hops")
+MODULE = (*(f for f in Module.__struct_fields__ if f != "name"), "site")
+SITE = tuple(f for f in Site.__struct_fields__ if f != "name")
 CODE = re.compile(r"\*|[0-9]{1,9}")
 RETRY_FORM = "`{75: 3, '*': 1}` or `['75:3', '*']`"
 
-_SITES = "several sites are not supported by this version yet"
-_LATER = dict.fromkeys(("sites", "site", "route", "overflow"), _SITES)
-_LATER["warm"] = "containers started ahead are not supported by this version yet"
+_LATER = {"warm": "containers started ahead are not supported by this version yet"}
 _LATER_LAUNCH = ("warm", "slot", "resident")
 _FOREIGN = {
     "app": "topology",
     "base_image": "image",
+    "clusters": "sites",
+    "cluster": "site",
     "cmd": "command",
     "cores": "limits",
     "cpus": "limits",
@@ -109,9 +110,12 @@ class _Reader:
             self._note(
                 defaults, f"`defaults` must be a map of module fields, but is {kind_of(defaults)}"
             )
-        fields = _types(Topology, without=("name", "modules"))
+        fields = _types(Topology, without=("name", "modules", "sites"))
         pairs = self._pairs(root, {**fields, "topology": str})
         pairs["modules"] = self._modules(root)
+        sites = root.get("sites")
+        if sites is not None:
+            pairs["sites"] = self._sites(sites)
         if "topology" not in pairs:
             self._note(root, "`topology` is missing: the name of this topology")
         if self.problems:
@@ -131,6 +135,29 @@ class _Reader:
             return self._note(node, message)
         return {key.value: self._module(key, value) for key, value in node.items}
 
+    def _sites(self, node: Node) -> object:
+        if not isinstance(node, MapNode):
+            return self._note(
+                node, f"`sites` must be a map of names to sites, but is {kind_of(node)}"
+            )
+        if not node.items:
+            return self._note(node, "`sites` is empty; leave it out where there is only one")
+        if len(node.items) > SITES:
+            return self._note(node, f"{len(node.items)} sites; at most {SITES} are allowed")
+        return {key.value: self._site(key, value) for key, value in node.items}
+
+    def _site(self, key: ScalarNode, node: Node) -> object:
+        if isinstance(node, ScalarNode) and scalar_value(node) is None:
+            return Site(name=key.value)  # a site of which there is nothing to say
+        if not isinstance(node, MapNode):
+            return self._note(
+                node, f"site {shown(key.value)} must be a map, but is {kind_of(node)}"
+            )
+        before = len(self.problems)
+        self._known(node, SITE)
+        pairs = self._pairs(node, _types(Site, without=("name",)))
+        return Site(name=key.value, **pairs) if len(self.problems) == before else _WRONG  # type: ignore[arg-type]  # read by their types
+
     def _module(self, key: ScalarNode, node: Node) -> object:
         if not isinstance(node, MapNode):
             what = f"module {shown(key.value)} must be a map of fields such as `image`"
@@ -138,7 +165,9 @@ class _Reader:
             return _WRONG
         before = len(self.problems)
         self._known(node, MODULE)
-        pairs = self._pairs(node, _types(Module, without=("name",)))
+        pairs = self._pairs(node, {**_types(Module, without=("name",)), "site": str})
+        if "site" in pairs and len(self.problems) == before:  # a single one was made a list before
+            self._note(node.get("site") or node, "give either `site` or `sites`")
         if pairs.get("command") == ():
             empty = "`command` is empty; leave it out to run what the image runs"
             self._note(node.get("command") or node, empty)
@@ -183,13 +212,12 @@ class _Reader:
             is_word = issubclass(kind, StrEnum)
             return self._word(node, kind, what) if is_word else self._struct(node, kind, what)
         is_list = get_origin(kind) is tuple
-        return self._texts(node, what) if is_list else self._map_of_text(node, what)
+        return self._texts(node, what) if is_list else self._map(node, get_args(kind)[1], what)
 
     def _scalar(self, node: Node, kind: object, what: str) -> object:
         form, read = _SCALARS[kind]
         if not isinstance(node, ScalarNode):
-            hint = f"; write {as_list_hint(node)}" if kind is str else ""
-            return self._note(node, f"{what} must be {form}, but is {kind_of(node)}{hint}")
+            return self._note(node, f"{what} must be {form}, but is {kind_of(node)}")
         if kind is str and (node.line, node.column) in self._substituted:
             return node.value  # whoever wrote `image: ${IMAGE}` means the text, whatever it is
         value = scalar_value(node)
@@ -233,18 +261,19 @@ class _Reader:
 
     def _texts(self, node: Node, what: str) -> object:
         if not isinstance(node, ListNode):
-            hint = as_list_hint(node)
+            hint = as_list_hint(node, shell=what in ("`command`", "`args`"))
             return self._note(node, f"{what} must be a list of texts, but is {kind_of(node)}{hint}")
         return tuple(
             self._scalar(item, str, f"item {number} of {what}")
             for number, item in enumerate(node.items, start=1)
         )
 
-    def _map_of_text(self, node: Node, what: str) -> object:
+    def _map(self, node: Node, kind: object, what: str) -> object:
         if not isinstance(node, MapNode):
-            return self._note(node, f"{what} must be a map of texts, but is {kind_of(node)}")
+            form = "texts" if kind is str else "whole numbers"
+            return self._note(node, f"{what} must be a map of {form}, but is {kind_of(node)}")
         return {
-            key.value: self._scalar(value, str, f"{shown(key.value)} in {what}")
+            key.value: self._scalar(value, kind, f"{shown(key.value)} in {what}")
             for key, value in node.items
         }
 

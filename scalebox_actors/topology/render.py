@@ -11,7 +11,7 @@ from enum import StrEnum
 import msgspec
 
 from scalebox_actors.limits import FUNCTION_SLOTS
-from scalebox_actors.topology.model import Duration, Launch, Module, Retry, Size, Topology
+from scalebox_actors.topology.model import Duration, Launch, Module, Retry, Site, Size, Topology
 from scalebox_actors.topology.quantity import show_duration, show_size
 
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*")
@@ -57,6 +57,8 @@ def _default(field: msgspec.structs.FieldInfo) -> object:
 
 def _flow(value: object) -> str:
     match value:
+        case Site():
+            return _map(dict(_changed(value, ("name",))))
         case Retry():
             return _map({**value.rules, **dict(_changed(value, ("rules",)))})
         case msgspec.Struct():

@@ -15,7 +15,18 @@ import msgspec
 
 from scalebox_actors import limits
 from scalebox_actors.names import NAME_GRAMMAR
-from scalebox_actors.topology.model import Duration, Gather, Limits, Module, Retry, Size, Topology
+from scalebox_actors.topology.model import (
+    Duration,
+    Gather,
+    Limits,
+    Link,
+    Module,
+    Overflow,
+    Retry,
+    Site,
+    Size,
+    Topology,
+)
 from scalebox_actors.topology.quantity import (
     DURATION_GRAMMAR,
     SIZE_GRAMMAR,
@@ -25,6 +36,7 @@ from scalebox_actors.topology.quantity import (
 
 Schema = dict[str, object]
 
+SERVERS = 3
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 PARAMETER: Schema = {"type": "string", "pattern": r"\$\{"}
 
@@ -64,6 +76,22 @@ DESCRIPTIONS: Mapping[str, str] = {
     "user": "Whom the program runs as: `uid`, `uid:gid` or names.",
     "read_only": "Whether the container's own file system is read-only.",
     "devices": "Devices below /dev that the node's operator allows.",
+    "sites": "The data centres, by name; below a module: those where it runs.",
+    "site": "The one site where the module runs.",
+    "route": "Which site a message goes to: `local-first`, `spread` or `body-hash`.",
+    "overflow": "With `route: local-first`: when other sites help out.",
+    "pending": "So many messages waiting here before the next ones go elsewhere.",
+    "hub": "The one site that the others are joined through.",
+    "address": "Where the hub listens for the other sites: `host:port`.",
+    "listen": "Where the site's server listens for its own clients.",
+    "servers": "With `replicas: 3`: the three hosts of the site's cluster.",
+    "replicas": "On how many servers of the site each message is kept: 1 or 3.",
+    "data_root": "What programs find there in CLUSTER_DATA_ROOT.",
+    "store": "The directory of the server's files.",
+    "link": "What may cross the link to the other sites.",
+    "rate": "Messages a second.",
+    "bandwidth": "Bytes a second.",
+    "priorities": "Module to priority when carried to another site; higher goes first.",
     "identity": "What makes two messages the same: `lineage` or `body`.",
     "output_text_size": "So many bytes of each output are kept.",
     "text_trunc_mode": "Which part of a longer output is cut off.",
@@ -77,6 +105,9 @@ _RANGES: Mapping[str, Schema] = {
     "factor": {"minimum": 1},
     "jitter": {"minimum": 0, "maximum": 1},
     "most": {"minimum": 0, "maximum": limits.RETRIES_CEILING},
+    "rate": {"exclusiveMinimum": 0},
+    "replicas": {"enum": [1, 3]},
+    "pending": {"minimum": 1},
     "min_ok": {"minimum": 1, "maximum": limits.GROUP_MEMBERS},
     "output_text_size": {"minimum": 0, "maximum": limits.OUTPUT_TEXT_CEILING},
 }
@@ -86,14 +117,16 @@ _LONGEST: Mapping[str, int] = {
     "sinks": limits.SINKS_PER_MODULE,
     "mounts": limits.MOUNTS_PER_MODULE,
     "devices": limits.DEVICES_PER_MODULE,
+    "sites": limits.SITES,
+    "servers": SERVERS,
 }
 _RETRY_RULE: Schema = {"type": "string", "pattern": r"^\s*(\*|[0-9]{1,3})\s*(:\s*[0-9]{1,3}\s*)?$"}
 
 
 def schema() -> Schema:
     """Return the JSON Schema (draft 2020-12) of a topology file."""
-    module = _struct(Module, leave_out=("name",))
-    top = _properties(Topology, leave_out=("name", "modules"))
+    module = _struct(Module, leave_out=("name",), site={"type": "string"})
+    top = _properties(Topology, leave_out=("name", "modules", "sites"))
     names: Schema = {"pattern": f"^{NAME_GRAMMAR}$"}
     properties: Schema = {
         "topology": _said("topology", _or_parameter({"type": "string", **names})),
@@ -108,6 +141,16 @@ def schema() -> Schema:
             },
         ),
         "defaults": _said("defaults", {"$ref": "#/$defs/Module"}),
+        "sites": _said(
+            "sites",
+            {
+                "type": "object",
+                "propertyNames": names,
+                "additionalProperties": {"anyOf": [{"$ref": "#/$defs/Site"}, {"type": "null"}]},
+                "minProperties": 1,
+                "maxProperties": limits.SITES,
+            },
+        ),
         **top,
     }
     return {
@@ -124,15 +167,19 @@ def schema() -> Schema:
             "Retry": _retry(),
             # What a module's gather lacks may come from `defaults`, so nothing is required.
             "Gather": _struct(Gather),
+            "Overflow": _struct(Overflow),
+            "Site": _struct(Site, leave_out=("name",)),
+            "Link": _struct(Link),
         },
     }
 
 
-def _struct(kind: type[msgspec.Struct], leave_out: tuple[str, ...] = ()) -> Schema:
+def _struct(kind: type[msgspec.Struct], leave_out: tuple[str, ...] = (), **more: Schema) -> Schema:
     return {
         "description": _doc(kind),
         "type": "object",
-        "properties": _properties(kind, leave_out),
+        "properties": _properties(kind, leave_out)
+        | {name: _said(name, what) for name, what in more.items()},
         "additionalProperties": False,
     }
 
@@ -178,7 +225,7 @@ def _of(kind: object, name: str) -> Schema:
         }
     if kind in _SCALARS:
         return _scalar(_SCALARS[kind], name)
-    return {"type": "object", "additionalProperties": {"type": "string"}}
+    return {"type": "object", "additionalProperties": _of(get_args(kind)[1], name)}
 
 
 def _scalar(schema: Schema, name: str) -> Schema:

@@ -10,7 +10,7 @@ from scalebox_actors import limits
 from scalebox_actors.cli.commands import COMMANDS
 from scalebox_actors.topology.load import load
 from scalebox_actors.topology.model import Gather, Limits, Retry
-from scalebox_actors.topology.read import MODULE, TOP
+from scalebox_actors.topology.read import MODULE, SITE, TOP
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("examples/*/*.md")])
@@ -156,6 +156,7 @@ def test_every_command_is_told_of() -> None:
         pytest.param("## A module", set(MODULE), id="module"),
         pytest.param("### limits", set(Limits.__struct_fields__), id="limits"),
         pytest.param("### retry", set(Retry.__struct_fields__) - {"rules"}, id="retry"),
+        pytest.param("## Sites", set(SITE), id="site"),
         pytest.param("### gather", set(Gather.__struct_fields__), id="gather"),
     ],
 )

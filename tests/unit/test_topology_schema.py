@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from unit.strategies import topologies
 
-from scalebox_actors.topology.model import Gather, Limits, Module, Retry, Topology
+from scalebox_actors.topology.model import (
+    Gather,
+    Limits,
+    Link,
+    Module,
+    Overflow,
+    Retry,
+    Site,
+    Topology,
+)
 from scalebox_actors.topology.read import TOP
 from scalebox_actors.topology.render import render
 from scalebox_actors.topology.schema import DESCRIPTIONS, schema
@@ -46,7 +55,7 @@ def test_an_editor_accepts_every_rendering(topology: Topology) -> None:
 
 def test_every_field_has_a_sentence() -> None:
     """Completion in an editor explains every field, and nothing that is none."""
-    structs = (Module, Limits, Retry, Gather, Topology)
+    structs = (Module, Limits, Retry, Gather, Topology, Site, Link, Overflow)
     fields = {f.name for kind in structs for f in msgspec.structs.fields(kind)}
 
-    assert set(DESCRIPTIONS) == (fields | set(TOP)) - {"name", "rules"}
+    assert set(DESCRIPTIONS) == (fields | set(TOP) | {"site"}) - {"name", "rules"}
