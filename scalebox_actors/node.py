@@ -32,6 +32,7 @@ from scalebox_actors.topology.model import Launch, Module, Topology
 FLUSH_EVERY = 0.5
 SWEEP_EVERY = 5.0
 REGISTER_EVERY = 10.0
+MEASURE_EVERY = 1.0
 
 log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -83,19 +84,23 @@ class Node:
     def __init__(
         self, topology: Topology, broker: Broker, runtime: Runtime | None, settings: Settings
     ) -> None:
-        check_ceiling(topology, settings.ceiling)
+        here = topology.modules_at(broker.names.site)
+        modules = {name: topology.modules[name] for name in here}
+        check_ceiling(msgspec.structs.replace(topology, modules=modules), settings.ceiling)
         self.topology = topology
         self.settings = settings
         self.journal = Journal(settings.name)
         self.runtime = runtime
         self.since = time.time()
         self._broker = broker
+        self._pending: dict[str, int] = {}
         self._scribe = Scribe(
             topology=topology,
             names=broker.names,
             node=settings.name,
             ip=settings.ip,
             body_limit=broker.body_limit,
+            pending=self._pending,
         )
         self._committer = Committer(broker, remember=topology.remember)
         self._base = workdir.make_base(settings.base)
@@ -103,12 +108,11 @@ class Node:
             broker=broker, committer=self._committer, scribe=self._scribe, journal=self.journal
         )
         self.actors = {
-            name: Actor(module, self._launcher(module), desk)
-            for name, module in topology.modules.items()
+            name: Actor(module, self._launcher(module), desk) for name, module in modules.items()
         }
         self._groups = [
             Groups(module, broker, self._scribe)
-            for module in topology.modules.values()
+            for module in modules.values()
             if module.gather is not None
         ]
         self._stopped = asyncio.Event()
@@ -125,6 +129,7 @@ class Node:
                     tasks.create_task(self._every(FLUSH_EVERY, self._flush)),
                     tasks.create_task(self._every(self.settings.sweep_every, self._sweep)),
                     tasks.create_task(self._every(REGISTER_EVERY, self._register)),
+                    tasks.create_task(self._every(MEASURE_EVERY, self._measure, first=0.0)),
                     tasks.create_task(self._every(REAPER_EVERY, self.reap, first=5.0)),
                 ]
                 await self._stopped.wait()
@@ -221,17 +226,18 @@ class Node:
             return FunctionLauncher(module, load_function(module.function, self.settings.folder))
         if self.runtime is None:
             raise BadInput(f"module {module.name!r} needs a container runtime")
-        settings = self.settings
+        settings, site = self.settings, self._broker.names.site
+        root = self.topology.sites[site].data_root if site in self.topology.sites else ""
         place = Workplace(
             runtime=self.runtime,
             base=self._base,
             surroundings=Surroundings(
                 topology=self.topology.name,
-                site=self._broker.names.site,
+                site=site,
                 node=settings.name,
                 ip=settings.ip,
                 log_level=settings.log_level,
-                cluster_data_root=settings.cluster_data_root,
+                cluster_data_root=settings.cluster_data_root or root,
             ),
             ceiling=settings.ceiling,
             modules=tuple(self.topology.modules),
@@ -281,6 +287,12 @@ class Node:
 
     async def _flush(self) -> None:
         await self.journal.flush(self._broker)
+
+    async def _measure(self) -> None:
+        """Look how much waits for modules that other sites help with."""
+        for name, actor in self.actors.items():
+            if actor.module.overflow is not None:
+                self._pending[name] = (await self._broker.backlog(name)).waiting
 
     async def _sweep(self) -> None:
         for groups in self._groups:
