@@ -107,7 +107,7 @@ def _node(topology: Topology, names: Names) -> list[str]:
     for other in _others(topology, names.site):
         subjects += [
             *_consumes(stream, names.courier(other)),
-            names.at(other).task(">"),
+            *(names.at(other).task(module) for module in topology.modules_at(other)),
             names.at(other).ctl(">"),
         ]
     # A question may come from every site, and so may the questioner.

@@ -12,6 +12,7 @@ Two sites on one machine, joined by a real leaf link:
 
 import json
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 
 import msgspec
 
@@ -28,8 +29,8 @@ MAX_FILE = 1024 * 1024 * MIB
 CLUSTER_PORT = 6222
 
 CERTIFICATE, PRIVATE_KEY, AUTHORITY = "server.pem", "server.key", "ca.pem"
-SECRETS = "secrets.conf"
-"""The file, beside the certificate, that sets the variables below; mode 0600."""
+LEAF_FILE, ROUTE_FILE = "leaf.conf", "route.conf"
+"""Files beside the certificate that set the variables below; a configuration holds no secret."""
 LEAF_SEED, ROUTE_PASSWORD = "LEAF_SEED", "ROUTE_PASSWORD"
 
 _LOOPBACK = ("127.", "localhost", "[::1]", "::1")
@@ -42,6 +43,8 @@ class Keys(msgspec.Struct, frozen=True, kw_only=True):
     """Where the server finds its site's certificate, key, authority and secrets."""
     users: Mapping[str, Mapping[str, str]]
     """Site and role to the public nkey."""
+    beside: str = ""
+    """The way to that folder from the configuration file, if it does not lie there itself."""
 
 
 class Ground(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,8 +104,8 @@ def server_configuration(
         blocks |= _accounts(topology, here, keys)
         if not is_loopback(place.listen or here.listen):
             blocks["tls"] = _tls(keys)
-    head = f"include {_quoted(SECRETS)}\n" if keys is not None else ""
-    return head + "".join(_written(name, value) for name, value in blocks.items())
+    lines = [_written(name, value) for name, value in blocks.items()]
+    return "".join([*_includes(topology, here, keys), *lines])
 
 
 def site_of(topology: Topology, site: str) -> Site:
@@ -134,6 +137,15 @@ def split_address(address: str, port: int) -> tuple[str, int]:
 
 
 # --- its blocks ---------------------------------------------------------------------------------
+
+
+def _includes(topology: Topology, here: Site, keys: Keys | None) -> list[str]:
+    """Return the lines that bring in the secrets; a file without use would be refused."""
+    if keys is None:
+        return []
+    files = [LEAF_FILE] if here.name != topology.hub else []
+    files += [ROUTE_FILE] if here.replicas > 1 else []
+    return [f"include {_quoted(str(PurePosixPath(keys.beside, file)))}\n" for file in files]
 
 
 def _jetstream(here: Site, place: Ground) -> dict[str, object]:

@@ -9,11 +9,16 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from nats.aio.client import Client as NatsClient
+from nats.errors import Error as NatsError
 
 from scalebox_actors.errors import Permanent, Unavailable
 
 Receiver = Callable[[bytes, bytes, bytes, bytes | None], None]
 """Takes subject, reply subject, body and header block of a message as they came."""
+
+
+class NoTls(NatsError):
+    """A server speaks in the clear where it must not; one of nats-py's, which then reconnects."""
 
 
 class Events(Protocol):
@@ -54,10 +59,20 @@ def error_of(answer: Mapping[str, object]) -> ApiError | None:
 class Client(NatsClient):
     """nats-py's connection with its way of messages replaced by ours."""
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: Events, *, tls: bool = False) -> None:
         super().__init__()
         self.receivers: dict[int, Receiver] = {}
         self.events = events
+        self._needs_tls = tls
+
+    def _connect_command(self) -> bytes:
+        """Log in, but never in the clear where TLS is needed, whatever the server says it wants."""
+        if self._needs_tls and not self._server_info.get("tls_required"):
+            raise NoTls(
+                "this server on another host speaks without TLS; give it a certificate, "
+                "or say --insecure if the network between is trusted"
+            )
+        return bytes(super()._connect_command())
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None

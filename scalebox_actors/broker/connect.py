@@ -5,16 +5,20 @@ import contextlib
 import random
 import re
 import ssl
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from nats import errors as nats_errors
 from nats.aio.client import Server
 
-from scalebox_actors.broker.client import Client, Events
+from scalebox_actors.broker.client import Client, Events, NoTls
 from scalebox_actors.broker.link import Link
 from scalebox_actors.errors import NotPermitted, Unavailable
 from scalebox_actors.limits import NATS_PING, NATS_PINGS_LOST
+from scalebox_actors.login import read_login
+from scalebox_actors.sites import is_loopback
 
 OLDEST_SERVER = (2, 14)
 CONNECT_SECONDS = 5.0
@@ -31,8 +35,12 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     """Path of a credentials file with a JWT and its seed."""
     nkeys_seed: str | None = None
     """Path of a file with an nkey seed."""
+    login: str | None = None
+    """Path of a role's login file, as `conf --keys` makes it."""
     tls_ca: str | None = None
     """Path of the certificate authority's certificate."""
+    insecure: bool = False
+    """Whether a server on another host may be spoken to without TLS."""
 
 
 async def connect(
@@ -45,13 +53,15 @@ async def connect(
 ) -> Link:
     """Connect to a nats-server, waiting some seconds for it to come up.
 
-    Raises Unavailable if none answers or it is too old, NotPermitted if it refuses the login.
+    Raises Unavailable if none answers or it is too old, NotPermitted if it refuses the login, or
+    if it would be spoken to without TLS on another host.
     """
-    start = _Start(events)
+    given = credentials or Credentials()
+    start = _Start(events, tls=needs_tls(url, insecure=given.insecure))
     client = start.client
     try:
         async with asyncio.timeout(seconds):
-            await client.connect(url, **start.options(name, credentials or Credentials()))
+            await client.connect(url, **start.options(name, given))
     except (TimeoutError, nats_errors.Error, OSError, ValueError) as error:
         await start.abandon()
         reason = start.last or str(error) or type(error).__name__
@@ -73,15 +83,21 @@ async def connect(
 class _Start:
     """Takes nats-py's callbacks, before there is a link and afterwards."""
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: Events, *, tls: bool) -> None:
         self.link: Link | None = None
         self.last = ""
-        self.client = Client(events)
+        self.client = Client(events, tls=tls)
 
     async def error(self, error: Exception) -> None:
         self.last = str(error) or type(error).__name__
         if self.link is not None:
             self.link.failed(error)
+        elif isinstance(error, NoTls):
+            raise NotPermitted(str(error))
+        elif isinstance(error, ssl.SSLCertVerificationError):
+            raise NotPermitted(f"the server is not the one it should be: {error.verify_message}")
+        elif isinstance(error, ssl.SSLError):
+            raise NotPermitted(f"there is no TLS with this server: {error.reason}")
         elif "authorization" in self.last.lower():
             raise NotPermitted(f"the server refuses our login: {self.last}")
 
@@ -119,6 +135,11 @@ class _Start:
             "user_credentials": credentials.creds,
             "nkeys_seed": credentials.nkeys_seed,
         }
+        if credentials.login is not None:
+            login = read_login(Path(credentials.login).read_text(), credentials.login)
+            options["nkeys_seed_str"] = login.seed
+            if login.inbox:
+                options["inbox_prefix"] = login.inbox
         if credentials.tls_ca is not None:
             options["tls"] = ssl.create_default_context(cafile=credentials.tls_ca)
         return options
@@ -126,6 +147,12 @@ class _Start:
     async def abandon(self) -> None:
         with contextlib.suppress(Exception):
             await self.client.close()
+
+
+def needs_tls(url: str, *, insecure: bool = False) -> bool:
+    """Whether nothing may be said to a server before the connection is encrypted."""
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    return parts.scheme == "tls" or not (insecure or is_loopback(parts.hostname or ""))
 
 
 def _backoff(servers: list[Server], _: dict[str, object]) -> tuple[Server, float]:

@@ -272,8 +272,8 @@ class Link:
     def failed(self, error: Exception) -> None:
         """Note an error of nats-py; a denied request gets its answer here and nowhere else."""
         text = str(error) or type(error).__name__
-        self.events("nats_error", text)
         denied = _DENIED.search(text.lower())
+        self.events("denied" if denied else "nats_error", text)
         if denied:
             for waiting in list(self._waiting.values()):
                 if waiting.subject.lower() == denied.group(1):

@@ -1,0 +1,153 @@
+"""Sites with keys on real servers: hub, a and b, each with its own process and its own folder."""
+
+import asyncio
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from scalebox_actors.broker import Credentials, Link, connect, ensure
+from scalebox_actors.errors import NotPermitted
+from scalebox_actors.keys import login_file, make_keys, read_keys
+from scalebox_actors.names import Names
+from scalebox_actors.rights import Role
+from scalebox_actors.server import find_binary
+from scalebox_actors.sites import Ground, server_configuration
+from scalebox_actors.topology.load import load
+from scalebox_actors.topology.model import Topology
+
+TOPOLOGY = """
+topology: t
+sites:
+  hub: {hub: true, address: "127.0.0.1:7422"}
+  a: {}
+  b: {}
+modules:
+  split: {image: x, site: hub, sinks: [count, spare]}
+  count: {image: x, sites: [a, b], sinks: [total]}
+  spare: {image: x, site: hub, sinks: []}
+  total: {image: x, site: hub, gather: {by: root, count: 2}}
+"""
+SITES = ("hub", "a", "b")
+SOON = 0.4
+"""How long a denied request is waited for."""
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def topology() -> Topology:
+    """Three sites, a module that runs at two of them, and one that gathers at the hub."""
+    return load(TOPOLOGY.encode(), path="topology.yaml")
+
+
+class Process:
+    """One nats-server with a configuration of ours."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder = folder
+        self.url = url
+        self.running: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> str:
+        """What the server has written so far."""
+        return (self.folder / "log").read_text()
+
+    def start(self) -> None:
+        """Start it; does not wait."""
+        self.running = subprocess.Popen(  # noqa: S603 - our own binary
+            [find_binary(), "-c", str(self.folder / "nats.conf"), "-l", str(self.folder / "log")]
+        )
+
+    def stop(self) -> None:
+        """End it; safe to repeat."""
+        if self.running is not None:
+            self.running.terminate()
+            self.running.wait()
+            self.running = None
+
+
+class Islands:
+    """The servers of all sites and the keys to them."""
+
+    def __init__(self, root: Path, *, keys: bool) -> None:
+        self.topology = topology()
+        self.keys: Path | None = root / "keys" if keys else None
+        if self.keys:
+            make_keys(self.topology, self.keys)
+        self.servers: dict[str, Process] = {}
+        self.events: list[tuple[str, str]] = []
+        leaf = f"127.0.0.1:{free_port()}"
+        for site in SITES:
+            listen = f"127.0.0.1:{free_port()}"
+            folder = self.keys / site if self.keys else root / site
+            folder.mkdir(exist_ok=True)
+            self.servers[site] = Process(folder, f"nats://{listen}")
+            ground = Ground(store=str(folder / "js"), listen=listen, leaf_listen=leaf, hub=leaf)
+            self.write(site, ground)
+
+    def write(self, site: str, ground: Ground) -> None:
+        """Write the configuration of a site's server."""
+        keys = read_keys(self.keys, site) if self.keys else None
+        text = server_configuration(self.topology, site, keys, ground)
+        (self.servers[site].folder / "nats.conf").write_text(text)
+
+    async def login(self, site: str, role: Role) -> Link:
+        """Connect to a site's server as somebody; what happens is noted in `events`."""
+        login = str(self.keys / site / login_file(role)) if self.keys else None
+        return await connect(
+            self.servers[site].url,
+            name=f"{role} of {site}",
+            events=lambda *event: self.events.append(event),
+            credentials=Credentials(login=login),
+        )
+
+    def denials(self) -> list[str]:
+        """Return what the servers denied, as the clients were told."""
+        return [detail for _, detail in self.events if "permissions violation" in detail.lower()]
+
+
+@asynccontextmanager
+async def islands(root: Path, *, keys: bool = True) -> AsyncIterator[Islands]:
+    """Start every site's server, make its streams, and wait until the sites hear each other."""
+    here = Islands(root, keys=keys)
+    try:
+        for server in here.servers.values():
+            server.start()
+        admins = {site: await here.login(site, Role.ADMIN) for site in SITES}
+        for site, admin in admins.items():
+            await ensure(admin, here.topology, Names("t", site))
+        for origin, target, module in (("a", "hub", "spare"), ("b", "a", "count")):
+            subject = Names("t", target).task(module)
+            async with asyncio.timeout(10):
+                await admins[origin].call(subject, b"are you there?")
+        for site, admin in admins.items():
+            await admin.api(f"STREAM.PURGE.{Names('t', site).stream}")
+            await admin.close()
+        yield here
+    finally:
+        for server in here.servers.values():
+            server.stop()
+
+
+async def said(link: Link, subject: str, body: bytes = b"") -> str:
+    """Return `denied`, `silence`, or what was answered to a request."""
+    try:
+        async with asyncio.timeout(SOON):
+            reply = await link.call(subject, body)
+    except NotPermitted:
+        return "denied"
+    except TimeoutError:
+        return "silence"
+    if not reply.body:
+        return f"status {reply.status}"
+    answer = msgspec.json.decode(reply.body)
+    return str(answer.get("error", {}).get("description", "done"))
