@@ -22,6 +22,8 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     verbose: bool = False
     nats: str | None = None
     creds: str | None = None
+    ca: str | None = None
+    insecure: bool = False
     store: str | None = None
 
     def store_of(self, topology: str) -> Path:
@@ -49,6 +51,8 @@ def common(function: Callable[Concatenate[Common, P], None]) -> Callable[..., No
             verbose=bool(kwargs.pop("verbose")),
             nats=_text(kwargs.pop("nats", None)),
             creds=_text(kwargs.pop("creds", None)),
+            ca=_text(kwargs.pop("ca", None)),
+            insecure=bool(kwargs.pop("insecure", False)),
             store=_text(kwargs.pop("store", None)),
         )
         return function(own, *args, **kwargs)
@@ -65,7 +69,20 @@ def reaching(function: Callable[Concatenate[Common, P], None]) -> Callable[..., 
         "--creds",
         metavar="FILE",
         envvar="SBX_CREDS",
-        help="Credentials for --nats, if not in its URL.  [env SBX_CREDS]",
+        help="Credentials for --nats: a role's file of `conf --keys`, or a NATS credentials file; "
+        "mode 0600.  [env SBX_CREDS]",
+    )
+    authority = click.option(
+        "--ca",
+        metavar="FILE",
+        envvar="SBX_CA",
+        help="Whose certificates are trusted.  [env SBX_CA; default: ca.pem beside --creds]",
+    )
+    insecure = click.option(
+        "--insecure",
+        is_flag=True,
+        envvar="SBX_INSECURE",
+        help="Speak without TLS to a server on another host.  [env SBX_INSECURE]",
     )
     store = click.option(
         "--store",
@@ -74,7 +91,7 @@ def reaching(function: Callable[Concatenate[Common, P], None]) -> Callable[..., 
         help="The folder of the embedded server, if there is no --nats.  [env SBX_STORE; "
         "default: ~/.local/state/sbx-actor/TOPOLOGY]",
     )
-    return nats(creds(store(common(function))))
+    return nats(creds(authority(insecure(store(common(function))))))
 
 
 def parameterised(function: F) -> F:

@@ -11,7 +11,7 @@ import msgspec
 
 from scalebox_actors.broker import Credentials, Link, connect, ensure
 from scalebox_actors.errors import NotPermitted
-from scalebox_actors.keys import login_file, make_keys, read_keys
+from scalebox_actors.keys.folder import login_file, make_keys, read_keys
 from scalebox_actors.names import Names
 from scalebox_actors.rights import Role
 from scalebox_actors.server import find_binary

@@ -1,0 +1,1 @@
+"""The keys of a deployment: who logs in with what, and who trusts whom."""

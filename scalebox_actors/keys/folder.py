@@ -1,0 +1,102 @@
+"""The keys of a deployment: an nkey per role and site, and a development authority for TLS.
+
+Everything lies in one folder, a folder per site in it, readable by their owner alone. Making keys
+is safe to repeat: what is there is kept, what is missing or about to expire is made.
+"""
+
+import datetime as dt
+import secrets
+from pathlib import Path
+
+import msgspec
+import nkeys
+
+from scalebox_actors import sites
+from scalebox_actors.errors import BadInput
+from scalebox_actors.keys.certificates import make_authority, make_certificate
+from scalebox_actors.keys.private import check_private, private_folder, write_private
+from scalebox_actors.login import Login, read_login, write_login
+from scalebox_actors.rights import CLIENTS, Role
+from scalebox_actors.topology.model import Topology
+
+PUBLIC = "public.json"
+"""Site and role to public nkey: all that one site must know of the others."""
+
+_USER_PREFIX = nkeys.PREFIX_BYTE_USER
+
+
+def login_file(role: str) -> str:
+    """`<role>.nk`: the file with which a role logs in."""
+    return f"{role}.nk"
+
+
+def make_keys(topology: Topology, folder: Path, *, now: dt.datetime | None = None) -> None:
+    """Make what keys of a topology's sites are missing in `folder`.
+
+    Raises BadInput if others may read the folder, or if what is there cannot be used.
+    """
+    moment = now or dt.datetime.now(dt.UTC)
+    private_folder(folder)
+    authority = make_authority(folder, moment)
+    public: dict[str, dict[str, str]] = {}
+    for site in topology.site_names:
+        here = folder / site
+        private_folder(here)
+        leaf = site != topology.hub
+        roles = (*CLIENTS, Role.LEAF) if leaf else CLIENTS
+        logins = {role: _login(here / login_file(role), site, role) for role in roles}
+        public[site] = {role: _public_key(login) for role, login in logins.items()}
+        make_certificate(here, sites.site_of(topology, site), authority, moment)
+        _secrets(here, logins.get(Role.LEAF))
+        write_private(here / sites.AUTHORITY, (folder / sites.AUTHORITY).read_bytes())
+    write_private(
+        folder / PUBLIC, msgspec.json.format(msgspec.json.encode(public), indent=2) + b"\n"
+    )
+
+
+def read_keys(folder: Path, site: str, *, installed: str = "", beside: str = "") -> sites.Keys:
+    """Return what the configuration of a site says of its keys.
+
+    `installed` is their folder on the server's host, if it is not where they are now; `beside`
+    the way there from the configuration file, if that does not lie in the same folder.
+    """
+    try:
+        users = msgspec.json.decode((folder / PUBLIC).read_bytes(), type=dict[str, dict[str, str]])
+    except FileNotFoundError:
+        raise BadInput(f"there are no keys in {folder}: make them with `conf --keys`") from None
+    except msgspec.MsgspecError as error:
+        raise BadInput(f"it cannot be read: {error}", path=str(folder / PUBLIC)) from None
+    return sites.Keys(
+        folder=installed or str((folder / site).absolute()),
+        beside=beside,
+        users=users,
+    )
+
+
+# --- nkeys --------------------------------------------------------------------------------------
+
+
+def _login(path: Path, site: str, role: Role) -> Login:
+    if path.exists():
+        check_private(path)
+        return read_login(path.read_text(), str(path))
+    seed = nkeys.encode_seed(secrets.token_bytes(32), _USER_PREFIX).decode()
+    login = Login(seed=seed, site=site, role=role)
+    write_private(path, write_login(login).encode())
+    return login
+
+
+def _public_key(login: Login) -> str:
+    pair = nkeys.from_seed(bytearray(login.seed.encode()))
+    return bytes(pair.public_key).decode()
+
+
+def _secrets(here: Path, leaf: Login | None) -> None:
+    """Write the variables that the configuration names; the password is made once."""
+    if leaf is not None:
+        write_private(here / sites.LEAF_FILE, f'{sites.LEAF_SEED}: "{leaf.seed}"\n'.encode())
+    route = here / sites.ROUTE_FILE
+    if route.exists():
+        check_private(route)
+    else:
+        write_private(route, f'{sites.ROUTE_PASSWORD}: "{secrets.token_hex(32)}"\n'.encode())
