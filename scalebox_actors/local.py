@@ -1,13 +1,15 @@
-"""One site for people: a server if there is none, a node, and a watch that says when all is done.
+"""Sites for people: servers if there are none, nodes, and a watch that says when all is done.
 
 `sbx-actor run` is this; the other commands use `open_site` to reach a topology's stream.
 """
 
 import asyncio
 import logging
+import socket
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -18,13 +20,17 @@ from scalebox_actors.broker import Admin, Credentials, JetStreamBroker, Link, co
 from scalebox_actors.errors import Unavailable
 from scalebox_actors.names import Names
 from scalebox_actors.node import Node
-from scalebox_actors.ports import Backlog
+from scalebox_actors.sites import Ground, server_configuration
+from scalebox_actors.topology.load import load_file
 from scalebox_actors.topology.model import Topology
 from scalebox_actors.topology.render import render
 
 POLL = 0.25
 STUCK_AFTER = 10.0
 """So long nothing may move while a module is suspended, before `run` gives up."""
+
+_SITE_TOKEN = 4
+_TOPOLOGY = "topology.yaml"
 
 log = logging.getLogger(__name__)
 
@@ -48,20 +54,33 @@ class Site:
         """Return the topology that was deployed last, as `render` wrote it."""
         return await self.admin.read_topology()
 
+    async def outgoing(self) -> dict[str, int]:
+        """Return how much waits here to be carried, by the site it is for."""
+        counts: dict[str, int] = {}
+        for subject, count in (await self.admin.list_subjects(self.names.out("*", "*"))).items():
+            site = subject.split(".")[_SITE_TOKEN]
+            counts[site] = counts.get(site, 0) + count
+        return counts
+
     async def broker(self) -> JetStreamBroker:
         """Return the stream as a node uses it."""
         return await JetStreamBroker.open(self.link, self.names)
 
 
+class Reach(msgspec.Struct, frozen=True, kw_only=True):
+    """Where servers are looked for, and whether they may be started."""
+
+    store: Path
+    """The folder of the embedded server; of several sites, what theirs are in."""
+    nats: str | None = None
+    ephemeral: bool = False
+    start: bool = True
+    credentials: Credentials | None = None
+
+
 @asynccontextmanager
 async def open_site(
-    names: Names,
-    *,
-    nats: str | None = None,
-    store: Path,
-    ephemeral: bool = False,
-    start: bool = True,
-    credentials: Credentials | None = None,
+    names: Names, reach: Reach, configure: embedded.Configure | None = None
 ) -> AsyncIterator[Site]:
     """Reach the stream of a topology, starting an embedded server if there is none.
 
@@ -69,19 +88,23 @@ async def open_site(
     one started for as long as the context lasts, if the store exists or `start` allows a new one.
     Raises Unavailable if nothing answers.
     """
-    url = nats or (None if ephemeral else embedded.running(store))
+    store, ephemeral = reach.store, reach.ephemeral
+    url = reach.nats or (None if ephemeral else embedded.running(store))
     server: embedded.EmbeddedServer | None = None
     if url is None:
-        if not (start or await aios.path.exists(store)):
+        if not (reach.start or await aios.path.exists(store)):
             raise Unavailable(
                 f"no server: nothing has run in {store} yet; give --nats URL or start `run` first"
             )
         settings = embedded.Settings(site=names.site)
-        server = embedded.EmbeddedServer(None if ephemeral else store, settings)
+        server = embedded.EmbeddedServer(None if ephemeral else store, settings, configure)
         url = server.start()
     try:
         link = await connect(
-            url, name=f"sbx-actor {names.topology}", events=_report, credentials=credentials
+            url,
+            name=f"sbx-actor {names.topology}",
+            events=_report,
+            credentials=reach.credentials,
         )
         try:
             yield Site(link, names, server)
@@ -90,6 +113,77 @@ async def open_site(
     finally:
         if server is not None:
             await asyncio.to_thread(server.stop)
+
+
+@asynccontextmanager
+async def open_sites(topology: Topology, reach: Reach) -> AsyncIterator[dict[str, Site]]:
+    """Reach all sites of a topology on this machine, the hub first, joined by leaf links.
+
+    A topology with one site lies in the store itself, each of several in a folder of its own.
+    """
+    first, *others = (Names(topology.name, site) for site in topology.site_names)
+    async with AsyncExitStack() as stack:
+        if not others:
+            yield {first.site: await stack.enter_async_context(open_site(first, reach))}
+            return
+        if reach.start and not reach.ephemeral:
+            (reach.store / "sites").mkdir(parents=True, exist_ok=True)
+            # So that the name alone is enough the next time: servers are configured by it.
+            (reach.store / "sites" / _TOPOLOGY).write_bytes(render(topology))
+        hub = site_folder(reach.store, first.site)
+        leaves = _free_address() if reach.ephemeral else _leaf_address(hub)
+        sites = {}
+        for names in (first, *others):
+            own = msgspec.structs.replace(reach, store=site_folder(reach.store, names.site))
+            configure = _joined(topology, names.site, leaves)
+            opened = await stack.enter_async_context(open_site(names, own, configure))
+            sites[names.site] = opened
+            if names is first and opened.server is not None and not reach.ephemeral:
+                (hub / "leaves").write_text(leaves)
+        yield sites
+
+
+def known_topology(store: Path) -> Topology | None:
+    """Return the topology of several sites that lies in a store, or None."""
+    path = store / "sites" / _TOPOLOGY
+    return load_file(str(path)) if path.exists() else None
+
+
+def site_folder(store: Path, site: str) -> Path:
+    """Return the folder of one of several sites in a topology's store."""
+    return store / "sites" / site
+
+
+def _joined(topology: Topology, site: str, leaves: str) -> embedded.Configure:
+    """Return how the server of a site is configured whose hub waits for leaves there."""
+
+    def configure(ground: Ground) -> str:
+        joined = msgspec.structs.replace(ground, leaf_listen=leaves, hub=leaves)
+        return server_configuration(topology, site, None, joined)
+
+    return configure
+
+
+def _leaf_address(hub: Path) -> str:
+    """Return where the hub waits for leaves: where it did before, if that can be."""
+    try:
+        before = (hub / "leaves").read_text()
+    except FileNotFoundError:
+        return _free_address()
+    return before if embedded.running(hub) or _is_free(before) else _free_address()
+
+
+def _free_address() -> str:
+    with socket.create_server((embedded.HOST, 0)) as probe:
+        return f"{embedded.HOST}:{probe.getsockname()[1]}"
+
+
+def _is_free(address: str) -> bool:
+    try:
+        socket.create_server((embedded.HOST, int(address.rpartition(":")[2]))).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _report(event: str, detail: str) -> None:
@@ -101,12 +195,14 @@ class ModuleView(msgspec.Struct, frozen=True, kw_only=True):
     """How a module stands, for people who watch."""
 
     module: str
+    """With several sites `module@site`, or `site → site` for what waits to be carried."""
     waiting: int
-    in_hand: int
-    done: int
-    retried: int
-    dead: int
+    in_hand: int = 0
+    done: int = 0
+    retried: int = 0
+    dead: int = 0
     suspended: str = ""
+    link: bool = False
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,14 +220,71 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
         return sum(view.dead for view in self.modules)
 
 
-def view(node: Node, backlogs: dict[str, Backlog]) -> tuple[ModuleView, ...]:
-    """Return how every module of a node stands."""
+class Post(msgspec.Struct, frozen=True, kw_only=True):
+    """A site, and the node that works there."""
+
+    site: Site
+    node: Node
+    broker: JetStreamBroker
+
+
+class _Look(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen of all posts at one time."""
+
+    stored: tuple[int, ...]
+    """Of each site the last sequence, read before anything else."""
+    views: tuple[ModuleView, ...]
+
+    @property
+    def idle(self) -> bool:
+        return all(view.waiting == 0 and view.in_hand == 0 for view in self.views)
+
+
+async def until_drained(
+    posts: Sequence[Post], watch: Callable[[tuple[ModuleView, ...]], None]
+) -> Ending:
+    """Wait until nothing waits and nothing runs at any site, telling `watch` how it goes.
+
+    Ends early, with a reason, when a module is suspended and nothing else has moved for a while.
+    """
+    began = moved = time.monotonic()
+    last: _Look | None = None
+    while True:
+        look = await _look(posts)
+        watch(look.views)
+        now = time.monotonic()
+        if last is None or look.views != last.views:
+            moved = now
+        # Between the commit of a task and the counting of its outputs, or while a message is on
+        # a link, nothing may seem to wait. Two idle looks with nothing stored between them are
+        # the end: whatever was under way would have been stored somewhere, or would be seen.
+        over = look.idle and last is not None and last.idle and look.stored == last.stored
+        stuck = "" if now - moved < STUCK_AFTER else _stuck(look.views)
+        if over or stuck:
+            groups = sum([await post.node.open_groups() for post in posts])
+            if stuck or not groups or not _will_time_out(posts):
+                views = tuple(view for view in look.views if not view.link)
+                return Ending(seconds=now - began, modules=views, open_groups=groups, stuck=stuck)
+        last = look
+        await asyncio.sleep(POLL)
+
+
+async def _look(posts: Sequence[Post]) -> _Look:
+    stored = await asyncio.gather(*(post.site.admin.last_sequence() for post in posts))
+    views = await asyncio.gather(*(_views(post, len(posts) > 1) for post in posts))
+    return _Look(stored=tuple(stored), views=tuple(chain.from_iterable(views)))
+
+
+async def _views(post: Post, several: bool) -> list[ModuleView]:
+    """Return how the modules of a site stand, and what waits there to be carried."""
+    actors, site = post.node.actors, post.site.names.site
+    backlogs = await asyncio.gather(*(post.broker.backlog(name) for name in actors))
     views = []
-    for name, actor in node.actors.items():
-        counts, backlog = node.journal.of(name), backlogs[name]
+    for (name, actor), backlog in zip(actors.items(), backlogs, strict=True):
+        counts = post.node.journal.of(name)
         views.append(
             ModuleView(
-                module=name,
+                module=f"{name}@{site}" if several else name,
                 waiting=backlog.waiting,
                 in_hand=backlog.in_hand,
                 done=counts.done,
@@ -140,39 +293,9 @@ def view(node: Node, backlogs: dict[str, Backlog]) -> tuple[ModuleView, ...]:
                 suspended=actor.suspended,
             )
         )
-    return tuple(views)
-
-
-async def until_drained(
-    node: Node, broker: JetStreamBroker, watch: Callable[[tuple[ModuleView, ...]], None]
-) -> Ending:
-    """Wait until nothing waits and nothing runs, telling `watch` how it goes.
-
-    Ends early, with a reason, when a module is suspended and nothing else has moved for a while.
-    """
-    began = moved = time.monotonic()
-    last: tuple[ModuleView, ...] = ()
-    calm = 0
-    while True:
-        names = list(node.actors)
-        backlogs = await asyncio.gather(*(broker.backlog(name) for name in names))
-        views = view(node, dict(zip(names, backlogs, strict=True)))
-        watch(views)
-        now = time.monotonic()
-        if views != last:
-            last, moved = views, now
-        idle = all(v.waiting == 0 and v.in_hand == 0 for v in views)
-        # Between the commit of a task and the counting of its outputs nothing may seem to wait;
-        # two looks in a row that agree are the end, since commits count before acks do.
-        calm = calm + 1 if idle else 0
-        stuck = "" if now - moved < STUCK_AFTER else _stuck(views)
-        if calm > 1 or stuck:
-            groups = await node.open_groups()
-            if groups and not stuck and _will_time_out(node):
-                calm = 0
-            else:
-                return Ending(seconds=now - began, modules=views, open_groups=groups, stuck=stuck)
-        await asyncio.sleep(POLL)
+    for other, waiting in (await post.site.outgoing()).items() if several else ():
+        views.append(ModuleView(module=f"{site} → {other}", waiting=waiting, link=True))
+    return views
 
 
 def _stuck(views: tuple[ModuleView, ...]) -> str:
@@ -180,7 +303,7 @@ def _stuck(views: tuple[ModuleView, ...]) -> str:
     return "; ".join(reasons)
 
 
-def _will_time_out(node: Node) -> bool:
+def _will_time_out(posts: Sequence[Post]) -> bool:
     """Whether open groups end by themselves: then it is worth waiting for them."""
-    modules = node.topology.modules.values()
+    modules = chain.from_iterable(post.node.topology.modules.values() for post in posts)
     return all(m.gather.timeout is not None for m in modules if m.gather is not None)

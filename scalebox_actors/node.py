@@ -84,9 +84,8 @@ class Node:
     def __init__(
         self, topology: Topology, broker: Broker, runtime: Runtime | None, settings: Settings
     ) -> None:
-        here = topology.modules_at(broker.names.site)
-        modules = {name: topology.modules[name] for name in here}
-        check_ceiling(msgspec.structs.replace(topology, modules=modules), settings.ceiling)
+        part = topology.part(broker.names.site)
+        check_ceiling(part, settings.ceiling)
         self.topology = topology
         self.settings = settings
         self.journal = Journal(settings.name)
@@ -108,11 +107,12 @@ class Node:
             broker=broker, committer=self._committer, scribe=self._scribe, journal=self.journal
         )
         self.actors = {
-            name: Actor(module, self._launcher(module), desk) for name, module in modules.items()
+            name: Actor(module, self._launcher(module), desk)
+            for name, module in part.modules.items()
         }
         self._groups = [
             Groups(module, broker, self._scribe)
-            for module in modules.values()
+            for module in part.modules.values()
             if module.gather is not None
         ]
         self._stopped = asyncio.Event()

@@ -90,6 +90,11 @@ class Admin:
             self.names.trace_stream, self.names.trace("*"), start=start, since=since
         )
 
+    async def last_sequence(self) -> int:
+        """Return the sequence of what was stored last; 0 if there is no stream."""
+        info = await stream_info(self._link, self.names.stream)
+        return int(info["state"]["last_seq"]) if info else 0
+
     async def sizes(self) -> list[StreamSize]:
         """Return how full the topology's streams are."""
         sizes: list[StreamSize] = []

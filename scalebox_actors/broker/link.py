@@ -93,6 +93,16 @@ class Link:
         """The largest message that the server takes, headers included."""
         return int(self._client.max_payload)
 
+    @property
+    def domain(self) -> str:
+        """The server's JetStream domain; empty if it has none."""
+        return str(self._client._server_info.get("domain", ""))  # noqa: SLF001 - not shown
+
+    @property
+    def domain(self) -> str:
+        """The JetStream domain of the server; empty if it has none."""
+        return str(self._client._server_info.get("domain", ""))  # noqa: SLF001 - not shown
+
     async def up(self) -> None:
         """Wait for a connection; raises Unavailable if there will be none."""
         await self._up.wait()

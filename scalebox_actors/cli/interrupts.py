@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 
 from scalebox_actors.cli.output import say
@@ -13,12 +13,12 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 class Interrupts:
-    """Counts the signals that came in and has the node do what each of them means."""
+    """Counts the signals that came in and has the nodes do what each of them means."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, nodes: Sequence[Node]) -> None:
         self.exit_code = 0
         """What the program ends with if a signal ended it; 0 if none came."""
-        self._node = node
+        self._nodes = nodes
         self._came = 0
         self._doing: set[asyncio.Task[None]] = set()
 
@@ -28,17 +28,20 @@ class Interrupts:
         self.exit_code = INTERRUPTED
         if self._came == 1:
             say("draining: what runs is finished, what waits is kept; Ctrl-C again stops it")
-            self._do(self._node.drain())
+            for node in self._nodes:
+                self._do(node.drain())
         elif self._came == 2:  # noqa: PLR2004 - the second time
             say("stopping: runs in hand are ended; their messages are kept")
-            self._do(self._node.kill())
+            for node in self._nodes:
+                self._do(node.kill())
         else:
             raise KeyboardInterrupt
 
     def terminate(self) -> None:
         """SIGTERM: commit what is finished, leave running containers to the next node."""
         self.exit_code = TERMINATED
-        self._node.stop()
+        for node in self._nodes:
+            node.stop()
 
     def _do(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -47,9 +50,9 @@ class Interrupts:
 
 
 @contextmanager
-def minded(node: Node) -> Iterator[Interrupts]:
-    """Turn signals into calls of the node as long as the context lasts."""
-    interrupts = Interrupts(node)
+def minded(*nodes: Node) -> Iterator[Interrupts]:
+    """Turn signals into calls of the nodes as long as the context lasts."""
+    interrupts = Interrupts(nodes)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, interrupts.interrupt)
     loop.add_signal_handler(signal.SIGTERM, interrupts.terminate)

@@ -25,6 +25,7 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     ca: str | None = None
     insecure: bool = False
     store: str | None = None
+    site: str | None = None
 
     def store_of(self, topology: str) -> Path:
         """Return the folder of the embedded server of a topology."""
@@ -54,6 +55,7 @@ def common(function: Callable[Concatenate[Common, P], None]) -> Callable[..., No
             ca=_text(kwargs.pop("ca", None)),
             insecure=bool(kwargs.pop("insecure", False)),
             store=_text(kwargs.pop("store", None)),
+            site=_text(kwargs.pop("site", None)),
         )
         return function(own, *args, **kwargs)
 
@@ -61,7 +63,7 @@ def common(function: Callable[Concatenate[Common, P], None]) -> Callable[..., No
 
 
 def reaching(function: Callable[Concatenate[Common, P], None]) -> Callable[..., None]:
-    """Give a command that needs a server `--nats` and `--store`, too."""
+    """Give a command that needs a server `--nats`, `--store` and `--site`, too."""
     nats = click.option(
         "--nats", metavar="URL", envvar="SBX_NATS", help="The nats-server to use.  [env SBX_NATS]"
     )
@@ -91,7 +93,13 @@ def reaching(function: Callable[Concatenate[Common, P], None]) -> Callable[..., 
         help="The folder of the embedded server, if there is no --nats.  [env SBX_STORE; "
         "default: ~/.local/state/sbx-actor/TOPOLOGY]",
     )
-    return nats(creds(authority(insecure(store(common(function))))))
+    site = click.option(
+        "--site",
+        metavar="SITE",
+        envvar="SBX_SITE",
+        help="Which site of several we are at.  [env SBX_SITE; default: that of the server]",
+    )
+    return nats(creds(authority(insecure(store(site(common(function)))))))
 
 
 def parameterised(function: F) -> F:

@@ -2,6 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import click
 import msgspec
@@ -23,14 +26,14 @@ from scalebox_actors.cli.live import Progress
 from scalebox_actors.cli.options import Common, parameterised, reaching, texts
 from scalebox_actors.cli.outbox import Outbox
 from scalebox_actors.cli.progress import farewell
-from scalebox_actors.cli.session import reached
+from scalebox_actors.cli.session import home, reach_of
 from scalebox_actors.cli.show import plural, shortened, text_of
 from scalebox_actors.cli.stored import letter_fields, result_fields
 from scalebox_actors.cli.topologies import Loaded, check_module, load
 from scalebox_actors.errors import BadInput, BadMessage, SbxError
-from scalebox_actors.local import Ending, Site, until_drained
-from scalebox_actors.names import Names
-from scalebox_actors.node import Node
+from scalebox_actors.limits import NAME_LENGTH
+from scalebox_actors.local import Ending, Post, Site, open_sites, until_drained
+from scalebox_actors.node import Node, Settings
 from scalebox_actors.spec import check_ceiling
 from scalebox_actors.topology.model import Topology
 
@@ -57,7 +60,8 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
 def run(common: Common, /, **given: object) -> None:
     """Run TOPOLOGY, a YAML file, until nothing waits, and print its results, one per line.
 
-    Starts a server unless one is there or given, and a node on this host. What a run leaves
+    Starts a server unless one is there or given, and a node on this host; of several sites each
+    gets its own server and node, joined by real leaf links. What a run leaves
     undone is kept: the same command goes on with it. Ctrl-C finishes what runs and ends, a
     second one stops it. Exit code 1: tasks failed for good, or nothing could go on.
 
@@ -69,6 +73,8 @@ def run(common: Common, /, **given: object) -> None:
     sets, env_files = given.pop("sets"), given.pop("env_files")
     loaded = load(str(given.pop("topology")), texts(sets), texts(env_files))
     wishes = msgspec.convert(given, Wishes)
+    if common.nats and len(loaded.topology.site_names) > 1:
+        raise BadInput("`run` starts the servers of all sites itself; for --nats use `node`")
     for module, _ in wishes.sends:
         check_module(loaded.topology, module)
     check_ceiling(loaded.topology, ceiling(host))
@@ -81,61 +87,88 @@ def run(common: Common, /, **given: object) -> None:
 async def _run(common: Common, host: Host, loaded: Loaded, wishes: Wishes) -> int:
     """Return the exit code of a run."""
     topology = loaded.topology
-    names = Names(topology.name)
-    store = common.store_of(topology.name)
-    ephemeral = wishes.ephemeral
-    with work_base(host, store, ephemeral=ephemeral) as base:
-        own = settings(host, host_name(), base, url=common.nats or "", folder=loaded.folder)
-        async with (
-            opened_runtime(host, topology, own) as runtime,
-            reached(common, names, start=True, ephemeral=ephemeral) as site,
-        ):
+    reach = reach_of(common, topology.name, start=True, ephemeral=wishes.ephemeral)
+    async with AsyncExitStack() as stack:
+        base = stack.enter_context(work_base(host, reach.store, ephemeral=wishes.ephemeral))
+        sites = await stack.enter_async_context(open_sites(topology, reach))
+        here = sites[home(common.site, tuple(sites))]
+        posts = []
+        for site in sites.values():
             await site.deploy(topology)
-            node = Node(topology, await site.broker(), runtime, own)
-            before = await _last_sequence(site)
-            await _send(site, topology, wishes)
-            ending, interrupts = await _watched(site, node, keep=wishes.keep)
-            await _print_results(site, before, by_record=common.json)
-            return await _verdict(site, topology, ending, interrupts)
+        for site in sites.values():
+            own = _settings(host, base, site, loaded, url=common.nats or "")
+            part = topology.part(site.names.site)
+            runtime = await stack.enter_async_context(opened_runtime(host, part, own))
+            broker = await site.broker()
+            node = Node(topology, broker, runtime, own)
+            posts.append(Post(site=site, node=node, broker=broker))
+        before = {site.names.site: await site.admin.last_sequence() for site in sites.values()}
+        await _send(here, topology, wishes)
+        ending, interrupts = await _watched(topology.name, posts, keep=wishes.keep)
+        for site in sites.values():
+            await _print_results(site, before[site.names.site], by_record=common.json)
+        return await _verdict(topology, tuple(sites.values()), ending, interrupts)
 
 
-async def _watched(site: Site, node: Node, *, keep: bool) -> tuple[Ending | None, Interrupts]:
-    """Let a node work until all is done or somebody interrupts; None if it was cut short."""
-    broker = await site.broker()
-    with Progress(node.topology.name) as progress, minded(node) as interrupts:
-        work = asyncio.create_task(node.run())
-        watch = asyncio.create_task(until_drained(node, broker, progress.see))
-        while keep and not work.done():
-            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if watch.done() and not work.done():
-                watch.result()
-                watch = asyncio.create_task(until_drained(node, broker, progress.see))
-        await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+def _settings(host: Host, base: Path, site: Site, loaded: Loaded, *, url: str) -> Settings:
+    """Return the settings of the node of a site; of several on one host, each has its own name."""
+    name, folder = host_name(), loaded.folder
+    if len(loaded.topology.site_names) > 1:
+        name = f"{site.names.site}-{name}"[:NAME_LENGTH]
+    return settings(host, name, base, url=url, folder=folder)
+
+
+async def _watched(
+    name: str, posts: Sequence[Post], *, keep: bool
+) -> tuple[Ending | None, Interrupts]:
+    """Let nodes work until all is done or somebody interrupts; None if it was cut short."""
+    nodes = [post.node for post in posts]
+    with Progress(name) as progress, minded(*nodes) as interrupts:
+        works = [asyncio.create_task(node.run()) for node in nodes]
+        while True:
+            watch = asyncio.create_task(until_drained(posts, progress.see))
+            await asyncio.wait({*works, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if not keep or any(work.done() for work in works):
+                break
+            watch.result()
         ending = None
         if watch.done():
             ending = watch.result()
-            await node.drain() if not ending.stuck else node.stop()
+            for node in nodes:
+                await node.drain() if not ending.stuck else node.stop()
+        elif not interrupts.exit_code:
+            for node in nodes:  # one of them failed: the others go with it
+                node.stop()
         watch.cancel()
-        await work
+        await asyncio.gather(*works)
     return ending, interrupts
 
 
 async def _verdict(
-    site: Site, topology: Topology, ending: Ending | None, interrupts: Interrupts
+    topology: Topology, sites: Sequence[Site], ending: Ending | None, interrupts: Interrupts
 ) -> int:
     """Say how it ended and return the exit code that says the same."""
     if ending is None:
-        waits = sum([(await site.admin.backlog(name)).waiting for name in topology.modules])
+        waits = sum([await _waiting(topology, site) for site in sites])
         output.say(f"{topology.name}: ended early; {plural(waits, 'message')} waiting")
         return interrupts.exit_code or 1
     output.say(farewell(topology.name, ending.modules, ending.seconds))
     if ending.dead:
-        await _tell_of_letters(site)
+        for site in sites:
+            await _tell_of_letters(site)
+        output.say(f"see `sbx-actor dead list {topology.name}`")
     if ending.stuck:
         output.say(f"nothing can go on: {ending.stuck}")
     if ending.open_groups:
         output.say(f"{plural(ending.open_groups, 'group')} still without all members")
     return 1 if ending.dead or ending.stuck or ending.open_groups else 0
+
+
+async def _waiting(topology: Topology, site: Site) -> int:
+    """Return how much waits at a site, to be run or to be carried."""
+    modules = topology.modules_at(site.names.site)
+    waiting = [(await site.admin.backlog(name)).waiting for name in modules]
+    return sum(waiting) + sum((await site.outgoing()).values())
 
 
 async def _send(site: Site, topology: Topology, wishes: Wishes) -> None:
@@ -172,9 +205,3 @@ async def _tell_of_letters(site: Site) -> None:
             letter = letter_fields(stored)
             why = shortened(f"{letter['reason']}: {letter['detail']}", 200)
             output.say(f"  {letter['module']} {letter['id']}: {why}")
-    output.say(f"see `sbx-actor dead list {site.names.topology}`")
-
-
-async def _last_sequence(site: Site) -> int:
-    sizes = {size.name: size.last_sequence for size in await site.admin.sizes()}
-    return sizes.get(site.names.stream, 0)

@@ -1,16 +1,17 @@
 """A connection to the stream of the topology that was meant, for the length of a command."""
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 
-from scalebox_actors.broker import Credentials, JetStreamBroker
+from scalebox_actors.broker import JetStreamBroker
 from scalebox_actors.cli import topologies
+from scalebox_actors.cli.credentials import credentials_of
 from scalebox_actors.cli.options import Common
-from scalebox_actors.errors import Unavailable
-from scalebox_actors.local import Site, open_site
+from scalebox_actors.errors import BadInput, Unavailable
+from scalebox_actors.local import Reach, Site, known_topology, open_site, open_sites
 from scalebox_actors.names import Names
 from scalebox_actors.topology.load import load
 from scalebox_actors.topology.model import Topology
@@ -35,6 +36,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     site: Site
     topology: Topology
     broker: JetStreamBroker
+    near: Mapping[str, Site] = {}
+    """The sites that are reached without a link, this one among them."""
 
     @property
     def names(self) -> Names:
@@ -50,17 +53,14 @@ def wanted(text: str, sets: tuple[str, ...] = (), env_files: tuple[str, ...] = (
     return Wanted(name=loaded.topology.name, loaded=loaded)
 
 
-def reached(
-    common: Common, names: Names, *, start: bool, ephemeral: bool = False
-) -> AbstractAsyncContextManager[Site]:
-    """Reach the server that the options mean; see `open_site`."""
-    return open_site(
-        names,
+def reach_of(common: Common, topology: str, *, start: bool, ephemeral: bool = False) -> Reach:
+    """Return where the options say that servers are."""
+    return Reach(
+        store=common.store_of(topology),
         nats=common.nats,
-        store=common.store_of(names.topology),
         ephemeral=ephemeral,
         start=start,
-        credentials=Credentials(creds=common.creds) if common.creds else None,
+        credentials=credentials_of(common),
     )
 
 
@@ -70,21 +70,71 @@ async def opened(
 ) -> AsyncIterator[Session]:
     """Reach a topology; a file is deployed with `deploy`, and with `start` if it is not yet.
 
+    Without --nats, all sites of a topology are reached that lie in its store.
     Raises Unavailable if there is no server or nothing of that name is deployed on it.
     """
-    names = Names(want.name)
     file = want.loaded.topology if want.loaded else None
-    may_start = file is not None and (start or deploy)
-    async with reached(common, names, start=may_start) as site:
-        data = await site.deployed()
-        if file is not None and (deploy or (start and data is None)):
-            await site.deploy(file)
-            topology = file
-        elif data is not None:
-            topology = load(data, path=f"deployed:{want.name}")
-        else:
+    reach = reach_of(common, want.name, start=file is not None and (start or deploy))
+    async with _sites(common, want, reach) as near:
+        for site in near.values():
+            if file is not None and (deploy or (start and await site.deployed() is None)):
+                await site.deploy(file)
+        here = near[home(common.site, tuple(near))]
+        data = await here.deployed()
+        if data is None:
             raise Unavailable(
                 f"topology {want.name} is not deployed here; "
                 "`sbx-actor run` or `sbx-actor node` with its file does that"
             )
-        yield Session(site=site, topology=topology, broker=await site.broker())
+        topology = file if file and deploy else load(data, path=f"deployed:{want.name}")
+        yield Session(site=here, topology=topology, broker=await here.broker(), near=near)
+
+
+def home(wish: str | None, sites: Sequence[str]) -> str:
+    """Return the site we are at: the one that was named, else the first."""
+    if wish and wish not in sites:
+        known = ", ".join(sites)
+        raise BadInput(f"--site {wish[:80]}: not to be reached here; there is {known}")
+    return wish or sites[0]
+
+
+@asynccontextmanager
+async def _sites(common: Common, want: Wanted, reach: Reach) -> AsyncIterator[dict[str, Site]]:
+    """Reach the one server that was named, or all sites in the store."""
+    file = want.loaded.topology if want.loaded else None
+    if common.nats is None:
+        known = file or known_topology(reach.store)
+        async with open_sites(known or Topology(name=want.name, modules={}), reach) as sites:
+            yield sites
+        return
+    async with open_site(Names(want.name), reach) as site:
+        name = await site_at(site, file, common.site)
+        names = Names(want.name, name)
+        yield {name: site if site.names == names else Site(site.link, names, site.server)}
+
+
+async def site_at(site: Site, topology: Topology | None, wish: str | None) -> str:
+    """Return which site a server is; raises BadInput if it is not the one that was meant.
+
+    A server says it by its JetStream domain. Where a topology has one site, any server will do.
+    """
+    domain = site.link.domain
+    if topology is None:
+        named = Site(site.link, Names(site.names.topology, domain), None) if domain else site
+        found = domain if domain and await named.admin.exists() else site.names.site
+        if wish and wish != found:
+            raise BadInput(f"--site {wish[:80]}: the server is of site {found}")
+        return found
+    known = topology.site_names
+    if len(known) == 1 and not domain:
+        return home(wish, known)
+    meant = wish or (known[0] if len(known) == 1 else domain)
+    if meant not in known:
+        what = f"site {meant}" if meant else "any site: it has no JetStream domain"
+        listed = ", ".join(known)
+        raise BadInput(
+            f"the server is not of {topology.name}'s sites but {what}; there is {listed}"
+        )
+    if topology.sites and domain != meant:
+        raise BadInput(f"--site {meant}: the server's JetStream domain says {domain or 'nothing'}")
+    return meant

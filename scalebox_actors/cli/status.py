@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import click
 import msgspec
@@ -9,13 +10,15 @@ import msgspec
 from scalebox_actors.broker import topologies as deployed_topologies
 from scalebox_actors.cli import output
 from scalebox_actors.cli.options import Common, reaching, stores_root
-from scalebox_actors.cli.session import Session, opened, reached, wanted
+from scalebox_actors.cli.session import Session, opened, reach_of, wanted
 from scalebox_actors.cli.show import duration, moment, size, table
 from scalebox_actors.errors import SbxError
+from scalebox_actors.local import open_site
 from scalebox_actors.names import Names, is_name
 from scalebox_actors.node import NodeStatus
 from scalebox_actors.ports import Backlog
 from scalebox_actors.server import running
+from scalebox_actors.topology.model import LOCAL
 
 ASK_SECONDS = 0.5
 
@@ -172,15 +175,23 @@ def _decoded(answers: Sequence[bytes]) -> list[NodeStatus]:
     return sorted(found, key=lambda status: status.node)
 
 
+def _running(store: Path) -> str:
+    """Return where the servers of a store are, or that there are none."""
+    folders = sorted((store / "sites").glob("*/")) or [store]
+    urls = [running(folder) for folder in folders]
+    return ", ".join(url for url in urls if url) or "no server runs"
+
+
 async def _list(common: Common) -> None:
     """Print which topologies there are: on the server, or in the stores of this user."""
     if common.nats or common.store:
-        async with reached(common, Names("status"), start=False) as site:
-            rows = [(name, "deployed") for name in await deployed_topologies(site.link, "local")]
+        async with open_site(Names(LOCAL), reach_of(common, "", start=False)) as site:
+            found = await deployed_topologies(site.link, site.link.domain or LOCAL)
+            rows = [(name, "deployed") for name in found]
     else:
         root = stores_root()
         names = sorted(p.name for p in root.iterdir() if is_name(p.name)) if root.is_dir() else []
-        rows = [(name, running(root / name) or "no server runs") for name in names]
+        rows = [(name, _running(root / name)) for name in names]
     if not rows and not common.json:
         raise SbxError("no topology is deployed here; `sbx-actor run` starts one")
     if common.json:

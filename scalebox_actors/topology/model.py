@@ -215,6 +215,11 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
         """Return the modules that run at a site."""
         return tuple(name for name in self.modules if site in self.sites_of(name))
 
+    def part(self, site: str) -> "Topology":
+        """Return what of the topology runs at a site; sinks may then name what is not in it."""
+        here = {name: self.modules[name] for name in self.modules_at(site)}
+        return msgspec.structs.replace(self, modules=here)
+
     @property
     def entries(self) -> tuple[str, ...]:
         """The modules that no other module sends to: where messages are injected."""
