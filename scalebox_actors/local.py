@@ -16,7 +16,16 @@ import msgspec
 from aiofiles import os as aios
 
 from scalebox_actors import server as embedded
-from scalebox_actors.broker import Admin, Credentials, JetStreamBroker, Link, connect, ensure
+from scalebox_actors.broker import (
+    Admin,
+    Credentials,
+    JetStreamBroker,
+    Link,
+    check_place,
+    claim,
+    connect,
+    ensure,
+)
 from scalebox_actors.errors import Unavailable
 from scalebox_actors.names import Names
 from scalebox_actors.node import Node
@@ -46,9 +55,18 @@ class Site:
 
     async def deploy(self, topology: Topology) -> list[str]:
         """Make streams and consumers as the topology needs them; return what was changed."""
+        await check_place(self.link, topology, self.names)
         changes = await ensure(self.link, topology, self.names)
-        await self.admin.write_topology(render(topology))
+        text = render(topology)
+        if await self.deployed() != text:  # who may not deploy may still start what is deployed
+            await self.admin.write_topology(text)
+        await claim(self.link, self.names)
         return changes
+
+    async def join(self, topology: Topology) -> None:
+        """Check the site as `deploy` does, for a topology that is deployed already."""
+        await check_place(self.link, topology, self.names)
+        await claim(self.link, self.names)
 
     async def deployed(self) -> bytes | None:
         """Return the topology that was deployed last, as `render` wrote it."""

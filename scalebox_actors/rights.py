@@ -168,7 +168,8 @@ def _leaf(topology: Topology, site: str) -> Rights:
     return Rights(
         publish=(
             *(f"sbx.*.{other}.task.>" for other in others),
-            *(f"_INBOX_{other}.>" for other in others),
+            # Its own inbox, too: whoever else runs under its name must be heard.
+            *(f"_INBOX_{name}.>" for name in topology.site_names),
             "sbx.*.*.ctl.>",
         ),
         subscribe=(f"sbx.*.{site}.task.>", f"_INBOX_{site}.>", "sbx.*.*.ctl.>"),

@@ -161,6 +161,8 @@ def _cluster(here: Site, place: Ground, keys: Keys | None) -> dict[str, object]:
     routes = place.routes or tuple(
         f"{split_address(server, 0)[0]}:{CLUSTER_PORT}" for server in here.servers
     )
+    if not routes:
+        raise BadInput(f"site {here.name} has three replicas: name its `servers`")
     block: dict[str, object] = {
         "name": here.name,
         "listen": place.cluster_listen or f"0.0.0.0:{CLUSTER_PORT}",

@@ -6,6 +6,7 @@ from scalebox_actors.broker.commit import Injected
 from scalebox_actors.broker.connect import Credentials, connect
 from scalebox_actors.broker.jetstream import JetStreamBroker
 from scalebox_actors.broker.link import Link
+from scalebox_actors.broker.place import check_place, claim
 from scalebox_actors.broker.streams import Planned, ensure, planned
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "Link",
     "Planned",
     "StreamSize",
+    "check_place",
+    "claim",
     "connect",
     "ensure",
     "planned",

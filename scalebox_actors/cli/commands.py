@@ -10,7 +10,9 @@ COMMANDS = {
     "run": ("run", "Run a topology until all is worked off and print its results."),
     "check": ("check", "Say whether a topology is valid; errors as path:line:col."),
     "plan": ("plan", "Show what a topology would be and make, without making it."),
+    "conf": ("conf", "Print the nats-server configuration of a site, and make its keys."),
     "schema": ("schema", "Print the JSON Schema of topologies, for editors."),
+    "server": ("server", "Run the nats-server of a site until told to stop."),
     "node": ("node", "Run this host's actors of a topology until told to stop."),
     "send": ("send", "Send messages to a module."),
     "status": ("status", "Show how much waits, runs and failed, per module."),
@@ -25,8 +27,9 @@ COMMANDS = {
     "completion": ("completion", "Print the completion script of a shell."),
 }
 _SECTIONS = {
-    "Topologies": ("run", "check", "plan", "schema"),
-    "Nodes and messages": ("node", "send", "results", "cancel", "pause", "resume", "drain"),
+    "Topologies": ("run", "check", "plan", "conf", "schema"),
+    "Servers and nodes": ("server", "node", "drain"),
+    "Messages": ("send", "results", "cancel", "pause", "resume"),
     "Looking": ("status", "trace", "logs", "dead"),
     "Shell": ("completion",),
 }

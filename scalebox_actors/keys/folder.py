@@ -30,6 +30,12 @@ def login_file(role: str) -> str:
     return f"{role}.nk"
 
 
+def site_folder(folder: Path, site: str) -> Path:
+    """Return the folder of one site; on the site's own host it was copied alone."""
+    inside = folder / site
+    return inside if inside.is_dir() else folder
+
+
 def make_keys(topology: Topology, folder: Path, *, now: dt.datetime | None = None) -> None:
     """Make what keys of a topology's sites are missing in `folder`.
 
@@ -49,9 +55,9 @@ def make_keys(topology: Topology, folder: Path, *, now: dt.datetime | None = Non
         make_certificate(here, sites.site_of(topology, site), authority, moment)
         _secrets(here, logins.get(Role.LEAF))
         write_private(here / sites.AUTHORITY, (folder / sites.AUTHORITY).read_bytes())
-    write_private(
-        folder / PUBLIC, msgspec.json.format(msgspec.json.encode(public), indent=2) + b"\n"
-    )
+    known = msgspec.json.format(msgspec.json.encode(public), indent=2) + b"\n"
+    for site in topology.site_names:
+        write_private(folder / site / PUBLIC, known)
 
 
 def read_keys(folder: Path, site: str, *, installed: str = "", beside: str = "") -> sites.Keys:
@@ -60,14 +66,15 @@ def read_keys(folder: Path, site: str, *, installed: str = "", beside: str = "")
     `installed` is their folder on the server's host, if it is not where they are now; `beside`
     the way there from the configuration file, if that does not lie in the same folder.
     """
+    home = site_folder(folder, site)
     try:
-        users = msgspec.json.decode((folder / PUBLIC).read_bytes(), type=dict[str, dict[str, str]])
+        users = msgspec.json.decode((home / PUBLIC).read_bytes(), type=dict[str, dict[str, str]])
     except FileNotFoundError:
-        raise BadInput(f"there are no keys in {folder}: make them with `conf --keys`") from None
+        raise BadInput(f"there are no keys in {home}: make them with `conf --keys`") from None
     except msgspec.MsgspecError as error:
-        raise BadInput(f"it cannot be read: {error}", path=str(folder / PUBLIC)) from None
+        raise BadInput(f"it cannot be read: {error}", path=str(home / PUBLIC)) from None
     return sites.Keys(
-        folder=installed or str((folder / site).absolute()),
+        folder=installed or str(home.absolute()),
         beside=beside,
         users=users,
     )

@@ -1,0 +1,205 @@
+"""`sbx-actor server`: the nats-server of one site, its streams made and its place checked."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import msgspec
+
+from scalebox_actors import local
+from scalebox_actors.broker import Credentials
+from scalebox_actors.cli import logbook
+from scalebox_actors.cli.options import Common, common, parameterised, texts
+from scalebox_actors.cli.topologies import load
+from scalebox_actors.errors import BadInput, Transient, Unavailable
+from scalebox_actors.local import Reach, open_site
+from scalebox_actors.names import Names
+from scalebox_actors.rights import Role
+from scalebox_actors.server import EmbeddedServer, Settings
+from scalebox_actors.sites import (
+    AUTHORITY,
+    Ground,
+    Keys,
+    is_loopback,
+    server_configuration,
+    site_of,
+    split_address,
+)
+from scalebox_actors.topology.model import Site, Topology
+
+AGAIN = 2.0
+CLIENT_PORT = 4222
+
+log = logging.getLogger(__name__)
+
+
+class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+    """What was typed beside the topology."""
+
+    site: str | None = None
+    keys: str | None = None
+    listen: str = ""
+    member: int = 1
+    monitor: str = ""
+    log_json: bool = False
+
+
+@click.command()
+@click.argument("topology")
+@click.option(
+    "--site",
+    metavar="SITE",
+    envvar="SBX_SITE",
+    help="The site whose server this is.  [env SBX_SITE]",
+)
+@click.option(
+    "--keys",
+    metavar="DIR",
+    envvar="SBX_KEYS",
+    help="The folder that `conf --keys` made, or its part for this site.  [env SBX_KEYS]",
+)
+@click.option("--listen", metavar="HOST:PORT", default="", help="Where clients are waited for.")
+@click.option(
+    "--member",
+    type=click.IntRange(1, 3),
+    default=1,
+    help="Which of the three servers of a replicated site this is.",
+)
+@click.option("--monitor", metavar="HOST:PORT", default="", help="Serve health checks there.")
+@click.option(
+    "--store", metavar="DIR", envvar="SBX_STORE", help="Where its streams lie.  [env SBX_STORE]"
+)
+@click.option("--log-json", is_flag=True, help="Log as lines of JSON.")
+@parameterised
+@common
+def server(common: Common, /, **given: object) -> None:
+    """Run the nats-server of a site of TOPOLOGY, a YAML file, until told to stop.
+
+    Its configuration is made anew at every start, as `conf` prints it. Then its streams and
+    consumers are made or checked, and its place: that the server is this site, that no other
+    runs under its name, and that the streams of the others are out of reach.
+
+    \b
+    sbx-actor server topology.yaml --site b --keys keys
+    """  # noqa: D301 - click's mark for text that is not to be wrapped
+    sets, env_files = given.pop("sets"), given.pop("env_files")
+    topology = load(str(given.pop("topology")), texts(sets), texts(env_files)).topology
+    wishes = msgspec.convert({**given, "site": common.site}, Wishes)
+    if wishes.site is None and len(topology.site_names) > 1:
+        raise click.UsageError(f"give --site, one of {', '.join(topology.site_names)}")
+    here = site_of(topology, wishes.site or topology.hub)
+    level = logging.DEBUG if common.verbose else logging.INFO
+    logbook.start(json=wishes.log_json or common.json, level=level)
+    raise click.exceptions.Exit(
+        asyncio.run(_serve(topology, here, wishes, _store(common, here, topology)))
+    )
+
+
+def _store(common: Common, here: Site, topology: Topology) -> Path:
+    if common.store or here.store:
+        return Path(common.store or here.store)
+    return local.site_folder(common.store_of(topology.name), here.name)
+
+
+async def _serve(topology: Topology, here: Site, wishes: Wishes, store: Path) -> int:
+    """Return the exit code of a server that has ended."""
+    listen = wishes.listen or here.listen
+    keys = _keys(wishes, here.name, store)
+    _check_open(topology, here, keys, listen)
+
+    def configure(ground: Ground) -> str:
+        own = msgspec.structs.replace(
+            ground, listen=listen, member=wishes.member, monitor=wishes.monitor
+        )
+        return server_configuration(topology, here.name, keys, own)
+
+    process = EmbeddedServer(store, Settings(site=here.name), configure)
+    process.start()
+    try:
+        url = _url(listen)
+        log.info("server_started", extra={"site": here.name, "listen": listen})
+        reach = Reach(store=store, nats=url, credentials=_admin(keys))
+        with _asked_to_stop() as stop:
+            deploying = asyncio.create_task(_deploy(topology, here.name, reach))
+            ending = asyncio.create_task(process.wait())
+            stopping = asyncio.create_task(stop.wait())
+            waits = {deploying, ending, stopping}
+            while not (ending.done() or stopping.done()):
+                done, waits = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                if deploying in done:
+                    deploying.result()
+            for task in waits:
+                task.cancel()
+        if ending.done():
+            raise Unavailable(f"the nats-server ended by itself; its log is {process.log}")
+    finally:
+        await asyncio.to_thread(process.stop)
+    log.info("server_ended", extra={"site": here.name})
+    return 0
+
+
+async def _deploy(topology: Topology, site: str, reach: Reach) -> None:
+    """Make what the topology needs; a cluster may take a while to find its majority."""
+    while True:
+        try:
+            async with asyncio.timeout(30), open_site(Names(topology.name, site), reach) as place:
+                changes = await place.deploy(topology)
+        except (Transient, TimeoutError) as error:
+            log.warning("deploy_waits", extra={"why": str(error) or "no answer yet"})
+            await asyncio.sleep(AGAIN)
+        else:
+            log.info("deployed", extra={"site": site, "changes": "; ".join(changes) or "none"})
+            return
+
+
+def _keys(wishes: Wishes, site: str, store: Path) -> Keys | None:
+    if wishes.keys is None:
+        return None
+    # Imported only here: cryptography is slow to import.
+    from scalebox_actors.keys.folder import read_keys, site_folder  # noqa: PLC0415
+
+    folder = Path(wishes.keys).absolute()
+    beside = os.path.relpath(site_folder(folder, site), store.absolute())
+    return read_keys(folder, site, beside=beside)
+
+
+def _admin(keys: Keys | None) -> Credentials | None:
+    if keys is None:
+        return None
+    folder = Path(keys.folder)
+    return Credentials(login=str(folder / f"{Role.ADMIN}.nk"), tls_ca=str(folder / AUTHORITY))
+
+
+def _check_open(topology: Topology, here: Site, keys: Keys | None, listen: str) -> None:
+    """Refuse to stand open to a network."""
+    reached = [listen]
+    if here.name == topology.hub and here.address:
+        reached.append(here.address)
+    if keys is None and not all(map(is_loopback, reached)):
+        raise BadInput(
+            f"site {here.name} would be open to everybody who reaches {reached[-1]}: "
+            "make keys with `sbx-actor conf --keys DIR` and give --keys DIR"
+        )
+
+
+def _url(listen: str) -> str:
+    host, port = split_address(listen, CLIENT_PORT)
+    return f"nats://{'127.0.0.1' if host in ('0.0.0.0', '[::]') else host}:{port}"  # noqa: S104
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[asyncio.Event]:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
