@@ -12,6 +12,7 @@ from typing import Protocol, Self
 
 import msgspec
 
+from scalebox_actors.crossing import Passage
 from scalebox_actors.limits import HEADER_BLOCK_BYTES
 from scalebox_actors.message import Message, Raw
 from scalebox_actors.names import Names
@@ -95,6 +96,10 @@ class Delivery(Protocol):
         """Its id: the given one if that is usable, else one derived from its place."""
 
     @property
+    def sequence(self) -> int:
+        """Its place in the stream, the same for every delivery of it."""
+
+    @property
     def redelivered(self) -> bool:
         """Whether it may have been in somebody's hands before."""
 
@@ -150,6 +155,17 @@ class Broker(Protocol):
     def intake(self, module: str) -> Intake:
         """Return the deliveries of `module`; use as an async context manager."""
 
+    def intake_to(self, site: str) -> Intake:
+        """Return what waits here to be carried to another site; its subjects name the module."""
+
+    async def forward(self, entries: Sequence[Entry], *, seconds: float) -> Sequence[Passage]:
+        """Store entries in another site's stream, and say of each what became of it.
+
+        Never raises for what happens on the way; nothing is tried twice and nothing waited for
+        longer than about `seconds`. Every entry must have an id: that is what makes it safe to
+        hand one over again.
+        """
+
     async def write(self, entries: Sequence[Entry]) -> Refusal | None:
         """Store all entries or none, in their order; None means stored and synced to disk.
 
@@ -173,8 +189,14 @@ class Broker(Protocol):
     async def put_state(self, key: str, value: bytes, *, life: float = 0.0) -> None:
         """Set a key of the state bucket; it is forgotten after `life` seconds unless 0."""
 
+    async def state_keys(self, prefix: str) -> Sequence[str]:
+        """Return the keys of the state bucket that begin with `prefix` and a dot."""
+
     async def backlog(self, module: str) -> Backlog:
         """Return how much waits for `module`."""
+
+    async def backlog_to(self, site: str) -> Backlog:
+        """Return how much waits here to be carried to another site."""
 
     async def trace(self, node: str, lines: bytes) -> None:
         """Write run records, one JSON line each, to the trace stream; insight may be lost."""

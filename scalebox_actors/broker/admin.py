@@ -82,7 +82,7 @@ class Admin:
 
     async def backlog(self, module: str) -> Backlog:
         """Return how much waits for a module."""
-        return await self._reader.backlog(module)
+        return await self._reader.backlog(self.names.consumer(module))
 
     def trace_messages(self, *, since: float = 0.0, start: int = 1) -> AsyncIterator[list[Stored]]:
         """Give the trace stream's messages from a time or a sequence on, oldest first."""

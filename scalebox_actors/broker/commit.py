@@ -62,9 +62,9 @@ class Writer:
         """Store all entries or none; see the port."""
         if not entries:
             return None
-        unfit = _unfit(entries, self._link.max_payload)
-        if unfit:
-            return Refusal(Refused.UNACCEPTABLE, unfit)
+        fault = unfit(entries, self._link.max_payload)
+        if fault:
+            return Refusal(Refused.UNACCEPTABLE, fault)
         pauses, said, incomplete = _pauses(), "", False
         while True:
             refusal, reason = await self._try(entries)
@@ -139,7 +139,7 @@ class Writer:
         if answer.get("duplicate"):
             return Refusal(Refused.DUPLICATE), ""
         error_ = error_of(answer)
-        return (None, "") if error_ is None else _judge(error_)
+        return (None, "") if error_ is None else judge(error_)
 
     async def _single(self, entry: Entry) -> Reply:
         """Publish one entry; the link repeats it until it is answered."""
@@ -150,32 +150,7 @@ class Writer:
 
     async def _batch(self, entries: Sequence[Entry]) -> Reply:
         await self._link.up()
-        name = f"{self._prefix}{next(self._batches)}"
-        last = len(entries)
-        first_reply, opened = self._link.ticket(entries[0].subject, SILENCE)
-        last_reply, committed = self._link.ticket(entries[-1].subject, SILENCE)
-
-        def refused_at_once(_: object) -> None:
-            # A refusal of the first member is the reason; what the last one says is not.
-            if opened.cancelled() or opened.exception() is not None:
-                return
-            if opened.result().body and not committed.done():
-                committed.set_result(opened.result())
-
-        opened.add_done_callback(refused_at_once)
-        replies = {1: first_reply, last: last_reply}
-        self._link.post(
-            b"".join(
-                [
-                    _member(entry, name, place, replies.get(place, ""), final=place == last)
-                    for place, entry in enumerate(entries, 1)
-                ]
-            )
-        )
-        try:
-            return await committed
-        finally:
-            opened.cancel()
+        return await send_batch(self._link, entries, f"{self._prefix}{next(self._batches)}")
 
     async def _unanswered(self, entries: Sequence[Entry]) -> tuple[Refusal | None, str]:
         """Find out why nobody answered: a subject outside the stream, or no stream."""
@@ -199,7 +174,39 @@ class Writer:
         return _decode(reply.body).get("duplicate") is True
 
 
-def _judge(error: ApiError) -> tuple[Refusal | None, str]:
+async def send_batch(
+    link: Link, entries: Sequence[Entry], name: str, *, seconds: float = SILENCE
+) -> Reply:
+    """Send an atomic batch once and return its answer; raises ConnectionLost for none in time."""
+    last = len(entries)
+    first_reply, opened = link.ticket(entries[0].subject, seconds)
+    last_reply, committed = link.ticket(entries[-1].subject, seconds)
+
+    def refused_at_once(_: object) -> None:
+        # A refusal of the first member is the reason; what the last one says is not.
+        if opened.cancelled() or opened.exception() is not None:
+            return
+        if opened.result().body and not committed.done():
+            committed.set_result(opened.result())
+
+    opened.add_done_callback(refused_at_once)
+    replies = {1: first_reply, last: last_reply}
+    link.post(
+        b"".join(
+            [
+                _member(entry, name, place, replies.get(place, ""), final=place == last)
+                for place, entry in enumerate(entries, 1)
+            ]
+        )
+    )
+    try:
+        return await committed
+    finally:
+        opened.cancel()
+        committed.cancel()
+
+
+def judge(error: ApiError) -> tuple[Refusal | None, str]:
     """Turn JetStream's error into a refusal, or into a reason to send again."""
     if error.number in _CONFLICTS:
         return Refusal(Refused.CONFLICT, error.text), ""
@@ -226,7 +233,7 @@ def _member(entry: Entry, batch: str, place: int, reply: str, *, final: bool) ->
     return command(entry.subject, reply, block, entry.body)
 
 
-def _unfit(entries: Sequence[Entry], max_payload: int) -> str:
+def unfit(entries: Sequence[Entry], max_payload: int) -> str:
     """Return why entries may not be sent at all: most of it would end the connection."""
     if len(entries) > BATCH_MESSAGES:
         return f"{len(entries)} messages; a batch takes at most {BATCH_MESSAGES}"

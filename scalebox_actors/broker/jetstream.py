@@ -6,11 +6,18 @@ from itertools import chain
 from typing import Self
 
 from scalebox_actors.broker.commit import Injected, Writer
+from scalebox_actors.broker.forward import Forwarder
 from scalebox_actors.broker.link import Link
 from scalebox_actors.broker.pull import PullIntake
 from scalebox_actors.broker.state import Reader
-from scalebox_actors.broker.streams import stream_info
+from scalebox_actors.broker.streams import (
+    consumer_config,
+    count_subjects,
+    courier_config,
+    stream_info,
+)
 from scalebox_actors.broker.wire import STATUS_NO_RESPONDERS
+from scalebox_actors.crossing import Passage
 from scalebox_actors.errors import BadMessage, SbxError, Unavailable
 from scalebox_actors.limits import HEADER_BLOCK_BYTES
 from scalebox_actors.names import Names
@@ -26,6 +33,7 @@ class JetStreamBroker:
         self._created = stream_created
         self._writer = Writer(link, names)
         self._reader = Reader(link, names)
+        self._forwarder = Forwarder(link)
 
     @classmethod
     async def open(cls, link: Link, names: Names) -> Self:
@@ -47,7 +55,17 @@ class JetStreamBroker:
 
     def intake(self, module: str) -> Intake:
         """Return the deliveries of `module`; use as an async context manager."""
-        return PullIntake(self.link, self.names, module, self._created)
+        config = consumer_config(self.names, module)
+        return PullIntake(self.link, self.names, config, self._created)
+
+    def intake_to(self, site: str) -> Intake:
+        """Return what waits here to be carried to another site."""
+        config = courier_config(self.names, site)
+        return PullIntake(self.link, self.names, config, self._created)
+
+    async def forward(self, entries: Sequence[Entry], *, seconds: float) -> Sequence[Passage]:
+        """Store entries in another site's stream, and say of each what became of it."""
+        return await self._forwarder.forward(entries, seconds=seconds)
 
     async def write(self, entries: Sequence[Entry]) -> Refusal | None:
         """Store all entries or none, in their order; None means stored and synced to disk."""
@@ -84,7 +102,19 @@ class JetStreamBroker:
 
     async def backlog(self, module: str) -> Backlog:
         """Return how much waits for `module`."""
-        return await self._reader.backlog(module)
+        return await self._reader.backlog(self.names.consumer(module))
+
+    async def backlog_to(self, site: str) -> Backlog:
+        """Return how much waits here to be carried to another site."""
+        return await self._reader.backlog(self.names.courier(site))
+
+    async def state_keys(self, prefix: str) -> Sequence[str]:
+        """Return the keys of the state bucket that begin with `prefix` and a dot."""
+        start = self.names.state("")
+        counts = await count_subjects(
+            self.link, f"KV_{self.names.bucket}", self.names.state(f"{prefix}.>")
+        )
+        return [subject.removeprefix(start) for subject in counts]
 
     async def trace(self, node: str, lines: bytes) -> None:
         """Write run records to the trace stream, without waiting for an answer."""

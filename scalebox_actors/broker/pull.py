@@ -13,7 +13,7 @@ from typing import Self
 
 from scalebox_actors.broker.client import ApiError, NoResponders
 from scalebox_actors.broker.link import Link
-from scalebox_actors.broker.streams import NS, consumer_config, ensure_consumer, stream_info
+from scalebox_actors.broker.streams import NS, Config, ensure_consumer, stream_info
 from scalebox_actors.broker.wire import (
     STATUS_EXPIRED,
     STATUS_HEARTBEAT,
@@ -89,15 +89,15 @@ class PulledDelivery:
 
 
 class PullIntake:
-    """Deliveries of one module; see the port."""
+    """Deliveries of one consumer; see the port."""
 
-    def __init__(self, link: Link, names: Names, module: str, stream_created: str) -> None:
+    def __init__(self, link: Link, names: Names, config: Config, stream_created: str) -> None:
         self.stream_created = stream_created
         self._link = link
         self._names = names
-        self._module = module
-        consumer = names.consumer(module)
-        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{names.stream}.{consumer}"
+        self._config = config
+        self._consumer = str(config["durable_name"])
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{names.stream}.{self._consumer}"
         self._loop = asyncio.get_running_loop()
         self._granted = 0
         """Slots that we have not asked messages for yet."""
@@ -133,7 +133,7 @@ class PullIntake:
 
     async def __aenter__(self) -> Self:
         self._link.watchers.add(self._on_link)
-        self._beat_every = await beat_interval(self._link, self._names, self._module)
+        self._beat_every = await beat_interval(self._link, self._names, self._consumer)
         self._next_beat = self._loop.time() + self._beat_every
         self._tick()
         return self
@@ -173,7 +173,7 @@ class PullIntake:
             await self._link.call(reply, body, patience=_ACK_PATIENCE)
         except NoResponders:
             raise Unavailable(
-                f"consumer {self._names.consumer(self._module)} is gone; its message comes again"
+                f"consumer {self._consumer} is gone; its message comes again"
             ) from None
         finally:
             self._hands.discard(delivery)
@@ -276,11 +276,9 @@ class PullIntake:
                 if info is None or info.get("created") != self.stream_created:
                     self._fail(Unavailable(f"stream {stream} is gone; it is not made again"))
                     return
-                if await ensure_consumer(
-                    self._link, stream, consumer_config(self._names, self._module)
-                ):
-                    consumer = self._names.consumer(self._module)
-                    self._link.events("consumer_made_again", f"{consumer} of {stream} was gone")
+                if await ensure_consumer(self._link, stream, self._config):
+                    text = f"{self._consumer} of {stream} was gone"
+                    self._link.events("consumer_made_again", text)
             except (NoResponders, ApiError) as error:
                 self._link.events("pull_waits", str(error))  # the server is not ready yet
                 await asyncio.sleep(_AGAIN)
@@ -324,10 +322,10 @@ class PullIntake:
             self._waiter.set_result(None)
 
 
-async def beat_interval(link: Link, names: Names, module: str) -> float:
+async def beat_interval(link: Link, names: Names, consumer: str) -> float:
     """Return how often to beat: a third of the `ack_wait` that an operator gave the consumer."""
     try:
-        info = await link.api(f"CONSUMER.INFO.{names.stream}.{names.consumer(module)}")
+        info = await link.api(f"CONSUMER.INFO.{names.stream}.{consumer}")
     except (ApiError, NoResponders):
         return HEARTBEAT  # it is made again with our own
     config = info["config"]

@@ -115,11 +115,10 @@ class Reader:
             for subject in (s for s, count in counts.items() if count > keep):
                 await self._link.api(verb, {"filter": subject, "keep": keep})
 
-    async def backlog(self, module: str) -> Backlog:
-        """Return how much waits for a module."""
-        names = self._names
+    async def backlog(self, consumer: str) -> Backlog:
+        """Return how much waits at a consumer."""
         info = msgspec.convert(
-            await self._link.api(f"CONSUMER.INFO.{names.stream}.{names.consumer(module)}"),
+            await self._link.api(f"CONSUMER.INFO.{self._names.stream}.{consumer}"),
             _ConsumerInfo,
         )
         until = timestamp(info.config.pause_until) if info.paused else 0.0

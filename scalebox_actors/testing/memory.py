@@ -6,129 +6,29 @@ result.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from types import TracebackType
-from typing import Self
+from collections.abc import Mapping, Sequence
 
+from scalebox_actors.crossing import Passage, Passed
+from scalebox_actors.errors import Unavailable
 from scalebox_actors.limits import (
     ACK_WAIT,
     HEADER_BLOCK_BYTES,
     MIB,
 )
-from scalebox_actors.message import MSG_ID, Raw, identify
+from scalebox_actors.message import MSG_ID
 from scalebox_actors.names import Names
 from scalebox_actors.ports import (
     Answer,
     Backlog,
-    Delivery,
     Entry,
     Intake,
     Refusal,
+    Refused,
     Stored,
 )
-from scalebox_actors.testing.shelf import NEVER, Held, Shelf
+from scalebox_actors.testing.hands import MemoryDelivery, MemoryIntake
+from scalebox_actors.testing.shelf import NEVER, Shelf, matches
 from scalebox_actors.testing.tape import Tape
-
-_CREATED = "2026-01-01T00:00:00Z"
-
-
-class MemoryDelivery:
-    """A message in our hands; see the port."""
-
-    def __init__(self, broker: "MemoryBroker", held: Held) -> None:
-        stored = held.stored
-        self._broker = broker
-        self.sequence = stored.sequence
-        self.redelivered = held.deliveries > 1
-        self.stored = stored.time
-        self.raw = Raw(
-            subject=stored.subject, body=stored.body, headers=stored.headers, fault=held.fault
-        )
-        self.message_id = identify(self.raw, _CREATED, stored.sequence)
-
-    async def done(self) -> None:
-        """Take the message out of the stream; an older delivery of it may do that too."""
-        number = await self._broker.tape.before("delivery.done")
-        self._broker.remove(self.sequence)
-        await self._broker.tape.after(number)
-
-    async def give_back(self, delay: float) -> None:
-        """Let it be delivered again after `delay`."""
-        number = await self._broker.tape.before("delivery.give_back")
-        self._broker.release(self, delay)
-        await self._broker.tape.after(number)
-
-    def let_go(self) -> None:
-        """Say nothing more about it: it is delivered again when its `ack_wait` has passed."""
-        self._broker.release(self, self._broker.ack_wait)
-
-
-class MemoryIntake:
-    """Deliveries of one module; see the port."""
-
-    def __init__(self, broker: "MemoryBroker", module: str) -> None:
-        self.module = module
-        self.granted = 0
-        self._broker = broker
-        self._queue: deque[MemoryDelivery] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._over = False
-
-    def grant(self, slots: int) -> None:
-        """Let `slots` more deliveries come."""
-        self.granted += slots
-        self._broker.hand_out()
-
-    def hold(self) -> None:
-        """Ask for nothing more until `grant` is called again; unanswered grants are forgotten."""
-        self.granted = 0
-        while self._queue:
-            self._broker.release(self._queue.popleft(), 0.0)
-
-    def take(self, delivery: MemoryDelivery) -> None:
-        """Receive a delivery that was asked for."""
-        self.granted -= 1
-        self._queue.append(delivery)
-        self._wake()
-
-    def end(self) -> None:
-        """Deliver nothing more."""
-        self._over = True
-        self._wake()
-
-    async def __aenter__(self) -> Self:
-        self._broker.intakes.append(self)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self in self._broker.intakes:
-            self._broker.intakes.remove(self)
-            self.hold()
-        self.end()
-
-    def __aiter__(self) -> AsyncIterator[Delivery]:
-        return self
-
-    async def __anext__(self) -> Delivery:
-        while not self._queue:
-            if self._over:
-                raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        delivery = self._queue.popleft()
-        number = await self._broker.tape.before("intake.pull")
-        await self._broker.tape.after(number)
-        return delivery
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class MemoryBroker:
@@ -155,6 +55,8 @@ class MemoryBroker:
         self._answers: dict[str, list[Answer]] = {}
         self._room = asyncio.Event()
         self._room.set()
+        self.far: dict[str, MemoryBroker] = {}
+        """The sites that there is a link to."""
 
     @property
     def now(self) -> float:
@@ -169,8 +71,31 @@ class MemoryBroker:
     # --- the port -------------------------------------------------------------------------------
 
     def intake(self, module: str) -> Intake:
-        """Return the deliveries of `module`; use as an async context manager."""
-        return MemoryIntake(self, module)
+        """Return the deliveries of `module`."""
+        return MemoryIntake(self, module, self.names.task(module))
+
+    def intake_to(self, site: str) -> Intake:
+        """Return what waits here to be carried to another site."""
+        return MemoryIntake(self, f"to {site}", self.names.out(site, "*"))
+
+    async def forward(self, entries: Sequence[Entry], *, seconds: float) -> Sequence[Passage]:
+        """Store entries at another site; a call that goes wrong on the tape gets no answer."""
+        del seconds
+        silent = [Passage(Passed.SILENT, "the tape lets no answer come")] * len(entries)
+        try:
+            number = await self.tape.before("broker.forward")
+        except Unavailable:
+            return silent
+        passages = []
+        for entry in entries:
+            there = self.far.get(entry.subject.split(".")[2])
+            absent = Passage(Passed.ABSENT, "no link")
+            passages.append(there.take_in(entry) if there is not None else absent)
+        try:
+            await self.tape.after(number)
+        except Unavailable:
+            return silent
+        return passages
 
     async def write(self, entries: Sequence[Entry]) -> Refusal | None:
         """Store all entries or none, in their order."""
@@ -225,13 +150,24 @@ class MemoryBroker:
     async def backlog(self, module: str) -> Backlog:
         """Return how much waits for `module`: new messages, and all that were handed out."""
         number = await self.tape.before("broker.backlog")
-        tasks = [
-            held for held in self.shelf.alive() if held.stored.subject == self.names.task(module)
-        ]
-        waiting = sum(held.deliveries == 0 for held in tasks)
+        waiting, in_hand = self._count(self.names.task(module))
         until = self._paused.get(module, 0.0)
         await self.tape.after(number)
-        return Backlog(waiting, len(tasks) - waiting, until if until > self.now else 0.0)
+        return Backlog(waiting, in_hand, until if until > self.now else 0.0)
+
+    async def backlog_to(self, site: str) -> Backlog:
+        """Return how much waits here to be carried to another site."""
+        number = await self.tape.before("broker.backlog_to")
+        waiting, in_hand = self._count(self.names.out(site, "*"))
+        await self.tape.after(number)
+        return Backlog(waiting, in_hand)
+
+    async def state_keys(self, prefix: str) -> Sequence[str]:
+        """Return the keys that begin with `prefix` and a dot."""
+        number = await self.tape.before("broker.state_keys")
+        keys = [key for key in self._values if key.startswith(f"{prefix}.")]
+        await self.tape.after(number)
+        return keys
 
     async def trace(self, node: str, lines: bytes) -> None:
         """Write run records."""
@@ -269,6 +205,14 @@ class MemoryBroker:
         return [await answer(question) for answer in self._answers.get(verb, [])]
 
     # --- for tests ------------------------------------------------------------------------------
+
+    def join(self, other: "MemoryBroker") -> None:
+        """Lay a link to another site, for both directions; its absence is a link that is cut."""
+        self.far[other.names.site], other.far[self.names.site] = other, self
+
+    def part(self, other: "MemoryBroker") -> None:
+        """Cut the link to another site."""
+        del self.far[other.names.site], other.far[self.names.site]
 
     def send(
         self,
@@ -325,6 +269,18 @@ class MemoryBroker:
         """Forget all ids, as a work queue does with acked messages at a restart."""
         self.shelf.ids.clear()
 
+    def take_in(self, entry: Entry) -> Passage:
+        """Take an entry that another site hands over."""
+        if not self._room.is_set():
+            return Passage(Passed.FULL, "the stream is full")
+        refusal = self.shelf.refusal([entry])
+        if refusal is None:
+            self.shelf.store(entry.subject, entry.body, entry.headers)
+            self.hand_out()
+        elif refusal.kind is Refused.UNACCEPTABLE:
+            return Passage(Passed.ABSENT, refusal.text)
+        return Passage(Passed.ARRIVED)
+
     # --- for deliveries and intakes -------------------------------------------------------------
 
     def hand_out(self) -> None:
@@ -332,11 +288,11 @@ class MemoryBroker:
         for intake in self.intakes:
             if self._paused.get(intake.module, 0.0) > self.now:
                 continue
-            subject = self.names.task(intake.module)
             for held in self.shelf.alive():
                 if intake.granted <= 0:
                     break
-                if held.stored.subject == subject and held.ready_at <= self.now:
+                fits = matches(intake.pattern, held.stored.subject)
+                if fits and held.ready_at <= self.now:
                     held.deliveries += 1
                     held.ready_at = NEVER
                     delivery = held.owner = MemoryDelivery(self, held)
@@ -349,6 +305,12 @@ class MemoryBroker:
             held.owner = None
             held.ready_at = self.now + delay
             self.hand_out()
+
+    def _count(self, pattern: str) -> tuple[int, int]:
+        """Return how many matching messages wait, and how many were handed out."""
+        held = [h for h in self.shelf.alive() if matches(pattern, h.stored.subject)]
+        waiting = sum(h.deliveries == 0 for h in held)
+        return waiting, len(held) - waiting
 
     def remove(self, sequence: int) -> None:
         """Take a message out of the stream; nothing happens if it is not there."""

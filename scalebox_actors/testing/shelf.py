@@ -42,7 +42,7 @@ class Shelf:
 
     def messages(self, pattern: str = ">") -> list[Stored]:
         """Return the messages on subjects that match `pattern`, oldest first."""
-        return [held.stored for held in self.alive() if _matches(pattern, held.stored.subject)]
+        return [held.stored for held in self.alive() if matches(pattern, held.stored.subject)]
 
     def alive(self) -> Iterator[Held]:
         """Return what is held and whose life has not ended, oldest first."""
@@ -104,13 +104,14 @@ class Shelf:
 
     def _has(self, subject: str) -> bool:
         prefix = self._names.prefix
-        kinds = (f"{prefix}.{kind}." for kind in ("done", "dead", "join", "result"))
+        kinds = (f"{prefix}.{kind}." for kind in ("done", "dead", "join", "result", "out"))
         tasks = map(self._names.task, self._modules)
         within = subject in tasks or subject.startswith(tuple(kinds))
         return within and _SUBJECT.fullmatch(subject) is not None
 
 
-def _matches(pattern: str, subject: str) -> bool:
+def matches(pattern: str, subject: str) -> bool:
+    """Whether a subject lies within a pattern with the wildcards `*` and `>`."""
     wanted, given = pattern.split("."), subject.split(".")
     if wanted[-1] == ">" and len(given) >= len(wanted):
         wanted, given = wanted[:-1], given[: len(wanted) - 1]

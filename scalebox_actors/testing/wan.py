@@ -1,0 +1,237 @@
+"""A WAN in a box: the servers of all sites of a topology, joined by wires that can be cut.
+
+Tests use it, and people: `async with wan(topology, folder) as lab`, then `lab.wires["a"].cut()`.
+Everything is on loopback, or with `namespaces=True` (root) in network namespaces of its own.
+"""
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from scalebox_actors.broker import Credentials, JetStreamBroker, Link, connect, ensure
+from scalebox_actors.errors import Unavailable
+from scalebox_actors.names import Names
+from scalebox_actors.server import find_binary
+from scalebox_actors.sites import Ground, server_configuration
+from scalebox_actors.testing.wire import Namespaces, ProxyWire, Way, Wire
+from scalebox_actors.topology.model import Topology
+
+__all__ = ["SiteServer", "Wan", "Way", "wan"]
+
+CLIENTS, LEAVES = 4222, 7422
+READY = 15.0
+_POLL = 0.02
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+class SiteServer:
+    """The nats-server of one site; killed and started again it keeps its address and its data."""
+
+    def __init__(self, folder: Path, configuration: str, address: str, within: str = "") -> None:
+        self.folder, self.address = folder, address
+        self.url = f"nats://{address}"
+        self._prefix = ("ip", "netns", "exec", within) if within else ()
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "nats.conf").write_text(configuration)
+
+    @property
+    def pid(self) -> int:
+        """Its process id, 0 if it does not run."""
+        running = self._process is not None and self._process.poll() is None
+        return self._process.pid if self._process and running else 0
+
+    @property
+    def log(self) -> str:
+        """What it has written so far."""
+        path = self.folder / "nats.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    async def start(self) -> None:
+        """Start it and wait until it answers; nothing happens if it runs."""
+        if self.pid:
+            return
+        command = ["-c", str(self.folder / "nats.conf"), "-l", str(self.folder / "nats.log")]
+        self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - our own binary, in a moment
+            [*self._prefix, find_binary(), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - nothing else sets it in time
+        )
+        host, _, port = self.address.partition(":")
+        end = time.monotonic() + READY
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(host, int(port))
+            except OSError:
+                if not self.pid or time.monotonic() > end:
+                    raise Unavailable(f"{self.folder.name} did not start: {self.log}") from None
+                await asyncio.sleep(_POLL)
+            else:
+                writer.close()
+                return
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it in good order; safe to repeat."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+            self._process.wait(READY)
+
+
+class Wan:
+    """The sites of a topology; made by `wan`."""
+
+    def __init__(self, topology: Topology, folder: Path, *, durable: bool) -> None:
+        self.topology = topology
+        self.folder = folder
+        self.durable = durable
+        self.servers: dict[str, SiteServer] = {}
+        self.wires: dict[str, Wire] = {}
+        """Leaf site to its wire to the hub."""
+        self.events: list[tuple[str, str]] = []
+        """What connections made by `connect` had to tell."""
+        self._links: list[Link] = []
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """Every site but the hub."""
+        return self.topology.site_names[1:]
+
+    def names(self, site: str) -> Names:
+        """Return the subjects of the topology at a site."""
+        return Names(self.topology.name, site)
+
+    async def connect(self, site: str) -> Link:
+        """Connect to a site's server; the connection is closed with the laboratory."""
+        url = self.servers[site].url
+        link = await connect(
+            url,
+            name="wan",
+            events=lambda *said: self.events.append(said),
+            credentials=Credentials(insecure=True),  # the wires never leave this machine
+        )
+        self._links.append(link)
+        return link
+
+    async def broker(self, site: str) -> JetStreamBroker:
+        """Return the stream of a site over a connection of its own."""
+        return await JetStreamBroker.open(await self.connect(site), self.names(site))
+
+    async def deploy(self) -> None:
+        """Make the streams and consumers of every site."""
+        for site in self.topology.site_names:
+            await ensure(await self.connect(site), self.topology, self.names(site))
+
+    async def joined(self, *, seconds: float = READY) -> None:
+        """Wait until every leaf has a link to the hub."""
+        await self.until_linked(len(self.leaves), seconds=seconds)
+
+    async def until_linked(self, count: int, *, seconds: float = READY) -> None:
+        """Wait until as many leaves as that are linked, as the hub's server tells."""
+        async with asyncio.timeout(seconds):
+            # What a log says can only be polled.
+            while _leafs(self.servers[self.topology.hub].log) < count:  # noqa: ASYNC110
+                await asyncio.sleep(_POLL)
+
+    async def close(self) -> None:
+        """Close the connections and end the servers."""
+        for link in self._links:
+            await link.close()
+        for server in self.servers.values():
+            server.stop()
+
+
+@asynccontextmanager
+async def wan(
+    topology: Topology,
+    folder: Path,
+    *,
+    namespaces: bool = False,
+    durable: bool = True,
+    deploy: bool = True,
+) -> AsyncIterator[Wan]:
+    """Start every site of a topology, joined by wires, and end all of it afterwards."""
+    lab = Wan(topology, folder, durable=durable)
+    spaces: Namespaces | None = None
+    try:
+        if namespaces:
+            tag = f"{os.getpid() % 10_000:04d}"
+            spaces = Namespaces(tag, topology.hub, lab.leaves)
+            _in_namespaces(lab, spaces)
+        else:
+            _on_loopback(lab)
+        await asyncio.gather(*(server.start() for server in lab.servers.values()))
+        await lab.joined()
+        if deploy:
+            await lab.deploy()
+        yield lab
+    finally:
+        await lab.close()
+        for wire in lab.wires.values():
+            if isinstance(wire, ProxyWire):
+                wire.close()
+        if spaces is not None:
+            spaces.close()
+
+
+def _on_loopback(lab: Wan) -> None:
+    leaf_port = _free_port()
+    for site in lab.topology.site_names:
+        hub = f"127.0.0.1:{leaf_port}"
+        if site != lab.topology.hub:
+            wire = lab.wires[site] = ProxyWire(("127.0.0.1", leaf_port))
+            hub = f"127.0.0.1:{wire.port}"
+        listen = f"127.0.0.1:{_free_port()}"
+        ground = _ground(lab, site, listen, hub=hub, leaves=f"127.0.0.1:{leaf_port}")
+        _add(lab, site, ground, listen)
+
+
+def _in_namespaces(lab: Wan, spaces: Namespaces) -> None:
+    for site in lab.topology.site_names:
+        leaf = site != lab.topology.hub
+        hub = f"{spaces.hub_seen_by(site)}:{LEAVES}" if leaf else ""
+        if leaf:
+            lab.wires[site] = spaces.wire(site)
+        ground = _ground(lab, site, f"0.0.0.0:{CLIENTS}", hub=hub, leaves=f"0.0.0.0:{LEAVES}")
+        _add(lab, site, ground, f"{spaces.host(site)}:{CLIENTS}", spaces.names[site])
+
+
+def _ground(lab: Wan, site: str, listen: str, *, hub: str, leaves: str) -> Ground:
+    store = lab.folder / site / "js"
+    return Ground(store=str(store), listen=listen, hub=hub, leaf_listen=leaves, durable=lab.durable)
+
+
+def _add(lab: Wan, site: str, ground: Ground, address: str, within: str = "") -> None:
+    text = server_configuration(lab.topology, site, None, ground)
+    lab.servers[site] = SiteServer(lab.folder / site, text, address, within)
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _leafs(log: str) -> int:
+    return log.count("Leafnode connection created")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
