@@ -80,5 +80,11 @@ NATS_PING = 5
 NATS_PINGS_LOST = 2
 NATS_REQUEST = 5.0
 ENGINE_CALL = 10.0
+CLERK_WAIT = 5.0
+"""So long another site has to answer a question."""
+CLERK_WORK = 60.0
+"""So long another site has to do what it was told."""
+CLERK_PAGE = 256 * KIB
+"""So much of bodies and records goes into one answer of another site, and one item more."""
 REAPER_EVERY = 60.0
 REAPER_GRACE = 300.0

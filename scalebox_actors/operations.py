@@ -61,10 +61,10 @@ def letter_key(stored: Stored) -> tuple[str, str]:
 # --- dead letters -------------------------------------------------------------------------------
 
 
-async def letters(site: Site, chosen: Selection) -> AsyncIterator[Stored]:
-    """Give the dead letters that are meant, oldest first."""
+async def letters(site: Site, chosen: Selection, start: int = 1) -> AsyncIterator[Stored]:
+    """Give the dead letters that are meant from sequence `start` on, oldest first."""
     pattern = site.names.dead(chosen.module or "*", chosen.id or "*")
-    async for page in site.admin.messages(pattern):
+    async for page in site.admin.messages(pattern, start=start):
         for stored in page:
             if chosen.takes_letter(stored):
                 yield stored
@@ -109,6 +109,16 @@ async def waiting(
         async for page in site.admin.messages(site.names.task(module)):
             messages = [_message(broker, stored, module) for stored in page]
             yield [m for m in messages if m is not None and chosen.takes_task(m)]
+
+
+async def recall(site: Site, broker: JetStreamBroker, chosen: Selection) -> AsyncIterator[Message]:
+    """Take back the messages that are meant and wait here to be carried to other sites."""
+    async for page in site.admin.messages(site.names.out("*", chosen.module or "*")):
+        for stored in page:
+            message = _message(broker, stored, stored.subject.rpartition(".")[2])
+            meant = message is not None and chosen.takes_task(message)
+            if message is not None and meant and await site.admin.delete(stored.sequence):
+                yield message
 
 
 async def cancel(

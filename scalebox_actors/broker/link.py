@@ -98,11 +98,6 @@ class Link:
         """The server's JetStream domain; empty if it has none."""
         return str(self._client._server_info.get("domain", ""))  # noqa: SLF001 - not shown
 
-    @property
-    def domain(self) -> str:
-        """The JetStream domain of the server; empty if it has none."""
-        return str(self._client._server_info.get("domain", ""))  # noqa: SLF001 - not shown
-
     async def up(self) -> None:
         """Wait for a connection; raises Unavailable if there will be none."""
         await self._up.wait()
@@ -162,6 +157,17 @@ class Link:
                 return await waiting.answer
             finally:
                 del self._waiting[number]
+
+    async def call_once(self, subject: str, body: bytes, seconds: float) -> Reply:
+        """Send a request at most once, for what must not be done twice.
+
+        Raises NoResponders if nobody is there, ConnectionLost if no answer came in time: whether
+        it was done is then not known.
+        """
+        await self.up()
+        reply, answer = self.ticket(subject, seconds)
+        self.post(command(subject, reply, b"", body))
+        return await answer
 
     async def api(self, verb: str, request: object = None) -> dict[str, object]:
         """Ask the JetStream API and return its answer; raises ApiError if it says no."""

@@ -4,14 +4,15 @@ import asyncio
 
 import click
 
-from scalebox_actors import operations
 from scalebox_actors.cli import output
+from scalebox_actors.cli.everywhere import ask, several
 from scalebox_actors.cli.options import Common, reaching
 from scalebox_actors.cli.session import Session, opened, wanted
 from scalebox_actors.cli.show import plural
 from scalebox_actors.cli.topologies import check_module
 from scalebox_actors.errors import SbxError
 from scalebox_actors.operations import Selection
+from scalebox_actors.questions import Op, Question
 
 
 @click.command()
@@ -52,12 +53,9 @@ def cancel(
 
 async def _cancel(common: Common, session: Session, chosen: Selection) -> int:
     count = 0
-    site, broker, topology = session.site, session.broker, session.topology
-    async with asyncio.TaskGroup() as asking:
-        async for page in operations.waiting(site, broker, topology, chosen):
-            fresh = await operations.cancel(broker, topology, page)
-            asking.create_task(operations.end_runs(broker, fresh))
-            count += len(fresh)
-            for message in fresh if common.json else ():
-                output.record({"module": message.module, "id": message.id})
+    async for site, page in ask(session, Question(op=Op.CANCEL, chosen=chosen)):
+        count += len(page.changed)
+        for one in page.changed if common.json else ():
+            where = {"site": site} if several(session) else {}
+            output.record({"module": one.module, "id": one.id, **where})
     return count

@@ -1,12 +1,12 @@
 """`sbx-actor dead`: what was set aside, and what is to become of it."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 
 import click
 
-from scalebox_actors import operations
 from scalebox_actors.cli import output
+from scalebox_actors.cli.everywhere import ask
 from scalebox_actors.cli.options import Common, reaching
 from scalebox_actors.cli.session import Session, opened, wanted
 from scalebox_actors.cli.show import moment, plural, shortened
@@ -16,6 +16,7 @@ from scalebox_actors.errors import SbxError
 from scalebox_actors.operations import Selection
 from scalebox_actors.policy import Reason
 from scalebox_actors.ports import Stored
+from scalebox_actors.questions import Op, Question
 
 DETAIL_SHOWN = 60
 REASONS = click.Choice([str(reason) for reason in Reason])
@@ -45,7 +46,7 @@ def list_(common: Common, topology: str, module: str | None, reason: str | None)
     chosen = Selection(module=module or "", reason=reason or "")
 
     async def work(session: Session) -> None:
-        async for stored in operations.letters(session.site, chosen):
+        async for stored in _letters(session, chosen):
             letter = letter_fields(stored)
             if common.json:
                 output.record(letter)
@@ -71,7 +72,7 @@ def show(common: Common, topology: str, message_id: str, module: str | None) -> 
     chosen = Selection(id=message_id, module=module or "")
 
     async def work(session: Session) -> None:
-        found = [stored async for stored in operations.letters(session.site, chosen)]
+        found = [stored async for stored in _letters(session, chosen)]
         if not found:
             raise SbxError(f"there is no dead letter {message_id}")
         for stored in found:
@@ -100,11 +101,7 @@ def retry(common: Common, /, **given: object) -> None:
     sbx-actor dead retry primes ftzqhm4ubqvsxrjbmwvo5kp2ta
     sbx-actor dead retry primes --all --module count
     """  # noqa: D301 - click's mark for text that is not to be wrapped
-
-    async def one(session: Session, letter: Stored) -> dict[str, object]:
-        return {"new_id": await operations.retry(session.site, session.broker, letter)}
-
-    _for_each(common, given, one, "sent again")
+    _for_each(common, given, Op.RETRY, "sent again")
 
 
 @dead.command("drop")
@@ -120,18 +117,16 @@ def drop(common: Common, /, **given: object) -> None:
     \b
     sbx-actor dead drop primes ftzqhm4ubqvsxrjbmwvo5kp2ta
     """  # noqa: D301 - click's mark for text that is not to be wrapped
-
-    async def one(session: Session, letter: Stored) -> dict[str, object]:
-        await session.site.admin.delete(letter.sequence)
-        return {}
-
-    _for_each(common, given, one, "dropped")
+    _for_each(common, given, Op.DROP, "dropped")
 
 
-_One = Callable[[Session, Stored], Coroutine[None, None, dict[str, object]]]
+async def _letters(session: Session, chosen: Selection) -> AsyncIterator[Stored]:
+    async for _, page in ask(session, Question(op=Op.LETTERS, chosen=chosen)):
+        for stored in page.letters:
+            yield stored
 
 
-def _for_each(common: Common, given: dict[str, object], one: _One, word: str) -> None:
+def _for_each(common: Common, given: dict[str, object], op: Op, word: str) -> None:
     """Do `one` to every letter that is meant, and say how many there were."""
     ids = given["message_ids"] if isinstance(given["message_ids"], tuple) else ()
     module, reason = str(given["module"] or ""), str(given["reason"] or "")
@@ -145,13 +140,11 @@ def _for_each(common: Common, given: dict[str, object], one: _One, word: str) ->
         count = 0
         for selection in chosen:
             before = count
-            # Listed first: what is sent again may come back as a letter while we go on.
-            for letter in [one async for one in operations.letters(session.site, selection)]:
-                told = await one(session, letter)
-                count += 1
-                if common.json:
-                    name, letter_id = operations.letter_key(letter)
-                    output.record({"module": name, "id": letter_id, **told})
+            async for _, page in ask(session, Question(op=op, chosen=selection)):
+                count += len(page.changed)
+                for one in page.changed if common.json else ():
+                    told = {"new_id": one.new_id} if one.new_id else {}
+                    output.record({"module": one.module, "id": one.id, **told})
             if selection.id and count == before:
                 raise SbxError(f"there is no dead letter {selection.id}")
         if not common.json:

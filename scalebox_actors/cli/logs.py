@@ -35,7 +35,7 @@ def logs(common: Common, topology: str, message_id: str, module: str | None, sin
     async def work() -> int:
         count = 0
         async with opened(common, want) as session:
-            async for record in run_records(session, back):
+            async for record in run_records(session, back, message_id):
                 if record.id != message_id or module not in (None, record.module):
                     continue
                 count += 1

@@ -5,6 +5,7 @@ import logging
 import click
 import uvloop
 
+from scalebox_actors.clerk import Clerk
 from scalebox_actors.cli import logbook
 from scalebox_actors.cli.host import (
     Host,
@@ -60,12 +61,14 @@ async def _node(common: Common, host: Host, want: Wanted, name: str) -> int:
         own = settings(host, name, base, url=common.nats or "", folder=want.folder)
         async with (
             opened(common, want, deploy=True) as session,
-            opened_runtime(host, session.topology, own) as runtime,
+            opened_runtime(host, session.topology.part(session.names.site), own) as runtime,
         ):
             actors = Node(session.topology, session.broker, runtime, own)
+            await Clerk(session.site, session.broker, session.topology).serve(name)
             kind = runtime.kind if runtime else "none"
-            modules = ",".join(session.topology.modules)
-            log.info("node_started", extra={"node": name, "runtime": kind, "modules": modules})
+            modules = ",".join(actors.actors)
+            told = {"node": name, "site": session.names.site, "runtime": kind, "modules": modules}
+            log.info("node_started", extra=told)
             with minded(actors) as interrupts:
                 await actors.run()
             log.info("node_ended", extra={"node": name})

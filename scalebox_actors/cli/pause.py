@@ -1,16 +1,18 @@
 """`sbx-actor pause` and `resume`: whether modules get messages, on every node."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import click
 
 from scalebox_actors.cli import output
+from scalebox_actors.cli.everywhere import ask, several
 from scalebox_actors.cli.options import Common, reaching
 from scalebox_actors.cli.records import seconds
-from scalebox_actors.cli.session import Session, opened, wanted
+from scalebox_actors.cli.session import opened, wanted
 from scalebox_actors.cli.show import moment
 from scalebox_actors.cli.topologies import check_module
+from scalebox_actors.questions import Changed, Op, Question
 
 FOR_GOOD = "3650d"
 
@@ -29,14 +31,8 @@ def pause(common: Common, topology: str, modules: tuple[str, ...], how_long: str
     """  # noqa: D301 - click's mark for text that is not to be wrapped
     how_many = 10 * 365 * 86_400.0 if how_long == FOR_GOOD else seconds(how_long)
 
-    async def one(session: Session, module: str) -> None:
-        until = await session.site.admin.pause(module, how_many)
-        if common.json:
-            output.record({"module": module, "paused_until": until})
-        else:
-            output.line(f"{module}: paused until {moment(until)}")
-
-    _each(common, topology, modules, one)
+    question = Question(op=Op.PAUSE, modules=modules, seconds=how_many)
+    _everywhere(common, topology, question, lambda one: f"paused until {moment(one.paused_until)}")
 
 
 @click.command()
@@ -49,30 +45,29 @@ def resume(common: Common, topology: str, modules: tuple[str, ...]) -> None:
     \b
     sbx-actor resume primes count
     """  # noqa: D301 - click's mark for text that is not to be wrapped
-
-    async def one(session: Session, module: str) -> None:
-        await session.site.admin.resume(module)
-        if common.json:
-            output.record({"module": module, "paused_until": 0})
-        else:
-            output.line(f"{module}: not paused")
-
-    _each(common, topology, modules, one)
+    question = Question(op=Op.RESUME, modules=modules)
+    _everywhere(common, topology, question, lambda _: "not paused")
 
 
-def _each(
-    common: Common,
-    topology: str,
-    modules: tuple[str, ...],
-    one: Callable[[Session, str], Awaitable[None]],
+def _everywhere(
+    common: Common, topology: str, question: Question, told: Callable[[Changed], str]
 ) -> None:
     want = wanted(topology)
 
     async def work() -> None:
         async with opened(common, want) as session:
-            for module in modules:
+            for module in question.modules:
                 check_module(session.topology, module)
-            for module in modules or tuple(session.topology.modules):
-                await one(session, module)
+            async for site, page in ask(session, question):
+                for one in page.changed:
+                    _tell(common, one, site if several(session) else "", told(one))
 
     asyncio.run(work())
+
+
+def _tell(common: Common, one: Changed, site: str, words: str) -> None:
+    if common.json:
+        where = {"site": site} if site else {}
+        output.record({"module": one.module, "paused_until": one.paused_until, **where})
+    else:
+        output.line(f"{one.module}{f'@{site}' if site else ''}: {words}")

@@ -4,21 +4,24 @@ from collections.abc import AsyncIterator
 
 import click
 
-from scalebox_actors.cli.lineage import lines_of
+from scalebox_actors.cli.everywhere import ask
 from scalebox_actors.cli.session import Session
 from scalebox_actors.errors import BadInput
 from scalebox_actors.limits import TRACE_LIFE
+from scalebox_actors.operations import Selection
+from scalebox_actors.questions import Op, Question
 from scalebox_actors.records import RunRecord
 from scalebox_actors.topology.quantity import parse_duration
 
 
-async def run_records(session: Session, since: float) -> AsyncIterator[RunRecord]:
-    """Give the run records of the last `since` seconds, oldest first."""
-    begin = await session.broker.clock() - since
-    async for page in session.site.admin.trace_messages(since=max(1.0, begin)):
-        for stored in page:
-            for record in lines_of(stored.body):
-                yield record
+async def run_records(
+    session: Session, since: float, message_id: str = ""
+) -> AsyncIterator[RunRecord]:
+    """Give the run records of the last `since` seconds, site by site, oldest first."""
+    question = Question(op=Op.RUNS, seconds=since, chosen=Selection(id=message_id))
+    async for _, page in ask(session, question):
+        for record in page.runs:
+            yield record
 
 
 def seconds(text: str) -> float:

@@ -6,10 +6,11 @@ import click
 
 from scalebox_actors.cli import output
 from scalebox_actors.cli.options import Common, reaching
-from scalebox_actors.cli.session import Session, opened, wanted
+from scalebox_actors.cli.session import opened, wanted
 from scalebox_actors.cli.show import text_of
 from scalebox_actors.cli.stored import result_fields
 from scalebox_actors.cli.topologies import check_module
+from scalebox_actors.local import Site
 from scalebox_actors.ports import Stored
 
 FOLLOW_EVERY = 0.5
@@ -24,7 +25,8 @@ FOLLOW_EVERY = 0.5
 def results(common: Common, topology: str, module: str | None, take: bool, follow: bool) -> None:
     """Print the results of TOPOLOGY, one per line, oldest first.
 
-    What is not printable in a result is escaped; `--json` has the body without loss. With
+    They are kept at the site of the module that emitted them; with --nats those of that site are
+    printed. What is not printable in a result is escaped; `--json` has the body without loss. With
     `--take` a result is removed after it was written; one that was not is there the next time.
 
     \b
@@ -37,10 +39,12 @@ def results(common: Common, topology: str, module: str | None, take: bool, follo
         async with opened(common, want) as session:
             if module is not None:
                 check_module(session.topology, module)
-            pattern = session.names.result(module or "*")
-            start = 1
+            starts = dict.fromkeys(session.near, 1)
             while True:
-                start = await _print(common, session, pattern, start=start, take=take)
+                for name, site in session.near.items():
+                    pattern = site.names.result(module or "*")
+                    start = starts[name]
+                    starts[name] = await _print(common, site, pattern, start=start, take=take)
                 if not follow:
                     return
                 await asyncio.sleep(FOLLOW_EVERY)
@@ -48,9 +52,9 @@ def results(common: Common, topology: str, module: str | None, take: bool, follo
     asyncio.run(work())
 
 
-async def _print(common: Common, session: Session, pattern: str, *, start: int, take: bool) -> int:
+async def _print(common: Common, site: Site, pattern: str, *, start: int, take: bool) -> int:
     """Print results from a sequence on; returns where the next ones begin."""
-    admin = session.site.admin
+    admin = site.admin
     pages = admin.take(pattern) if take else admin.messages(pattern, start=start)
     async for page in pages:
         for stored in page:

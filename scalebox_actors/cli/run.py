@@ -10,6 +10,7 @@ import click
 import msgspec
 import uvloop
 
+from scalebox_actors.clerk import Clerk
 from scalebox_actors.cli import logbook, output
 from scalebox_actors.cli.host import (
     Host,
@@ -102,6 +103,7 @@ async def _run(common: Common, host: Host, loaded: Loaded, wishes: Wishes) -> in
             broker = await site.broker()
             node = Node(topology, broker, runtime, own)
             posts.append(Post(site=site, node=node, broker=broker))
+            await Clerk(site, broker, topology).serve(own.name)
         before = {site.names.site: await site.admin.last_sequence() for site in sites.values()}
         await _send(here, topology, wishes)
         ending, interrupts = await _watched(topology.name, posts, keep=wishes.keep)

@@ -1,7 +1,7 @@
 """`sbx-actor status`: how much waits, runs and failed, and who works on it."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -9,6 +9,7 @@ import msgspec
 
 from scalebox_actors.broker import topologies as deployed_topologies
 from scalebox_actors.cli import output
+from scalebox_actors.cli.everywhere import ask
 from scalebox_actors.cli.options import Common, reaching, stores_root
 from scalebox_actors.cli.session import Session, opened, reach_of, wanted
 from scalebox_actors.cli.show import duration, moment, size, table
@@ -16,26 +17,17 @@ from scalebox_actors.errors import SbxError
 from scalebox_actors.local import open_site
 from scalebox_actors.names import Names, is_name
 from scalebox_actors.node import NodeStatus
-from scalebox_actors.ports import Backlog
+from scalebox_actors.questions import Look, ModuleState, Op, Question
 from scalebox_actors.server import running
 from scalebox_actors.topology.model import LOCAL
 
-ASK_SECONDS = 0.5
 
+class LinkState(msgspec.Struct, frozen=True, kw_only=True):
+    """What waits at one site to be carried to another."""
 
-class ModuleState(msgspec.Struct, frozen=True, kw_only=True):
-    """How one module stands, over all nodes."""
-
-    module: str
+    origin: str
+    target: str
     waiting: int
-    running: int
-    results: int
-    dead: int
-    done: int
-    """Since the nodes that answered were started."""
-    retried: int
-    paused_until: float = 0.0
-    suspended: str = ""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +39,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     now: float
     bytes: int
     max_bytes: int
+    links: tuple[LinkState, ...] = ()
+    unreachable: tuple[str, ...] = ()
+    """The sites of which nothing is told here."""
 
 
 @click.command()
@@ -78,66 +73,36 @@ def status(common: Common, topology: str | None) -> None:
 
 
 async def look(session: Session) -> State:
-    """Gather what the server and the nodes say of a topology."""
-    names, admin = session.names, session.site.admin
-    answers = await session.broker.ask("status", b"", wait=ASK_SECONDS)
-    nodes = tuple(_decoded(answers))
-    backlogs = {name: await admin.backlog(name) for name in session.topology.modules}
-    dead = await admin.list_subjects(names.dead("*", "*"))
-    results = await admin.list_subjects(names.result("*"))
-    sizes = {one.name: one for one in await admin.sizes()}
-    stream = sizes.get(names.stream)
+    """Gather what servers and nodes say of a topology, at every site that can be reached."""
+    looks: dict[str, Look] = {}
+    async for site, page in ask(session, Question(op=Op.SITE)):
+        if page.look is not None:
+            looks[site] = page.look
+    sites = session.topology.site_names
+    ordered = {site: looks[site] for site in sites if site in looks}
     return State(
-        topology=names.topology,
-        modules=states(backlogs, nodes, by_module(dead), by_module(results)),
-        nodes=nodes,
+        topology=session.names.topology,
+        modules=tuple(chain.from_iterable(one.modules for one in ordered.values())),
+        nodes=tuple(chain.from_iterable(one.nodes for one in ordered.values())),
         now=await session.broker.clock(),
-        bytes=stream.bytes if stream else 0,
-        max_bytes=stream.max_bytes if stream else 0,
+        bytes=sum(one.bytes for one in looks.values()),
+        max_bytes=sum(one.max_bytes for one in looks.values()),
+        links=tuple(
+            LinkState(origin=site, target=target, waiting=waiting)
+            for site, one in ordered.items()
+            for target, waiting in one.outgoing.items()
+        ),
+        unreachable=tuple(site for site in sites if site not in looks),
     )
-
-
-def states(
-    backlogs: Mapping[str, Backlog],
-    nodes: Sequence[NodeStatus],
-    dead: Mapping[str, int],
-    results: Mapping[str, int],
-) -> tuple[ModuleState, ...]:
-    """Put together what the server and the nodes say of each module."""
-    found = []
-    for name, backlog in backlogs.items():
-        here = [node.modules[name] for node in nodes if name in node.modules]
-        found.append(
-            ModuleState(
-                module=name,
-                waiting=backlog.waiting,
-                running=backlog.in_hand,
-                results=results.get(name, 0),
-                dead=dead.get(name, 0),
-                done=sum(status.counts.done for status in here),
-                retried=sum(status.counts.retried for status in here),
-                paused_until=backlog.paused_until,
-                suspended="; ".join(sorted({s.suspended for s in here if s.suspended})),
-            )
-        )
-    return tuple(found)
-
-
-def by_module(subjects: Mapping[str, int]) -> dict[str, int]:
-    """Add up counts per subject by the module in it."""
-    counts: dict[str, int] = {}
-    for subject, count in subjects.items():
-        module = subject.split(".")[4]
-        counts[module] = counts.get(module, 0) + count
-    return counts
 
 
 def text_of(state: State) -> list[str]:
     """Return the state for people."""
+    several = len({m.site for m in state.modules}) > 1 or bool(state.unreachable)
     header = ("module", "waiting", "running", "done", "retried", "dead", "results", "")
     rows = [
         (
-            m.module,
+            f"{m.module}@{m.site}" if several else m.module,
             m.waiting,
             m.running,
             m.done,
@@ -153,8 +118,11 @@ def text_of(state: State) -> list[str]:
         for n in state.nodes
     ]
     told = table(("node", "runtime", "since", ""), nodes) if nodes else ["no node answers"]
+    links = [(f"{one.origin} → {one.target}", one.waiting) for one in state.links]
+    carried = [*table(("link", "waiting"), links), ""] if links else []
+    missing = [f"site {site} does not answer" for site in state.unreachable]
     fill = f"{size(state.bytes)} of {size(state.max_bytes)} used by the stream"
-    return [*table(header, rows), "", *told, "", fill]
+    return [*table(header, rows), "", *carried, *told, "", *missing, fill]
 
 
 def _remark(module: ModuleState, now: float) -> str:
@@ -162,17 +130,6 @@ def _remark(module: ModuleState, now: float) -> str:
     remarks = [f"paused for {duration(module.paused_until - now)}"] if paused else []
     remarks += [f"suspended: {module.suspended}"] if module.suspended else []
     return "; ".join(remarks)
-
-
-def _decoded(answers: Sequence[bytes]) -> list[NodeStatus]:
-    """Return the answers that can be read; nodes of another version may say more or less."""
-    found = []
-    for answer in answers:
-        try:
-            found.append(msgspec.json.decode(answer, type=NodeStatus))
-        except msgspec.MsgspecError:
-            output.say("a node answered in words that this version does not know")
-    return sorted(found, key=lambda status: status.node)
 
 
 def _running(store: Path) -> str:
