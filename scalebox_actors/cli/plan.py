@@ -15,6 +15,7 @@ from scalebox_actors.cli.topologies import load
 from scalebox_actors.errors import RuntimeUnavailable, SbxError
 from scalebox_actors.limits import DONE_RECORD_MEMORY
 from scalebox_actors.names import Names
+from scalebox_actors.placement import crossings
 from scalebox_actors.runtimes.choose import KINDS, open_runtime
 from scalebox_actors.topology.graph import graph_mermaid, graph_text
 from scalebox_actors.topology.model import Launch, Topology
@@ -64,7 +65,11 @@ def plan(common: Common, /, **given: object) -> None:
         return
     rate = msgspec.convert(given["rate"], float)
     images = asyncio.run(_images(topology, given["runtime"]))
-    things = planned(topology, Names(topology.name))
+    things = [
+        thing
+        for site in topology.site_names
+        for thing in planned(topology, Names(topology.name, site))
+    ]
     if common.json:
         output.record(fields(topology, things, images, rate))
     else:
@@ -80,7 +85,7 @@ def text_of(
     topology: Topology, things: Sequence[Planned], images: Images, rate: float
 ) -> list[str]:
     """Return the plan for people."""
-    where = [(name, "every node", module.slots) for name, module in topology.modules.items()]
+    where = [(name, _where(topology, name), m.slots) for name, m in topology.modules.items()]
     made = [(thing.kind, thing.name, thing.stream) for thing in things]
     pictures = [(image, images.state(image)) for image in images.needed]
     remembered = duration(topology.remember)
@@ -89,6 +94,7 @@ def text_of(
         "",
         *table(("module", "runs at", "slots"), where),
         "",
+        *_crossings(topology),
         *(table(("image", f"on {host_name()}"), pictures) if pictures else ["no images needed"]),
         *([f"images could not be looked for: {images.unknown}"] if images.unknown else []),
         "",
@@ -115,13 +121,45 @@ def fields(
                 "slots": module.slots,
                 "sinks": list(module.sinks),
                 "entry": name in topology.entries,
+                "sites": list(topology.sites_of(name)),
             }
             for name, module in topology.modules.items()
+        ],
+        "crossings": [
+            {
+                "module": c.module,
+                "sink": c.sink,
+                "from": c.origin,
+                "to": c.target,
+                "links": [list(link) for link in c.links],
+            }
+            for c in crossings(topology)
         ],
         "images": {image: images.state(image) for image in images.needed},
         "streams": [{"kind": t.kind, "name": t.name, "stream": t.stream} for t in things],
         "done_records": {"rate": rate, "bytes": memory(topology, rate)},
     }
+
+
+def _where(topology: Topology, module: str) -> str:
+    if len(topology.site_names) == 1:
+        return "every node"
+    route = topology.modules[module].route
+    sites = topology.sites_of(module)
+    return f"{', '.join(sites)} ({route})" if len(sites) > 1 else sites[0]
+
+
+def _crossings(topology: Topology) -> list[str]:
+    """Return which messages may cross which links."""
+    if len(topology.site_names) == 1:
+        return []
+    rows = [
+        (f"{c.module} → {c.sink}", f"{c.origin} → {c.target}", ", ".join(map("-".join, c.links)))
+        for c in crossings(topology)
+    ]
+    if not rows:
+        return ["no message crosses a link, unless its header `to_site` says so", ""]
+    return [*table(("message", "from → to", "links"), rows), ""]
 
 
 async def _images(topology: Topology, kind: object) -> Images:
