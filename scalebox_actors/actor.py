@@ -25,6 +25,7 @@ from scalebox_actors.errors import (
 )
 from scalebox_actors.insight import run_record, verdict_word
 from scalebox_actors.journal import Counts, Journal
+from scalebox_actors.ledger import Ledger, placed
 from scalebox_actors.limits import DONE_RECORD_LIFE, GROUP_MEMBERS
 from scalebox_actors.message import Message, read
 from scalebox_actors.names import attempts_key, run_name
@@ -50,6 +51,7 @@ class Desk(msgspec.Struct, frozen=True, kw_only=True):
     committer: Committer
     scribe: Scribe
     journal: Journal
+    ledger: Ledger
 
 
 class Actor:
@@ -64,6 +66,7 @@ class Actor:
         self._committer = desk.committer
         self._scribe = desk.scribe
         self._journal = desk.journal
+        self._ledger = desk.ledger
         self._counts: Counts = desk.journal.of(module.name)
         self._intake: Intake | None = None
         self._hands: dict[str, asyncio.Task[None]] = {}
@@ -253,13 +256,14 @@ class Actor:
         if isinstance(verdict, TryAgain):
             await self._try_again(delivery, task, attempts, outcome, verdict)
             return
-        settlement = await self._committer.commit(effects)
+        settlement = await self._committer.commit(placed(effects, delivery))
         if settlement.kind is Settled.UNACCEPTABLE:
             verdict = Bury(Reason.REFUSED, settlement.text)
-            await self._inter(self._scribe.dead(message, verdict, outcome), verdict)
+            letter = self._scribe.dead(message, verdict, outcome)
+            await self._inter(placed(letter, delivery), verdict)
         # Killed here, the task is committed but not acked: it comes again, finds its record and
         # is acked without a run. Acking first would lose the outputs.
-        await delivery.done()
+        await self._end(delivery, committed=settlement.kind is Settled.COMMITTED)
         self._note(delivery, task, outcome, verdict_word(verdict, settlement))
         await self._launcher.clear(task, outcome)
         if task.members and isinstance(verdict, Done):
@@ -306,25 +310,30 @@ class Actor:
     async def _leave(self, delivery: Delivery, message: Message) -> None:
         """Ack a task that has ended before, and remove what may be left of it here."""
         self._counts.repeated += 1
-        await delivery.done()
+        await self._end(delivery, committed=False)
         await self._launcher.clear(Task(message=message))
 
     async def _join(self, delivery: Delivery, message: Message) -> None:
         """Consume a member: it is counted in its group, which may thereby be complete."""
         effects = self._scribe.member(message, delivery.stored)
-        settlement = await self._committer.commit(effects)
+        settlement = await self._committer.commit(placed(effects, delivery))
         if settlement.kind in (Settled.LATE, Settled.UNACCEPTABLE):
             late = settlement.kind is Settled.LATE
             verdict = Bury(Reason.LATE if late else Reason.REFUSED, settlement.text)
-            await self._inter(self._scribe.dead(message, verdict), verdict)
+            await self._inter(placed(self._scribe.dead(message, verdict), delivery), verdict)
             self._counts.dead += 1
-        return await delivery.done()
+        await self._end(delivery, committed=settlement.kind is Settled.COMMITTED)
 
     async def _bury_unread(self, delivery: Delivery, verdict: Bury) -> None:
         module, raw = self.module.name, delivery.raw
-        await self._inter(self._scribe.unread(raw, module, delivery.message_id, verdict), verdict)
+        letter = self._scribe.unread(raw, module, delivery.message_id, verdict)
+        await self._inter(placed(letter, delivery), verdict)
         self._counts.dead += 1
-        await delivery.done()
+        await self._end(delivery, committed=False)
+
+    async def _end(self, delivery: Delivery, *, committed: bool) -> None:
+        """Ack a task whose end is stored."""
+        await self._ledger.receive(delivery, self.module.name, committed=committed)
 
     async def _inter(self, effects: Effects, verdict: Bury) -> None:
         """Store a dead letter; one that the broker refuses is set aside, never dropped."""

@@ -16,6 +16,7 @@ from aiofiles import os as aios
 
 from scalebox_actors.actor import Actor, Desk
 from scalebox_actors.committer import Committer
+from scalebox_actors.courier import Courier, CourierDesk, RoadStatus
 from scalebox_actors.effects import Scribe
 from scalebox_actors.errors import BadInput, SbxError
 from scalebox_actors.groups import Groups
@@ -24,10 +25,12 @@ from scalebox_actors.launch import workdir
 from scalebox_actors.launch.environment import Surroundings
 from scalebox_actors.launch.fresh import FreshLauncher, Workplace
 from scalebox_actors.launch.function import FunctionLauncher, load_function
+from scalebox_actors.ledger import Ledger
 from scalebox_actors.limits import REAPER_EVERY, REAPER_GRACE
+from scalebox_actors.placement import destinations
 from scalebox_actors.ports import Broker, Launcher, Runtime
 from scalebox_actors.spec import Ceiling, check_ceiling
-from scalebox_actors.topology.model import Launch, Module, Topology
+from scalebox_actors.topology.model import Launch, Module, Site, Topology
 
 FLUSH_EVERY = 0.5
 SWEEP_EVERY = 5.0
@@ -70,6 +73,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool
     forgotten: int
     modules: dict[str, ModuleStatus]
+    roads: dict[str, RoadStatus] = {}
+    """Other sites, and how this node's courier stands with each."""
 
 
 class _CancelRequest(msgspec.Struct):
@@ -103,9 +108,15 @@ class Node:
         )
         self._committer = Committer(broker, remember=topology.remember)
         self._base = workdir.make_base(settings.base)
+        self.ledger = Ledger(broker, settings.name)
         desk = Desk(
-            broker=broker, committer=self._committer, scribe=self._scribe, journal=self.journal
+            broker=broker,
+            committer=self._committer,
+            scribe=self._scribe,
+            journal=self.journal,
+            ledger=self.ledger,
         )
+        self.couriers = self._couriers()
         self.actors = {
             name: Actor(module, self._launcher(module), desk)
             for name, module in part.modules.items()
@@ -126,6 +137,7 @@ class Node:
                 work = [
                     tasks.create_task(self._committer.run()),
                     *(tasks.create_task(actor.run()) for actor in self.actors.values()),
+                    *(tasks.create_task(courier.run()) for courier in self.couriers.values()),
                     tasks.create_task(self._every(FLUSH_EVERY, self._flush)),
                     tasks.create_task(self._every(self.settings.sweep_every, self._sweep)),
                     tasks.create_task(self._every(REGISTER_EVERY, self._register)),
@@ -177,6 +189,7 @@ class Node:
                 )
                 for name, actor in self.actors.items()
             },
+            roads={site: courier.status() for site, courier in self.couriers.items()},
         )
 
     async def open_groups(self) -> int:
@@ -220,6 +233,16 @@ class Node:
 
     def _in_hand(self, name: str) -> bool:
         return any(actor.holds(name) for actor in self.actors.values())
+
+    def _couriers(self) -> dict[str, Courier]:
+        """Return a courier to every site that messages may have to go to."""
+        site = self._broker.names.site
+        here = self.topology.sites.get(site, Site(name=site))
+        desk = CourierDesk(committer=self._committer, scribe=self._scribe, ledger=self.ledger)
+        return {
+            there: Courier(there, here, self._broker, desk)
+            for there in destinations(self.topology, site)
+        }
 
     def _launcher(self, module: Module) -> Launcher:
         if module.launch is Launch.FUNCTION:

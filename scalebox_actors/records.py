@@ -97,6 +97,9 @@ class DoneRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     exit_code: int = 0
     outputs: int = 0
     reason: str = ""
+    place: int = 0
+    """Where in the stream the message lay, if it came from another site: a second copy of it
+    lies elsewhere."""
 
 
 class RunRecord(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -1,0 +1,148 @@
+"""The ledger: a node's tallies of what crossed the links, exact through every crash.
+
+A message is counted after its effects are safe and before it is acked, and its place in the
+stream stays written down until the ack is confirmed. Whoever gets the message again finds the
+place in somebody's tally and does not count it twice.
+"""
+
+import asyncio
+
+import msgspec
+
+from scalebox_actors.crossing import CARRIED, Tally, mark, received_key
+from scalebox_actors.effects import Effects
+from scalebox_actors.names import is_name
+from scalebox_actors.ports import Broker, Delivery
+from scalebox_actors.records import DoneRecord
+
+LOOK_AGAIN = 1.0
+"""Seconds for which the tallies of other nodes are believed."""
+
+_decode = msgspec.json.Decoder(Tally).decode
+_encode = msgspec.json.Encoder().encode
+_record = msgspec.json.Decoder(DoneRecord).decode
+
+
+class _Page:
+    """The tally of one link on this node."""
+
+    def __init__(self) -> None:
+        self.tally = Tally()
+        self.open: set[int] = set()
+        self.loaded = False
+        self.new: dict[int, int] = {}
+        """Place to mark of messages that are not in the stored tally yet."""
+        self.writing: asyncio.Task[None] | None = None
+        self.others: set[int] = set()
+        """Places that other nodes, or this one in an earlier life, have counted."""
+        self.looked = -LOOK_AGAIN
+
+
+def placed(effects: Effects, delivery: Delivery) -> Effects:
+    """Return effects whose record names the place of a message that came from another site."""
+    if CARRIED not in delivery.raw.headers:
+        return effects
+    record = msgspec.structs.replace(_record(effects.record.body), place=delivery.sequence)
+    entry = msgspec.structs.replace(effects.record, body=msgspec.json.encode(record))
+    return msgspec.structs.replace(effects, record=entry)
+
+
+class Ledger:
+    """Counts messages once, whatever dies; see `count`."""
+
+    def __init__(self, broker: Broker, node: str) -> None:
+        self._broker = broker
+        self._node = node
+        self._pages: dict[str, _Page] = {}
+        self._lock = asyncio.Lock()
+
+    async def count(self, key: str, sequence: int, mark: int, *, again: bool) -> None:
+        """Count a message on the tally of `key`; returns when that is safe on disk.
+
+        `again` says that it may have been in somebody's hands before.
+        """
+        page = await self._page(key)
+        if sequence in page.open:
+            return
+        if again and sequence in await self._counted(key, page):
+            return
+        page.new[sequence] = mark
+        while sequence in page.new:
+            if page.writing is None or page.writing.done():
+                page.writing = asyncio.create_task(self._write(key, page))
+            await asyncio.shield(page.writing)
+
+    def closed(self, key: str, sequence: int) -> None:
+        """Note that a counted message has left the stream and cannot come again."""
+        page = self._pages.get(key)
+        if page is not None:
+            page.open.discard(sequence)
+
+    async def receive(self, delivery: Delivery, module: str, *, committed: bool) -> None:
+        """Ack a delivery whose task has ended; one from another site is counted first.
+
+        Unless we have just committed it, it may be a second copy: the record tells which copy
+        was the first, and only that one counts.
+        """
+        origin = delivery.raw.headers.get(CARRIED, "")
+        if not is_name(origin) or origin == self._broker.names.site:
+            await delivery.done()
+            return
+        key, place = received_key(origin), delivery.sequence
+        if committed or await self._is_first(delivery, module):
+            of = mark(module, delivery.message_id, delivery.raw.body)
+            await self.count(key, place, of, again=delivery.redelivered)
+        await delivery.done()
+        self.closed(key, place)
+
+    async def totals(self, key: str) -> Tally:
+        """Return the sum of all nodes' tallies of `key`, as they are stored."""
+        total = Tally()
+        for name in await self._broker.state_keys(key):
+            stored = await self._broker.get_state(name)
+            total = total.added(_decode(stored)) if stored else total
+        return total
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    async def _page(self, key: str) -> _Page:
+        page = self._pages.setdefault(key, _Page())
+        if not page.loaded:
+            async with self._lock:
+                if not page.loaded:
+                    stored = await self._broker.get_state(f"{key}.{self._node}")
+                    if stored:
+                        page.tally = _decode(stored)
+                        # Counted in an earlier life: those that had left come never again.
+                        page.open = set(page.tally.open)
+                    page.loaded = True
+        return page
+
+    async def _is_first(self, delivery: Delivery, module: str) -> bool:
+        stored = await self._broker.read(self._broker.names.done(module, delivery.message_id))
+        return stored is not None and _record(stored.body).place == delivery.sequence
+
+    async def _counted(self, key: str, page: _Page) -> set[int]:
+        """Return the places that any other node's tally says are counted."""
+        async with self._lock:
+            now = asyncio.get_running_loop().time()
+            if now - page.looked > LOOK_AGAIN:
+                places: set[int] = set()
+                for name in await self._broker.state_keys(key):
+                    stored = await self._broker.get_state(name)
+                    if stored and name != f"{key}.{self._node}":
+                        places.update(_decode(stored).open)
+                page.others, page.looked = places, now
+        return page.others
+
+    async def _write(self, key: str, page: _Page) -> None:
+        """Store everything that is new in one write; what comes meanwhile goes with the next."""
+        taken = dict(page.new)
+        places = tuple(sorted(page.open | set(taken)))
+        tally = msgspec.structs.replace(page.tally.plus(taken.values()), open=places)
+        await self._broker.put_state(f"{key}.{self._node}", _encode(tally))
+        # Killed here, or before the acks: the messages come again and are found in `open`.
+        page.tally = tally
+        page.open.update(taken)
+        for sequence in taken:
+            page.new.pop(sequence, None)
