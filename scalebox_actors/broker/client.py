@@ -19,7 +19,7 @@ Receiver = Callable[[bytes, bytes, bytes, bytes | None], None]
 class Events(Protocol):
     """Where the adapter says what happens to it: a name, and a sentence."""
 
-    def __call__(self, event: str, detail: str) -> None:
+    def __call__(self, event: str, detail: str, /) -> None:
         """Take note; must not raise."""
 
 
