@@ -96,15 +96,15 @@ class Admin:
         for stream in self._streams():
             info = await stream_info(self._link, stream)
             if info is not None:
-                state = info["state"]
+                state = info.state
                 sizes.append(
                     StreamSize(
                         name=stream,
-                        messages=state["messages"],
-                        bytes=state["bytes"],
-                        max_bytes=info["config"].get("max_bytes", -1),
-                        first_sequence=state["first_seq"],
-                        last_sequence=state["last_seq"],
+                        messages=state.messages,
+                        bytes=state.bytes,
+                        max_bytes=info.max_bytes,
+                        first_sequence=state.first_seq,
+                        last_sequence=state.last_seq,
                     )
                 )
         return sizes

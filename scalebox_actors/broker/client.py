@@ -70,6 +70,11 @@ class Client(NatsClient):
         except Exception as error:  # noqa: BLE001 - the read loop must outlive every message
             self.events("receiver_failed", f"{subject!r}: {error!r}")
 
+    def drop_socket(self) -> None:
+        """Close what a failed attempt to reconnect left open; nats-py would only forget it."""
+        if self._transport is not None:
+            self._transport.close()
+
     def send(self, data: bytes) -> bool:
         """Write to the socket now; False if there is none."""
         if self._status != NatsClient.CONNECTED or self._transport is None:

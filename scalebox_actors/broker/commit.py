@@ -186,7 +186,7 @@ class Writer:
         if info is None:
             # Never made again by ourselves: what it held is lost, and somebody must know.
             raise Unavailable(f"stream {self._names.stream} is gone; it is not made again")
-        patterns: list[str] = info["config"]["subjects"]
+        patterns = info.subjects
         for entry in entries:
             if not any(matches(pattern, entry.subject) for pattern in patterns):
                 text = f"{entry.subject} is not a subject of stream {self._names.stream}"

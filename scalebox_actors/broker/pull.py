@@ -286,7 +286,7 @@ class PullIntake:
         while not self._over:
             try:
                 info = await stream_info(self._link, stream)
-                if info is None or info.get("created") != self.stream_created:
+                if info is None or info.created != self.stream_created:
                     self._fail(Unavailable(f"stream {stream} is gone; it is not made again"))
                     return
                 if await ensure_consumer(

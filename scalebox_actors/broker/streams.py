@@ -5,7 +5,6 @@ is safe is put right, all other drift is refused with a sentence.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 
@@ -16,7 +15,7 @@ from scalebox_actors.limits import ACK_WAIT, MIB, TRACE_BYTES, TRACE_LIFE
 from scalebox_actors.names import Names
 from scalebox_actors.topology.model import Topology
 
-Config = Mapping[str, Any]
+Config = Mapping[str, object]
 """A configuration as JetStream writes it in JSON."""
 
 NS = 1_000_000_000
@@ -34,6 +33,38 @@ CONSUMER_NOT_FOUND = 10014
 STREAM_EXISTS_DIFFERENT = 10058
 _FIXED = ("retention", "storage", "allow_atomic", "persist_mode")
 """What a stream cannot change in its life, or we do not want changed under messages."""
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """What a stream holds."""
+
+    messages: int
+    bytes: int
+    first_seq: int
+    last_seq: int
+    subjects: dict[str, int] | None = None
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """What the server says of a stream."""
+
+    config: dict[str, object]
+    created: str
+    state: StreamState
+    ts: str = ""
+    """The server's time."""
+    total: int = 0
+    """How many subjects there are in all pages of the answer."""
+
+    @property
+    def subjects(self) -> list[str]:
+        """The patterns that the stream captures."""
+        return msgspec.convert(self.config["subjects"], list[str])
+
+    @property
+    def max_bytes(self) -> int:
+        """How much it may hold; -1 is without limit."""
+        return msgspec.convert(self.config["max_bytes"], int)
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +127,7 @@ async def ensure_consumer(link: Link, stream: str, config: Config) -> str:
             raise
         change = "created"
     else:
-        if not _differing(config, _config_of(info)):
+        if not _differing(config, msgspec.convert(info["config"], dict[str, object])):
             return ""
         change = "updated"
     request = {"stream_name": stream, "config": config}
@@ -104,7 +135,7 @@ async def ensure_consumer(link: Link, stream: str, config: Config) -> str:
     return change
 
 
-def consumer_config(names: Names, module: str) -> dict[str, Any]:
+def consumer_config(names: Names, module: str) -> dict[str, object]:
     """Return the consumer that hands out a module's tasks.
 
     `max_deliver` is unlimited: a message that reached a limit would stay, owned by nobody.
@@ -122,14 +153,17 @@ def consumer_config(names: Names, module: str) -> dict[str, Any]:
     }
 
 
-async def stream_info(link: Link, stream: str) -> dict[str, Any] | None:
+async def stream_info(
+    link: Link, stream: str, request: Mapping[str, object] | None = None
+) -> StreamInfo | None:
     """Return what the server says of a stream, or None if there is none."""
     try:
-        return await link.api(f"STREAM.INFO.{stream}")
+        answer = await link.api(f"STREAM.INFO.{stream}", request)
     except ApiError as error:
         if error.number == STREAM_NOT_FOUND:
             return None
         raise
+    return msgspec.convert(answer, StreamInfo)
 
 
 async def count_subjects(link: Link, stream: str, pattern: str) -> dict[str, int]:
@@ -137,10 +171,11 @@ async def count_subjects(link: Link, stream: str, pattern: str) -> dict[str, int
     counts: dict[str, int] = {}
     while True:
         request = {"subjects_filter": pattern, "offset": len(counts)}
-        info: dict[str, Any] = await link.api(f"STREAM.INFO.{stream}", request)
-        page: dict[str, int] = info["state"].get("subjects") or {}
-        counts |= page
-        if not page or len(counts) >= int(info.get("total", 0)):
+        info = await stream_info(link, stream, request)
+        if info is None or not info.state.subjects:
+            return counts
+        counts |= info.state.subjects
+        if len(counts) >= info.total:
             return counts
 
 
@@ -152,10 +187,12 @@ async def _ensure_stream(link: Link, plan: Planned, names: Names) -> str:
         except ApiError as error:
             if error.number != STREAM_EXISTS_DIFFERENT:
                 raise
-            info = await link.api(f"STREAM.INFO.{plan.name}")  # another node was faster
+            info = await stream_info(link, plan.name)  # another node was faster
         else:
             return "created"
-    current = _config_of(info)
+    if info is None:
+        raise Permanent(f"stream {plan.name} was removed while it was being made")
+    current = info.config
     differing = _differing(plan.config, current)
     fixed = [key for key in differing if key in _FIXED]
     if fixed:
@@ -164,14 +201,15 @@ async def _ensure_stream(link: Link, plan: Planned, names: Names) -> str:
     if not differing:
         return ""
     if "subjects" in differing:
-        await _check_removed(link, plan, current["subjects"], names)
+        await _check_removed(link, plan, info.subjects, names)
     await link.api(f"STREAM.UPDATE.{plan.name}", {**current, **plan.config})
     return f"updated ({', '.join(differing)})"
 
 
 async def _check_removed(link: Link, plan: Planned, subjects: Sequence[str], names: Names) -> None:
     """Refuse to forget modules that messages wait for; forget the consumers of the others."""
-    removed = sorted(set(subjects) - set(plan.config["subjects"]))
+    wanted = msgspec.convert(plan.config["subjects"], list[str])
+    removed = sorted(set(subjects) - set(wanted))
     modules = {s: s.removeprefix(names.task("")) for s in removed if s.startswith(names.task(""))}
     waiting = {}
     for subject, module in modules.items():
@@ -192,13 +230,6 @@ async def _check_removed(link: Link, plan: Planned, subjects: Sequence[str], nam
                 raise
 
 
-def _config_of(info: Mapping[str, object]) -> dict[str, Any]:
-    config = info["config"]
-    if not isinstance(config, dict):
-        raise Permanent("the server's answer has no configuration")
-    return config
-
-
 def _differing(wanted: Config, current: Config) -> list[str]:
     """Return the keys whose wanted value is not the current one; lists are sets here."""
     return [key for key, value in wanted.items() if _plain(current.get(key)) != _plain(value)]
@@ -210,7 +241,7 @@ def _plain(value: object) -> object:
     return value or None  # the server leaves out what is false, zero or empty
 
 
-def _work_queue(topology: Topology, names: Names) -> dict[str, Any]:
+def _work_queue(topology: Topology, names: Names) -> dict[str, object]:
     kinds = ("done", "dead", "join", "result")
     return {
         "name": names.stream,
@@ -231,7 +262,7 @@ def _work_queue(topology: Topology, names: Names) -> dict[str, Any]:
     }
 
 
-def _trace(names: Names) -> dict[str, Any]:
+def _trace(names: Names) -> dict[str, object]:
     return {
         "name": names.trace_stream,
         "subjects": [names.trace("*")],
@@ -248,7 +279,7 @@ def _trace(names: Names) -> dict[str, Any]:
     }
 
 
-def _bucket(name: str, max_bytes: int) -> dict[str, Any]:
+def _bucket(name: str, max_bytes: int) -> dict[str, object]:
     return {
         "name": f"KV_{name}",
         "subjects": [f"$KV.{name}.>"],
