@@ -73,7 +73,7 @@ class Client(NatsClient):
     def drop_socket(self) -> None:
         """Close what a failed attempt to reconnect left open; nats-py would only forget it."""
         if self._transport is not None:
-            self._transport.close()
+            self._transport.close()  # type: ignore[no-untyped-call]  # nats-py has no types there
 
     def send(self, data: bytes) -> bool:
         """Write to the socket now; False if there is none."""
