@@ -305,7 +305,7 @@ class PullIntake:
     # --- time and connection ----------------------------------------------------------------
 
     def _tick(self) -> None:
-        self._timer = self._loop.call_later(1.0, self._tick)
+        self._timer = self._loop.call_later(min(1.0, self._beat_every), self._tick)
         now = self._loop.time()
         if now >= self._next_beat:
             self._beat()

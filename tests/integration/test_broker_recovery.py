@@ -132,6 +132,23 @@ async def test_pull_and_ack_go_on_over_kill_9(site: Site) -> None:
     assert seen == {f"m{n}" for n in range(600)}
 
 
+async def test_what_is_in_hand_is_not_delivered_again(site: Site) -> None:
+    """Heart-beats keep a message for longer than its `ack_wait`; let go, it comes again."""
+    soon = consumer_config(NAMES, "calc") | {"ack_wait": NS}
+    await ensure_consumer(site.link, NAMES.stream, soon)
+    await site.broker.write([task(1)])
+    async with site.broker.intake("calc") as intake:
+        intake.grant(2)
+        delivery = await anext(aiter(intake))
+        again = asyncio.ensure_future(anext(aiter(intake)))
+        await asyncio.sleep(2.5)
+        kept = not again.done()
+        delivery.let_go()
+
+        assert kept
+        assert (await again).redelivered
+
+
 async def test_a_waiting_intake_survives_a_restart(site: Site) -> None:
     """A slot that was granted before the crash receives what is written after it."""
     async with site.broker.intake("calc") as intake:
