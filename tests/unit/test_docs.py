@@ -206,9 +206,8 @@ def test_every_file_of_the_contract_is_told_of() -> None:
 
 
 def test_variables_are_the_variables() -> None:
-    """The contract's table names every environment variable of a run, and none that there is not."""
-    sender = {"from_module": "b", "from_ip": "::1"}
-    task = Task(message=Message(module="a", id="m", body=b"", **sender))
+    """The contract's table names every environment variable of a run, and none besides."""
+    task = Task(message=Message(module="a", id="m", body=b"", from_module="b", from_ip="::1"))
     place = Surroundings(topology="t", node="n", ip="::1", cluster_data_root="/data")
     given = environment(Module(name="a", sinks=("b",)), task, place, "/work")
     told = first_cells(DOCS / "contract.md", "## What a program is given")
