@@ -191,6 +191,10 @@ class Link:
         except TimeoutError:
             if ends:
                 raise ConnectionLost(f"no answer on {subject} in {seconds:g} s") from None
+        except ConnectionLost:
+            # Who drains the node that owns the server is answered, and then cut off.
+            if ends or not replies:
+                raise
         finally:
             del self._waiting[number]
         return replies

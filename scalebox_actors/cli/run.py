@@ -1,13 +1,12 @@
 """`sbx-actor run`: a server, a node and messages in one command, until all is worked off."""
 
 import asyncio
-import logging
 
 import click
 import msgspec
 import uvloop
 
-from scalebox_actors.cli import logbook, output
+from scalebox_actors.cli import output
 from scalebox_actors.cli.host import (
     Host,
     ceiling,
@@ -72,7 +71,6 @@ def run(common: Common, /, **given: object) -> None:
     for module, _ in wishes.sends:
         check_module(loaded.topology, module)
     check_ceiling(loaded.topology, ceiling(host))
-    logbook.start(json=False, level=logging.DEBUG if common.verbose else logging.WARNING)
     for warning in loaded.warnings if common.verbose else ():
         output.say(warning)
     raise click.exceptions.Exit(uvloop.run(_run(common, host, loaded, wishes)))
@@ -125,8 +123,9 @@ async def _verdict(
 ) -> int:
     """Say how it ended and return the exit code that says the same."""
     if ending is None:
-        waits = sum([(await site.admin.backlog(name)).waiting for name in topology.modules])
-        output.say(f"{topology.name}: ended early; {plural(waits, 'message')} waiting")
+        backlogs = [await site.admin.backlog(name) for name in topology.modules]
+        left = sum(backlog.waiting + backlog.in_hand for backlog in backlogs)
+        output.say(f"{topology.name}: ended early; {plural(left, 'message')} left")
         return interrupts.exit_code or 1
     output.say(farewell(topology.name, ending.modules, ending.seconds))
     if ending.dead:
