@@ -170,6 +170,13 @@ def test_the_table_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
     assert [name for name in COMMANDS if f"  {name} " not in told] == []
 
 
+def test_the_program_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """Installed or run from its sources, `--version` answers."""
+    actual = main(["--version"])
+
+    assert (actual, capsys.readouterr().out[:10]) == (0, "sbx-actor ")
+
+
 def test_an_argument_of_a_mebibyte_is_refused_with_a_short_sentence(
     files: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
