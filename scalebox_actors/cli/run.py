@@ -92,18 +92,22 @@ async def _run(common: Common, host: Host, loaded: Loaded, wishes: Wishes) -> in
             node = Node(topology, await site.broker(), runtime, own)
             before = await _last_sequence(site)
             await _send(site, topology, wishes)
-            ending, interrupts = await _watched(site, node, keep=wishes.keep)
+            ending, interrupts = await _watched(site, node, wishes)
             await _print_results(site, before, by_record=common.json)
             return await _verdict(site, topology, ending, interrupts)
 
 
-async def _watched(site: Site, node: Node, *, keep: bool) -> tuple[Ending | None, Interrupts]:
+async def _watched(site: Site, node: Node, wishes: Wishes) -> tuple[Ending | None, Interrupts]:
     """Let a node work until all is done or somebody interrupts; None if it was cut short."""
     broker = await site.broker()
-    with Progress(node.topology.name) as progress, minded(node) as interrupts:
+    leave_runs = not wishes.ephemeral
+    with (
+        Progress(node.topology.name) as progress,
+        minded(node, leave_runs=leave_runs) as interrupts,
+    ):
         work = asyncio.create_task(node.run())
         watch = asyncio.create_task(until_drained(node, broker, progress.see))
-        while keep and not work.done():
+        while wishes.keep and not work.done():
             await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
             if watch.done() and not work.done():
                 watch.result()

@@ -9,7 +9,7 @@ import msgspec
 from scalebox_actors.broker import Credentials, JetStreamBroker
 from scalebox_actors.cli import topologies
 from scalebox_actors.cli.options import Common
-from scalebox_actors.errors import Unavailable
+from scalebox_actors.errors import BadInput, Unavailable
 from scalebox_actors.local import Site, open_site
 from scalebox_actors.names import Names
 from scalebox_actors.topology.load import load
@@ -54,6 +54,8 @@ def reached(
     common: Common, names: Names, *, start: bool, ephemeral: bool = False
 ) -> AbstractAsyncContextManager[Site]:
     """Reach the server that the options mean; see `open_site`."""
+    if common.creds and not Path(common.creds).is_file():
+        raise BadInput("there is no such file of credentials", path=common.creds)
     return open_site(
         names,
         nats=common.nats,
