@@ -268,7 +268,6 @@ SHELL = [
     ("check /nowhere 2> /dev/full", 65, ""),
     ("send $T count x 2>&-", 0, ""),
     ("status tiny --nats nats://127.0.0.1:1", 69, "no nats-server answers"),
-    ("send $T count x --nats nats://127.0.0.1:1", 69, "no nats-server answers"),
     ("run $T --store /dev/null/x", 1, "Not a directory"),
     ("send $T count --file /nowhere", 65, "No such file"),
     ("send $T count --file /dev", 65, "Is a directory"),
