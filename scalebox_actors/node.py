@@ -107,7 +107,7 @@ class Node:
             for name, module in topology.modules.items()
         }
         self._groups = [
-            Groups(module, broker, self._scribe)
+            Groups(module, broker, self._scribe, self.journal.of(module.name))
             for module in topology.modules.values()
             if module.gather is not None
         ]

@@ -220,7 +220,8 @@ async def _check_removed(link: Link, plan: Planned, subjects: Sequence[str], nam
         told = ", ".join(f"{module} ({count} waiting)" for module, count in waiting.items())
         raise BadInput(
             f"messages wait for modules that are no longer in the topology: {told}; "
-            "bring these modules back until the messages are worked off, or move them to dead"
+            "bring these modules back until the messages are worked off, or set them aside: "
+            + "; ".join(f"sbx-actor dead bury {names.topology} {module}" for module in waiting)
         )
     for module in modules.values():
         try:

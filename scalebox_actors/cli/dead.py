@@ -13,6 +13,7 @@ from scalebox_actors.cli.show import moment, plural, shortened
 from scalebox_actors.cli.stored import letter_fields
 from scalebox_actors.cli.topologies import check_module
 from scalebox_actors.errors import SbxError
+from scalebox_actors.names import check_name
 from scalebox_actors.operations import Selection
 from scalebox_actors.policy import Reason
 from scalebox_actors.ports import Stored
@@ -122,10 +123,34 @@ def drop(common: Common, /, **given: object) -> None:
     """  # noqa: D301 - click's mark for text that is not to be wrapped
 
     async def one(session: Session, letter: Stored) -> dict[str, object]:
-        await session.site.admin.delete(letter.sequence)
+        await operations.drop(session.site, session.broker, letter)
         return {}
 
     _for_each(common, given, one, "dropped")
+
+
+@dead.command("bury")
+@click.argument("topology")
+@click.argument("module")
+@reaching
+def bury(common: Common, topology: str, module: str) -> None:
+    """Set aside all messages of TOPOLOGY that wait for MODULE, also if it is in no file any more.
+
+    \b
+    sbx-actor dead bury primes count
+    """  # noqa: D301 - click's mark for text that is not to be wrapped
+    check_name("module", module)
+
+    async def work(session: Session) -> None:
+        count = await operations.bury_waiting(
+            session.site, session.broker, session.topology, module
+        )
+        if common.json:
+            output.record({"module": module, "buried": count})
+        else:
+            output.line(f"{plural(count, 'message')} set aside")
+
+    _within(common, topology, Selection(), work)
 
 
 _One = Callable[[Session, Stored], Coroutine[None, None, dict[str, object]]]

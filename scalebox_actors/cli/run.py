@@ -34,6 +34,7 @@ from scalebox_actors.spec import check_ceiling
 from scalebox_actors.topology.model import Topology
 
 LETTERS_SHOWN = 5
+LEFT_SECONDS = 3.0
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,9 +128,7 @@ async def _verdict(
 ) -> int:
     """Say how it ended and return the exit code that says the same."""
     if ending is None:
-        backlogs = [await site.admin.backlog(name) for name in topology.modules]
-        left = sum(backlog.waiting + backlog.in_hand for backlog in backlogs)
-        output.say(f"{topology.name}: ended early; {plural(left, 'message')} left")
+        output.say(f"{topology.name}: ended early; {await _left(site, topology)}")
         return interrupts.exit_code or 1
     output.say(farewell(topology.name, ending.modules, ending.seconds))
     if ending.dead:
@@ -139,6 +138,16 @@ async def _verdict(
     if ending.open_groups:
         output.say(f"{plural(ending.open_groups, 'group')} still without all members")
     return 1 if ending.dead or ending.stuck or ending.open_groups else 0
+
+
+async def _left(site: Site, topology: Topology) -> str:
+    """Say how much is left undone, if the server still answers."""
+    try:
+        async with asyncio.timeout(LEFT_SECONDS):
+            backlogs = [await site.admin.backlog(name) for name in topology.modules]
+    except TimeoutError:
+        return "the server does not answer; what was accepted is kept"
+    return f"{plural(sum(b.waiting + b.in_hand for b in backlogs), 'message')} left"
 
 
 async def _send(site: Site, topology: Topology, wishes: Wishes) -> None:

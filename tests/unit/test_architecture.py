@@ -23,6 +23,7 @@ FLOORS = {
 NEIGHBOURS = {
     ("actor", "committer"): "the actor hands its effects to the committer",
     ("actor", "journal"): "the actor writes its runs into the journal",
+    ("groups", "journal"): "a group that is buried counts as a dead task",
 }
 
 OUTSIDE = {
