@@ -93,6 +93,7 @@ class Actor:
             task = await self._task(message, attempts)
         except BadMessage as error:  # nobody will ever be able to run it
             return await self._bury_unread(delivery, Bury(Reason.BAD_MESSAGE, str(error)))
+        before = attempts
         if delivery.redelivered and not await self._launcher.underway(task):
             if poisoned(attempts):
                 return await self._settle(delivery, task, attempts, _POISON)
@@ -102,9 +103,9 @@ class Actor:
         try:
             outcome = await self._launch(task)
         except (ImageMissing, SpecRejected) as error:  # the host's fault, never the task's
-            return await self._suspend(delivery, task, str(error))
+            return await self._suspend(delivery, task, before, str(error))
         if outcome.cause is Cause.NOT_STARTED:
-            return await self._suspend(delivery, task, outcome.detail)
+            return await self._suspend(delivery, task, before, outcome.detail)
         return await self._settle(delivery, task, attempts, outcome)
 
     async def drain(self) -> None:
@@ -142,6 +143,20 @@ class Actor:
         """Whether the run of that name belongs to a task in hand."""
         topology = self._scribe.topology.name
         return any(run_name(topology, *task.key) == name for task in self._tasks.values())
+
+    def suspend(self, reason: str) -> None:
+        """Take nothing more because of the host, until `resume`; what is in hand goes on."""
+        log.error("module_suspended", extra={"sbx_module": self.module.name, "why": reason})
+        self.suspended = reason
+        if self._intake is not None:
+            self._intake.hold()
+
+    def resume(self) -> None:
+        """Take deliveries again into the slots that are free."""
+        log.info("module_resumed", extra={"sbx_module": self.module.name})
+        self.suspended = ""
+        if self._intake is not None and not self._draining:
+            self._intake.grant(max(0, self.module.slots - len(self._hands)))
 
     # --- slots ----------------------------------------------------------------------------------
 
@@ -333,15 +348,18 @@ class Actor:
             raise Transient(f"cannot be buried ({settlement.text}): {verdict.text}")
         log.warning("task_dead", extra={"record": effects.record.subject, "why": verdict.text})
 
-    async def _suspend(self, delivery: Delivery, task: Task, reason: str) -> None:
+    async def _suspend(
+        self, delivery: Delivery, task: Task, before: Attempts, reason: str
+    ) -> None:
         """Take nothing more until the module can be started here; the task is not to blame."""
         if not self.suspended:
-            log.error("module_suspended", extra={"sbx_module": self.module.name, "why": reason})
-            self.suspended = reason
-            if self._intake is not None:
-                self._intake.hold()
+            self.suspend(reason)
             self._resuming = asyncio.create_task(self._resume())
         await self._launcher.clear(task)
+        if delivery.redelivered:
+            # Nothing was started, so the start that was written down is taken back: however
+            # often a task comes to a host that cannot start it, it is not buried for that.
+            await self._remember(task.message, before)
         await delivery.give_back(AGAIN_LATER)
 
     async def _resume(self) -> None:
@@ -354,10 +372,7 @@ class Actor:
                 self.suspended = str(error)
                 continue
             break
-        self.suspended = ""
-        log.info("module_resumed", extra={"sbx_module": self.module.name})
-        if self._intake is not None and not self._draining:
-            self._intake.grant(max(0, self.module.slots - len(self._hands)))
+        self.resume()
 
     def _note(self, delivery: Delivery, task: Task, outcome: Outcome, word: str) -> None:
         """Count a run and keep its record."""

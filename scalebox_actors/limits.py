@@ -77,5 +77,8 @@ NATS_PING = 5
 NATS_PINGS_LOST = 2
 NATS_REQUEST = 5.0
 ENGINE_CALL = 10.0
+FREE_SPACE = 256 * MIB
+"""With less room for work directories a node takes no more messages."""
+LOOP_LATE = 5.0
 REAPER_EVERY = 60.0
 REAPER_GRACE = 300.0

@@ -19,12 +19,13 @@ from scalebox_actors.committer import Committer
 from scalebox_actors.effects import Scribe
 from scalebox_actors.errors import BadInput, SbxError
 from scalebox_actors.groups import Groups
+from scalebox_actors.health import Disk, report_late, watch_loop
 from scalebox_actors.journal import Counts, Journal
 from scalebox_actors.launch import workdir
 from scalebox_actors.launch.environment import Surroundings
 from scalebox_actors.launch.fresh import FreshLauncher, Workplace
 from scalebox_actors.launch.function import FunctionLauncher, load_function
-from scalebox_actors.limits import REAPER_EVERY, REAPER_GRACE
+from scalebox_actors.limits import FREE_SPACE, REAPER_EVERY, REAPER_GRACE
 from scalebox_actors.ports import Broker, Launcher, Runtime
 from scalebox_actors.spec import Ceiling, check_ceiling
 from scalebox_actors.topology.model import Launch, Module, Topology
@@ -32,6 +33,7 @@ from scalebox_actors.topology.model import Launch, Module, Topology
 FLUSH_EVERY = 0.5
 SWEEP_EVERY = 5.0
 REGISTER_EVERY = 10.0
+DISK_EVERY = 5.0
 
 log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -50,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cluster_data_root: str = ""
     ceiling: Ceiling = Ceiling()
     sweep_every: float = SWEEP_EVERY
+    free_space: int = FREE_SPACE
 
 
 class ModuleStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +114,8 @@ class Node:
             for module in topology.modules.values()
             if module.gather is not None
         ]
+        fresh = [a for a in self.actors.values() if a.module.launch is not Launch.FUNCTION]
+        self._disk = Disk(self._base, fresh, settings.free_space)
         self._stopped = asyncio.Event()
         self._draining = False
 
@@ -126,6 +131,8 @@ class Node:
                     tasks.create_task(self._every(self.settings.sweep_every, self._sweep)),
                     tasks.create_task(self._every(REGISTER_EVERY, self._register)),
                     tasks.create_task(self._every(REAPER_EVERY, self.reap, first=5.0)),
+                    tasks.create_task(self._every(DISK_EVERY, self._disk.look, first=0.0)),
+                    tasks.create_task(watch_loop(report_late)),
                 ]
                 await self._stopped.wait()
                 await self._end(work)

@@ -15,7 +15,7 @@ FLOORS = {
     "insight": 0,
     "journal": 1, "committer": 1, "groups": 1, "actor": 1, "launch": 1, "broker": 1,
     "runtimes": 1, "server": 1, "testing": 1,
-    "node": 2, "local": 2, "operations": 2,
+    "node": 2, "local": 2, "operations": 2, "health": 2,
     "cli": 3,
 }  # fmt: skip
 
