@@ -34,6 +34,8 @@ from scalebox_actors.records import Attempts, Cause, Outcome
 from scalebox_actors.topology.model import Module
 
 UNUSABLE = 120
+SETTLE_SECONDS = 5.0
+"""What has ended may take so long to be committed when the node stops."""
 AGAIN_LATER = 30.0
 """Seconds before a message is offered again that this node could not even start."""
 ENGINE_PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
@@ -69,7 +71,9 @@ class Actor:
         self._hands: dict[str, asyncio.Task[None]] = {}
         self._slots = list(range(module.slots - 1, -1, -1))
         self._tasks: dict[str, Task] = {}
+        self._settling: set[asyncio.Task[None]] = set()
         self._draining = False
+        self._killing = False
         self._resuming: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -85,6 +89,7 @@ class Actor:
         """Take one delivery to its end; safe to be killed at any await (docs/failure.md)."""
         try:
             message = read(delivery.raw, self.module.name, delivery.message_id, hops=self._hops)
+            self._check_size(message)
             if await self._has_ended(delivery, message):  # a twin, or died between commit and ack
                 return await self._leave(delivery, message)
             if self.module.gather is not None and not message.joined:
@@ -106,6 +111,9 @@ class Actor:
             return await self._suspend(delivery, task, before, str(error))
         if outcome.cause is Cause.NOT_STARTED:
             return await self._suspend(delivery, task, before, outcome.detail)
+        if self._killing and outcome.exit_code != 0:  # a person ended it: no verdict on the task
+            await self._launcher.clear(task)
+            return await delivery.give_back(0.0)
         return await self._settle(delivery, task, attempts, outcome)
 
     async def drain(self) -> None:
@@ -121,8 +129,11 @@ class Actor:
             self._intake.hold()
 
     async def stop_runs(self) -> None:
-        """Kill every run in hand; their outcomes are settled as those of lost runs."""
+        """Kill every run in hand and give their messages back, as if they had not been taken."""
+        self._killing = True
+        self.hold()
         await asyncio.gather(*(self._launcher.stop(task) for task in list(self._tasks.values())))
+        await self.drain()
 
     async def cancel(self, message_id: str) -> bool:
         """Kill the run of one task, whose record says `cancelled` already."""
@@ -133,8 +144,15 @@ class Actor:
         return True
 
     async def abandon(self) -> None:
-        """Let go of everything in hand; runs live on and are adopted by the next node."""
+        """Let go of everything in hand; runs live on and are adopted by the next node.
+
+        What has ended and is being settled gets a moment: else it would wait for a redelivery.
+        """
         hands = list(self._hands.values())
+        for hand in set(hands) - self._settling:
+            hand.cancel()
+        if self._settling:
+            await asyncio.wait(self._settling, timeout=SETTLE_SECONDS)
         for hand in hands:
             hand.cancel()
         await asyncio.gather(*hands, return_exceptions=True)
@@ -206,6 +224,12 @@ class Actor:
     def _hops(self) -> int:
         return self._scribe.topology.hops
 
+    def _check_size(self, message: Message) -> None:
+        """Refuse a body that only a foreign client can send: its dead letter might not fit."""
+        size, most = len(message.body), self._broker.body_limit
+        if size > most:
+            raise BadMessage(f"the body has {size} bytes; at most {most} are allowed")
+
     async def _has_ended(self, delivery: Delivery, message: Message) -> bool:
         """Ask for the done-record where that can spare a run; the commit fences in any case."""
         if not (delivery.redelivered or self._launcher.costly):
@@ -261,6 +285,7 @@ class Actor:
         self, delivery: Delivery, task: Task, attempts: Attempts, outcome: Outcome
     ) -> None:
         """Judge a run and carry the verdict out: commit, try again, or bury."""
+        self._is_settling()
         message = task.message
         if task.members:  # what is stored of a joined message is what came, not what was run
             message = msgspec.structs.replace(message, body=delivery.raw.body)
@@ -280,6 +305,12 @@ class Actor:
         if task.members and isinstance(verdict, Done):
             names = self._broker.names
             await self._broker.purge(names.member(message.module, message.joined, "*"))
+
+    def _is_settling(self) -> None:
+        hand = asyncio.current_task()
+        if hand is not None:
+            self._settling.add(hand)
+            hand.add_done_callback(self._settling.discard)
 
     def _judge(
         self, message: Message, attempts: Attempts, outcome: Outcome
@@ -326,6 +357,7 @@ class Actor:
 
     async def _join(self, delivery: Delivery, message: Message) -> None:
         """Consume a member: it is counted in its group, which may thereby be complete."""
+        self._is_settling()
         effects = self._scribe.member(message, delivery.stored)
         settlement = await self._committer.commit(effects)
         if settlement.kind in (Settled.LATE, Settled.UNACCEPTABLE):
@@ -348,9 +380,7 @@ class Actor:
             raise Transient(f"cannot be buried ({settlement.text}): {verdict.text}")
         log.warning("task_dead", extra={"record": effects.record.subject, "why": verdict.text})
 
-    async def _suspend(
-        self, delivery: Delivery, task: Task, before: Attempts, reason: str
-    ) -> None:
+    async def _suspend(self, delivery: Delivery, task: Task, before: Attempts, reason: str) -> None:
         """Take nothing more until the module can be started here; the task is not to blame."""
         if not self.suspended:
             self.suspend(reason)

@@ -34,6 +34,8 @@ FLUSH_EVERY = 0.5
 SWEEP_EVERY = 5.0
 REGISTER_EVERY = 10.0
 DISK_EVERY = 5.0
+KILL_SECONDS = 15.0
+"""The stop grace of a stubborn program and some more."""
 
 log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -157,10 +159,10 @@ class Node:
         self._stopped.set()
 
     async def kill(self) -> None:
-        """End and kill every run in hand: for a person's second Ctrl-C."""
-        for actor in self.actors.values():
-            actor.hold()
-        await asyncio.gather(*(actor.stop_runs() for actor in self.actors.values()))
+        """Kill every run in hand, give the messages back and end: for a second Ctrl-C."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KILL_SECONDS):
+                await asyncio.gather(*(actor.stop_runs() for actor in self.actors.values()))
         self._stopped.set()
 
     def status(self) -> NodeStatus:
@@ -247,8 +249,7 @@ class Node:
 
     async def _end(self, work: list[asyncio.Task[None]]) -> None:
         """Give what is finished a moment to be committed, then let go of the rest."""
-        for actor in self.actors.values():
-            await actor.abandon()
+        await asyncio.gather(*(actor.abandon() for actor in self.actors.values()))
         for task in work:
             task.cancel()
 

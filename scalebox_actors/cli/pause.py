@@ -34,7 +34,8 @@ def pause(common: Common, topology: str, modules: tuple[str, ...], how_long: str
         if common.json:
             output.record({"module": module, "paused_until": until})
         else:
-            output.line(f"{module}: paused until {moment(until)}")
+            when = "`resume`" if how_long == FOR_GOOD else moment(until)
+            output.line(f"{module}: paused until {when}")
 
     _each(common, topology, modules, one)
 

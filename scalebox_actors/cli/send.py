@@ -52,7 +52,7 @@ def send(common: Common, /, **given: object) -> None:
 
     BODY is the message; `-` takes one message per line from standard input and skips empty
     lines. Once the command returns, every message is on disk. A message whose id is known from
-    the last two minutes or from a finished task has no second effect.
+    the last half minute or from a finished task has no second effect.
 
     \b
     sbx-actor send primes split 100000

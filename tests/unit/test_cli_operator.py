@@ -41,7 +41,7 @@ class NamesOnly:
 def test_the_ceiling_is_what_was_typed(tmp_path: Path) -> None:
     """Each flag of the operator is one field of the ceiling."""
     host = Host(
-        mount_roots=(f"data={tmp_path}:rw", "lib=/usr"),
+        mount_roots=(f"data={tmp_path}:rw", "lib=/srv"),
         images=("sbx/",),
         max_memory="4GiB",
         max_cpus=1.5,
@@ -52,7 +52,7 @@ def test_the_ceiling_is_what_was_typed(tmp_path: Path) -> None:
     )
     expected = Ceiling(
         images=("sbx/",),
-        roots={"data": Root(path=str(tmp_path), writable=True), "lib": Root(path="/usr")},
+        roots={"data": Root(path=str(tmp_path), writable=True), "lib": Root(path="/srv")},
         memory=4 * 2**30,
         cpus=1.5,
         slots=3,
@@ -67,7 +67,7 @@ def test_the_ceiling_is_what_was_typed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["/", "/etc", "/proc", "/dev", "/usr/../etc"])
 def test_directories_of_the_system_are_no_mount_roots(path: str) -> None:
     """Also by a detour."""
-    with pytest.raises(BadInput, match="no mount root"):
+    with pytest.raises(BadInput, match="never mounted|no such directory"):
         ceiling(Host(mount_roots=(f"data={path}",)))
 
 
