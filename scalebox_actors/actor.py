@@ -71,7 +71,7 @@ class Actor:
         self._hands: dict[str, asyncio.Task[None]] = {}
         self._slots = list(range(module.slots - 1, -1, -1))
         self._tasks: dict[str, Task] = {}
-        self._settling: set[asyncio.Task[None]] = set()
+        self._settling: set[str] = set()
         self._draining = False
         self._killing = False
         self._resuming: asyncio.Task[None] | None = None
@@ -88,8 +88,7 @@ class Actor:
     async def handle(self, delivery: Delivery) -> None:
         """Take one delivery to its end; safe to be killed at any await (docs/failure.md)."""
         try:
-            message = read(delivery.raw, self.module.name, delivery.message_id, hops=self._hops)
-            self._check_size(message)
+            message = self._read(delivery)
             if await self._has_ended(delivery, message):  # a twin, or died between commit and ack
                 return await self._leave(delivery, message)
             if self.module.gather is not None and not message.joined:
@@ -144,18 +143,15 @@ class Actor:
         return True
 
     async def abandon(self) -> None:
-        """Let go of everything in hand; runs live on and are adopted by the next node.
-
-        What has ended and is being settled gets a moment: else it would wait for a redelivery.
-        """
-        hands = list(self._hands.values())
-        for hand in set(hands) - self._settling:
+        """Let go of all that runs, for the next node to adopt; what has ended is settled first."""
+        late = set(self._hands.values())
+        for key in self._hands.keys() - self._settling:
+            self._hands[key].cancel()
+        if late:
+            _, late = await asyncio.wait(late, timeout=SETTLE_SECONDS)
+        for hand in late:
             hand.cancel()
-        if self._settling:
-            await asyncio.wait(self._settling, timeout=SETTLE_SECONDS)
-        for hand in hands:
-            hand.cancel()
-        await asyncio.gather(*hands, return_exceptions=True)
+        await asyncio.gather(*late, return_exceptions=True)
 
     def holds(self, name: str) -> bool:
         """Whether the run of that name belongs to a task in hand."""
@@ -210,6 +206,7 @@ class Actor:
             # on it any more, so nobody may say so. After `done` this does nothing.
             delivery.let_go()
             self._counts.running -= 1
+            self._settling.discard(delivery.message_id)
             task = self._tasks.pop(delivery.message_id, None)
             if task is not None:
                 self._slots.append(task.slot)
@@ -220,15 +217,10 @@ class Actor:
 
     # --- before the run -------------------------------------------------------------------------
 
-    @property
-    def _hops(self) -> int:
-        return self._scribe.topology.hops
-
-    def _check_size(self, message: Message) -> None:
-        """Refuse a body that only a foreign client can send: its dead letter might not fit."""
-        size, most = len(message.body), self._broker.body_limit
-        if size > most:
-            raise BadMessage(f"the body has {size} bytes; at most {most} are allowed")
+    def _read(self, delivery: Delivery) -> Message:
+        hops, most = self._scribe.topology.hops, self._broker.body_limit
+        task_id = delivery.message_id
+        return read(delivery.raw, self.module.name, task_id, hops=hops, body_limit=most)
 
     async def _has_ended(self, delivery: Delivery, message: Message) -> bool:
         """Ask for the done-record where that can spare a run; the commit fences in any case."""
@@ -285,7 +277,7 @@ class Actor:
         self, delivery: Delivery, task: Task, attempts: Attempts, outcome: Outcome
     ) -> None:
         """Judge a run and carry the verdict out: commit, try again, or bury."""
-        self._is_settling()
+        self._settling.add(delivery.message_id)
         message = task.message
         if task.members:  # what is stored of a joined message is what came, not what was run
             message = msgspec.structs.replace(message, body=delivery.raw.body)
@@ -305,12 +297,6 @@ class Actor:
         if task.members and isinstance(verdict, Done):
             names = self._broker.names
             await self._broker.purge(names.member(message.module, message.joined, "*"))
-
-    def _is_settling(self) -> None:
-        hand = asyncio.current_task()
-        if hand is not None:
-            self._settling.add(hand)
-            hand.add_done_callback(self._settling.discard)
 
     def _judge(
         self, message: Message, attempts: Attempts, outcome: Outcome
@@ -357,7 +343,7 @@ class Actor:
 
     async def _join(self, delivery: Delivery, message: Message) -> None:
         """Consume a member: it is counted in its group, which may thereby be complete."""
-        self._is_settling()
+        self._settling.add(delivery.message_id)
         effects = self._scribe.member(message, delivery.stored)
         settlement = await self._committer.commit(effects)
         if settlement.kind in (Settled.LATE, Settled.UNACCEPTABLE):
