@@ -215,8 +215,9 @@ class Node:
             place = self._base / name
             if name in kept or self._in_hand(name) or not name.startswith(prefix):
                 continue
-            if self._outlived((await aios.stat(place)).st_mtime):
-                await asyncio.to_thread(workdir.remove_tree, place)
+            with contextlib.suppress(FileNotFoundError):  # its task has just ended
+                if self._outlived((await aios.stat(place)).st_mtime):
+                    await asyncio.to_thread(workdir.remove_tree, place)
 
     def _outlived(self, ended: float) -> bool:
         """Whether something has been left alone for its grace, also since this node started."""
@@ -283,7 +284,7 @@ class Node:
         while True:
             try:
                 await work()
-            except SbxError as error:
+            except (SbxError, OSError) as error:
                 log.warning("chore_failed", extra={"chore": work.__name__, "why": str(error)})
             await asyncio.sleep(seconds)
 
