@@ -4,7 +4,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from bench.children import Job, measured
+from bench.children import Answer, Job, measured
 from bench.figures import Bar, Effort, Figure, alternate
 from bench.ground import Ground, chain, ground, inject
 from scalebox_actors.topology.render import render
@@ -26,10 +26,13 @@ async def run(folder: Path, effort: Effort) -> list[Figure]:
     """Measure tasks per second of a node and of the loop by hand."""
     messages = effort.pick(6000, 2500)
     numbers = count()
+    cpu: dict[str, list[float]] = {"engine": [], "bare-chain": []}
     async with ground(folder) as site:
 
         async def side(name: str) -> float:
-            return await _round(site, folder, name, next(numbers), messages)
+            answer = await _round(site, folder, name, next(numbers), messages)
+            cpu[name].append(answer.cpu / (2 * messages) * 1e6)
+            return 2 * messages / answer.seconds
 
         ours, baseline = await alternate(
             effort, partial(side, "engine"), partial(side, "bare-chain")
@@ -42,11 +45,18 @@ async def run(folder: Path, effort: Effort) -> list[Figure]:
             against="loop by hand",
             baseline=baseline,
             bar=BAR,
-        )
+        ),
+        Figure(
+            name="CPU of the node per task",
+            unit="µs",
+            ours=tuple(cpu["engine"]),
+            against="loop by hand",
+            baseline=tuple(cpu["bare-chain"]),
+        ),
     ]
 
 
-async def _round(site: Ground, folder: Path, side: str, number: int, messages: int) -> float:
+async def _round(site: Ground, folder: Path, side: str, number: int, messages: int) -> Answer:
     topology = chain(f"chain{number}", SLOTS)
     broker = await site.lay(topology)
     await inject(broker, "first", messages)
@@ -60,4 +70,4 @@ async def _round(site: Ground, folder: Path, side: str, number: int, messages: i
     answer = await measured(side, job)
     await site.check(topology, records=2 * messages)
     await site.clear(topology)
-    return 2 * messages / answer.seconds
+    return answer

@@ -1,6 +1,6 @@
 """Sides of a comparison run in processes of their own, so that neither pays for the other.
 
-A side is a function in a module named here; it gets a `Job` and returns seconds or a rate. It is
+A side is a function in a module named here; it gets a `Job` and returns seconds. It is
 started as `python bench --child SIDE JOB` and prints its answer as one line of JSON.
 """
 
@@ -8,6 +8,7 @@ import asyncio
 import importlib
 import os
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -45,6 +46,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What a side measured."""
 
     seconds: float
+    cpu: float
+    """CPU seconds of the side's process meanwhile; moved less by other load than `seconds` is."""
 
 
 class ChildFailedError(Exception):
@@ -97,6 +100,9 @@ def be_child(side: str, job: str) -> int:
     """Be a side: measure, and print the answer."""
     given = msgspec.json.decode(job, type=Job)
     Path(given.folder).mkdir(parents=True, exist_ok=True)
-    seconds = importlib.import_module(SIDES[side]).run(given)
-    sys.stdout.write(msgspec.json.encode(Answer(seconds=seconds)).decode() + "\n")
+    work = importlib.import_module(SIDES[side]).run
+    began = time.process_time()
+    seconds = work(given)
+    answer = Answer(seconds=seconds, cpu=time.process_time() - began)
+    sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
     return 0

@@ -35,6 +35,8 @@ from scalebox_actors.records import Attempts, Cause, Outcome
 from scalebox_actors.topology.model import Module
 
 UNUSABLE = 120
+SETTLE_SECONDS = 5.0
+"""What has ended may take so long to be committed when the node stops."""
 AGAIN_LATER = 30.0
 """Seconds before a message is offered again that this node could not even start."""
 ENGINE_PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
@@ -72,7 +74,9 @@ class Actor:
         self._hands: dict[str, asyncio.Task[None]] = {}
         self._slots = list(range(module.slots - 1, -1, -1))
         self._tasks: dict[str, Task] = {}
+        self._settling: set[str] = set()
         self._draining = False
+        self._killing = False
         self._resuming: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -87,7 +91,7 @@ class Actor:
     async def handle(self, delivery: Delivery) -> None:
         """Take one delivery to its end; safe to be killed at any await (docs/failure.md)."""
         try:
-            message = read(delivery.raw, self.module.name, delivery.message_id, hops=self._hops)
+            message = self._read(delivery)
             if await self._has_ended(delivery, message):  # a twin, or died between commit and ack
                 return await self._leave(delivery, message)
             if self.module.gather is not None and not message.joined:
@@ -96,6 +100,7 @@ class Actor:
             task = await self._task(message, attempts)
         except BadMessage as error:  # nobody will ever be able to run it
             return await self._bury_unread(delivery, Bury(Reason.BAD_MESSAGE, str(error)))
+        before = attempts
         if delivery.redelivered and not await self._launcher.underway(task):
             if poisoned(attempts):
                 return await self._settle(delivery, task, attempts, _POISON)
@@ -105,9 +110,12 @@ class Actor:
         try:
             outcome = await self._launch(task)
         except (ImageMissing, SpecRejected) as error:  # the host's fault, never the task's
-            return await self._suspend(delivery, task, str(error))
+            return await self._suspend(delivery, task, before, str(error))
         if outcome.cause is Cause.NOT_STARTED:
-            return await self._suspend(delivery, task, outcome.detail)
+            return await self._suspend(delivery, task, before, outcome.detail)
+        if self._killing and outcome.exit_code != 0:  # a person ended it: no verdict on the task
+            await self._launcher.clear(task)
+            return await delivery.give_back(0.0)
         return await self._settle(delivery, task, attempts, outcome)
 
     async def drain(self) -> None:
@@ -123,8 +131,11 @@ class Actor:
             self._intake.hold()
 
     async def stop_runs(self) -> None:
-        """Kill every run in hand; their outcomes are settled as those of lost runs."""
+        """Kill every run in hand and give their messages back, as if they had not been taken."""
+        self._killing = True
+        self.hold()
         await asyncio.gather(*(self._launcher.stop(task) for task in list(self._tasks.values())))
+        await self.drain()
 
     async def cancel(self, message_id: str) -> bool:
         """Kill the run of one task, whose record says `cancelled` already."""
@@ -135,16 +146,34 @@ class Actor:
         return True
 
     async def abandon(self) -> None:
-        """Let go of everything in hand; runs live on and are adopted by the next node."""
-        hands = list(self._hands.values())
-        for hand in hands:
+        """Let go of all that runs, for the next node to adopt; what has ended is settled first."""
+        late = set(self._hands.values())
+        for key in self._hands.keys() - self._settling:
+            self._hands[key].cancel()
+        if late:
+            _, late = await asyncio.wait(late, timeout=SETTLE_SECONDS)
+        for hand in late:
             hand.cancel()
-        await asyncio.gather(*hands, return_exceptions=True)
+        await asyncio.gather(*late, return_exceptions=True)
 
     def holds(self, name: str) -> bool:
         """Whether the run of that name belongs to a task in hand."""
         topology = self._scribe.topology.name
         return any(run_name(topology, *task.key) == name for task in self._tasks.values())
+
+    def suspend(self, reason: str) -> None:
+        """Take nothing more because of the host, until `resume`; what is in hand goes on."""
+        log.error("module_suspended", extra={"sbx_module": self.module.name, "why": reason})
+        self.suspended = reason
+        if self._intake is not None:
+            self._intake.hold()
+
+    def resume(self) -> None:
+        """Take deliveries again into the slots that are free."""
+        log.info("module_resumed", extra={"sbx_module": self.module.name})
+        self.suspended = ""
+        if self._intake is not None and not self._draining:
+            self._intake.grant(max(0, self.module.slots - len(self._hands)))
 
     # --- slots ----------------------------------------------------------------------------------
 
@@ -180,6 +209,7 @@ class Actor:
             # on it any more, so nobody may say so. After `done` this does nothing.
             delivery.let_go()
             self._counts.running -= 1
+            self._settling.discard(delivery.message_id)
             task = self._tasks.pop(delivery.message_id, None)
             if task is not None:
                 self._slots.append(task.slot)
@@ -190,9 +220,10 @@ class Actor:
 
     # --- before the run -------------------------------------------------------------------------
 
-    @property
-    def _hops(self) -> int:
-        return self._scribe.topology.hops
+    def _read(self, delivery: Delivery) -> Message:
+        hops, most = self._scribe.topology.hops, self._broker.body_limit
+        task_id = delivery.message_id
+        return read(delivery.raw, self.module.name, task_id, hops=hops, body_limit=most)
 
     async def _has_ended(self, delivery: Delivery, message: Message) -> bool:
         """Ask for the done-record where that can spare a run; the commit fences in any case."""
@@ -249,6 +280,7 @@ class Actor:
         self, delivery: Delivery, task: Task, attempts: Attempts, outcome: Outcome
     ) -> None:
         """Judge a run and carry the verdict out: commit, try again, or bury."""
+        self._settling.add(delivery.message_id)
         message = task.message
         if task.members:  # what is stored of a joined message is what came, not what was run
             message = msgspec.structs.replace(message, body=delivery.raw.body)
@@ -315,6 +347,7 @@ class Actor:
 
     async def _join(self, delivery: Delivery, message: Message) -> None:
         """Consume a member: it is counted in its group, which may thereby be complete."""
+        self._settling.add(delivery.message_id)
         effects = self._scribe.member(message, delivery.stored)
         settlement = await self._committer.commit(placed(effects, delivery))
         if settlement.kind in (Settled.LATE, Settled.UNACCEPTABLE):
@@ -342,15 +375,16 @@ class Actor:
             raise Transient(f"cannot be buried ({settlement.text}): {verdict.text}")
         log.warning("task_dead", extra={"record": effects.record.subject, "why": verdict.text})
 
-    async def _suspend(self, delivery: Delivery, task: Task, reason: str) -> None:
+    async def _suspend(self, delivery: Delivery, task: Task, before: Attempts, reason: str) -> None:
         """Take nothing more until the module can be started here; the task is not to blame."""
         if not self.suspended:
-            log.error("module_suspended", extra={"sbx_module": self.module.name, "why": reason})
-            self.suspended = reason
-            if self._intake is not None:
-                self._intake.hold()
+            self.suspend(reason)
             self._resuming = asyncio.create_task(self._resume())
         await self._launcher.clear(task)
+        if delivery.redelivered:
+            # Nothing was started, so the start that was written down is taken back: however
+            # often a task comes to a host that cannot start it, it is not buried for that.
+            await self._remember(task.message, before)
         await delivery.give_back(AGAIN_LATER)
 
     async def _resume(self) -> None:
@@ -363,10 +397,7 @@ class Actor:
                 self.suspended = str(error)
                 continue
             break
-        self.suspended = ""
-        log.info("module_resumed", extra={"sbx_module": self.module.name})
-        if self._intake is not None and not self._draining:
-            self._intake.grant(max(0, self.module.slots - len(self._hands)))
+        self.resume()
 
     def _note(self, delivery: Delivery, task: Task, outcome: Outcome, word: str) -> None:
         """Count a run and keep its record."""

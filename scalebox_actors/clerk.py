@@ -196,7 +196,7 @@ class Clerk:
 
     async def _drop(self, question: Question) -> Page:
         async def remove(letter: Stored) -> str:
-            await self._site.admin.delete(letter.sequence)
+            await operations.drop(self._site, self._broker, letter)
             return ""
 
         return await self._each_letter(question, remove)

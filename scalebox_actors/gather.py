@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from scalebox_actors.errors import BadMessage
-from scalebox_actors.limits import GROUP_MEMBERS
+from scalebox_actors.limits import GROUP_MEMBERS, HOPS_CEILING
 from scalebox_actors.message import (
     HOP,
     JOINED,
@@ -184,7 +184,8 @@ def member_of(stored: Stored, module: str) -> Message:
     headers = dict(stored.headers)
     member_id = stored.subject.rpartition(".")[2]
     headers[MSG_ID] = member_id
-    return read(Raw(subject=stored.subject, body=stored.body, headers=headers), module, member_id)
+    raw = Raw(subject=stored.subject, body=stored.body, headers=headers)
+    return read(raw, module, member_id, hops=HOPS_CEILING)  # counted when it arrived
 
 
 def decode(body: bytes) -> Group:

@@ -12,6 +12,7 @@ import msgspec
 from scalebox_actors import gather
 from scalebox_actors.effects import Scribe
 from scalebox_actors.errors import BadMessage
+from scalebox_actors.journal import Counts
 from scalebox_actors.message import Message
 from scalebox_actors.names import digest
 from scalebox_actors.policy import Bury, Reason
@@ -34,10 +35,11 @@ class OpenGroup(msgspec.Struct, frozen=True, kw_only=True):
 class Groups:
     """The groups of one gathering module."""
 
-    def __init__(self, module: Module, broker: Broker, scribe: Scribe) -> None:
+    def __init__(self, module: Module, broker: Broker, scribe: Scribe, counts: Counts) -> None:
         self._module = module
         self._broker = broker
         self._scribe = scribe
+        self._tally = counts
 
     async def open(self) -> list[OpenGroup]:
         """Return the groups that still wait for members, oldest first."""
@@ -93,6 +95,7 @@ class Groups:
         # Killed here, nothing was stored and the next sweep does it. A conflict means that a
         # member came or another node was quicker: the group is looked at again next time.
         if await self._broker.write(tuple(entries)) is None:
+            self._tally.dead += not enough
             event = "group_released" if enough else "group_dead"
             log.warning(event, extra={"group": group.key, "have": group.count, "need": group.need})
 

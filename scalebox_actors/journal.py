@@ -14,6 +14,10 @@ from scalebox_actors.records import RunRecord
 
 MESSAGE_BYTES = 256 * KIB
 BUFFER_BYTES = 16 * MESSAGE_BYTES
+LINE_BYTES = 768 * KIB
+"""A record that takes more is cut: a message over the server's limit would be lost altogether."""
+_TEXT_CHARACTERS = LINE_BYTES // 20
+"""Of each of the three texts of a record that is cut; JSON makes up to six bytes of a character."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -67,7 +71,7 @@ class Journal:
         if self.watch is not None:
             self.watch(record)
         record.node = self.node
-        line = _encode(record)
+        line = _line(record)
         if self._size + len(line) > BUFFER_BYTES:
             self.forgotten += 1
             return
@@ -87,3 +91,14 @@ class Journal:
             size += len(line) + 1
         if batch:
             await broker.trace(self.node, b"\n".join(batch))
+
+
+def _line(record: RunRecord) -> bytes:
+    """Return a record as a line that fits a message; of texts that do not, the ends are kept."""
+    line = _encode(record)
+    if len(line) <= LINE_BYTES:
+        return line
+    ends = {
+        name: getattr(record, name)[-_TEXT_CHARACTERS:] for name in ("stdout", "stderr", "auxout")
+    }
+    return _encode(msgspec.structs.replace(record, cut=True, **ends))

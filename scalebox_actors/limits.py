@@ -86,5 +86,8 @@ CLERK_WORK = 60.0
 """So long another site has to do what it was told."""
 CLERK_PAGE = 256 * KIB
 """So much of bodies and records goes into one answer of another site, and one item more."""
+FREE_SPACE = 256 * MIB
+"""With less room for work directories a node takes no more messages."""
+LOOP_LATE = 5.0
 REAPER_EVERY = 60.0
 REAPER_GRACE = 300.0

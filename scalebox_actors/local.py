@@ -117,6 +117,7 @@ async def open_site(
         settings = embedded.Settings(site=names.site)
         server = embedded.EmbeddedServer(None if ephemeral else store, settings, configure)
         url = server.start()
+    keeper = asyncio.create_task(_keep_up(server)) if server else None
     try:
         link = await connect(
             url,
@@ -129,6 +130,8 @@ async def open_site(
         finally:
             await link.close()
     finally:
+        if keeper is not None:
+            keeper.cancel()
         if server is not None:
             await asyncio.to_thread(server.stop)
 
@@ -202,6 +205,18 @@ def _is_free(address: str) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+async def _keep_up(server: embedded.EmbeddedServer) -> None:
+    """Start our server again whenever it dies; it comes back on its port with all it has stored."""
+    while True:
+        code = await server.wait()
+        log.error("server_died", extra={"exit_code": code, "store": str(server.store)})
+        try:
+            server.start()  # some milliseconds, on the main thread as it must be
+        except Unavailable as error:
+            log.error("server_not_started", extra={"why": str(error)})  # noqa: TRY400 - no bug
+            await asyncio.sleep(1)
 
 
 def _report(event: str, detail: str) -> None:

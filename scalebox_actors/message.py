@@ -88,13 +88,19 @@ def identify(raw: Raw, stream_created: str, sequence: int) -> str:
     return derived_id(stream_created, sequence)
 
 
-def read(raw: Raw, module: str, message_id: str, *, hops: int = HOPS) -> Message:
+def read(
+    raw: Raw, module: str, message_id: str, *, hops: int = HOPS, body_limit: int | None = None
+) -> Message:
     """Read a task of `module`, or raise BadMessage with the reason it can never be run.
+
+    A body over the limit comes from a foreign client; its outputs or its letter might not fit.
 
     A message of a newer version raises Transient: a newer node may read it.
     """
     if raw.fault:
         raise BadMessage(raw.fault)
+    if body_limit is not None and len(raw.body) > body_limit:
+        raise BadMessage(f"the body has {len(raw.body)} bytes; at most {body_limit} are allowed")
     headers = raw.headers
     given = headers.get(MSG_ID)
     if given is not None and given != message_id:

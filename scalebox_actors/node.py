@@ -20,13 +20,14 @@ from scalebox_actors.courier import Courier, CourierDesk, RoadStatus
 from scalebox_actors.effects import Scribe
 from scalebox_actors.errors import BadInput, SbxError
 from scalebox_actors.groups import Groups
+from scalebox_actors.health import Disk, report_late, watch_loop
 from scalebox_actors.journal import Counts, Journal
 from scalebox_actors.launch import workdir
 from scalebox_actors.launch.environment import Surroundings
 from scalebox_actors.launch.fresh import FreshLauncher, Workplace
 from scalebox_actors.launch.function import FunctionLauncher, load_function
 from scalebox_actors.ledger import Ledger
-from scalebox_actors.limits import REAPER_EVERY, REAPER_GRACE
+from scalebox_actors.limits import FREE_SPACE, REAPER_EVERY, REAPER_GRACE
 from scalebox_actors.placement import destinations
 from scalebox_actors.ports import Broker, Launcher, Runtime
 from scalebox_actors.spec import Ceiling, check_ceiling
@@ -36,6 +37,9 @@ FLUSH_EVERY = 0.5
 SWEEP_EVERY = 5.0
 REGISTER_EVERY = 10.0
 MEASURE_EVERY = 1.0
+DISK_EVERY = 5.0
+KILL_SECONDS = 15.0
+"""The stop grace of a stubborn program and some more."""
 
 log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -54,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cluster_data_root: str = ""
     ceiling: Ceiling = Ceiling()
     sweep_every: float = SWEEP_EVERY
+    free_space: int = FREE_SPACE
 
 
 class ModuleStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,10 +127,12 @@ class Node:
             for name, module in part.modules.items()
         }
         self._groups = [
-            Groups(module, broker, self._scribe)
+            Groups(module, broker, self._scribe, self.journal.of(module.name))
             for module in part.modules.values()
             if module.gather is not None
         ]
+        fresh = [a for a in self.actors.values() if a.module.launch is not Launch.FUNCTION]
+        self._disk = Disk(self._base, fresh, settings.free_space)
         self._stopped = asyncio.Event()
         self._draining = False
 
@@ -143,6 +150,8 @@ class Node:
                     tasks.create_task(self._every(REGISTER_EVERY, self._register)),
                     tasks.create_task(self._every(MEASURE_EVERY, self._measure, first=0.0)),
                     tasks.create_task(self._every(REAPER_EVERY, self.reap, first=5.0)),
+                    tasks.create_task(self._every(DISK_EVERY, self._disk.look, first=0.0)),
+                    tasks.create_task(watch_loop(report_late)),
                 ]
                 await self._stopped.wait()
                 await self._end(work)
@@ -167,10 +176,10 @@ class Node:
         self._stopped.set()
 
     async def kill(self) -> None:
-        """End and kill every run in hand: for a person's second Ctrl-C."""
-        for actor in self.actors.values():
-            actor.hold()
-        await asyncio.gather(*(actor.stop_runs() for actor in self.actors.values()))
+        """Kill every run in hand, give the messages back and end: for a second Ctrl-C."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KILL_SECONDS):
+                await asyncio.gather(*(actor.stop_runs() for actor in self.actors.values()))
         self._stopped.set()
 
     def status(self) -> NodeStatus:
@@ -224,8 +233,9 @@ class Node:
             place = self._base / name
             if name in kept or self._in_hand(name) or not name.startswith(prefix):
                 continue
-            if self._outlived((await aios.stat(place)).st_mtime):
-                await asyncio.to_thread(workdir.remove_tree, place)
+            with contextlib.suppress(FileNotFoundError):  # its task has just ended
+                if self._outlived((await aios.stat(place)).st_mtime):
+                    await asyncio.to_thread(workdir.remove_tree, place)
 
     def _outlived(self, ended: float) -> bool:
         """Whether something has been left alone for its grace, also since this node started."""
@@ -269,8 +279,7 @@ class Node:
 
     async def _end(self, work: list[asyncio.Task[None]]) -> None:
         """Give what is finished a moment to be committed, then let go of the rest."""
-        for actor in self.actors.values():
-            await actor.abandon()
+        await asyncio.gather(*(actor.abandon() for actor in self.actors.values()))
         for task in work:
             task.cancel()
 
@@ -304,7 +313,7 @@ class Node:
         while True:
             try:
                 await work()
-            except SbxError as error:
+            except (SbxError, OSError) as error:
                 log.warning("chore_failed", extra={"chore": work.__name__, "why": str(error)})
             await asyncio.sleep(seconds)
 

@@ -14,8 +14,19 @@ from scalebox_actors.effects import DETAIL, LOG_TAIL, Scribe
 from scalebox_actors.errors import BadMessage, SbxError, Transient
 from scalebox_actors.limits import HOPS_CEILING
 from scalebox_actors.local import Site
-from scalebox_actors.message import MSG_ID, PARENT, REASON, ROOT, Message, Raw, identify, read
-from scalebox_actors.names import digest
+from scalebox_actors.message import (
+    JOINED,
+    MSG_ID,
+    PARENT,
+    REASON,
+    ROOT,
+    Message,
+    Raw,
+    identify,
+    read,
+)
+from scalebox_actors.names import digest, is_digest
+from scalebox_actors.policy import Bury, Reason
 from scalebox_actors.ports import Entry, Refused, Stored
 from scalebox_actors.topology.model import Topology
 
@@ -96,6 +107,45 @@ async def retry(site: Site, broker: JetStreamBroker, letter: Stored) -> str:
     # server's window or the done-record of the first one stops.
     await site.admin.delete(letter.sequence)
     return entry.headers[MSG_ID]
+
+
+async def drop(site: Site, broker: JetStreamBroker, letter: Stored) -> None:
+    """Remove a letter for good; with that of a group, the members that were kept for it."""
+    group = letter.headers.get(JOINED, "")
+    if group and is_digest(group):
+        module, _ = letter_key(letter)
+        # Members first: killed in between, the letter is still there to be dropped again.
+        await broker.purge(site.names.member(module, group, "*"))
+    await site.admin.delete(letter.sequence)
+
+
+async def bury_waiting(site: Site, broker: JetStreamBroker, topology: Topology, module: str) -> int:
+    """Set aside whatever waits for a module, also for one that the topology lost; how many.
+
+    A message's letter is stored before it leaves the queue, so that it is never in neither.
+    """
+    scribe = Scribe(
+        topology=topology, names=broker.names, node=OPERATOR, body_limit=broker.body_limit
+    )
+    verdict = Bury(Reason.REMOVED, f"module {module} was given up")
+    count = 0
+    async for page in site.admin.messages(site.names.task(module)):
+        for stored in page:
+            raw = Raw(subject=stored.subject, body=stored.body, headers=stored.headers)
+            task_id = identify(raw, broker.stream_created, stored.sequence)
+            effects = scribe.unread(raw, module, task_id, verdict)
+            written = await _written_together([effects.record, *effects.outputs], broker)
+            await site.admin.delete(stored.sequence)
+            count += written
+    return count
+
+
+async def _written_together(entries: Sequence[Entry], broker: JetStreamBroker) -> bool:
+    """Write one task's end; False if it had ended before."""
+    refusal = await broker.write(entries)
+    if refusal is not None and refusal.kind is not Refused.CONFLICT:
+        raise SbxError(f"{entries[0].subject}: {refusal.text}")
+    return refusal is None
 
 
 # --- cancelling ---------------------------------------------------------------------------------

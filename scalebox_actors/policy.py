@@ -27,6 +27,8 @@ class Reason(StrEnum):
     """A member that came when its group was already let go."""
     INCOMPLETE = "incomplete"
     """A group that timed out with too few members."""
+    REMOVED = "removed"
+    """It waited for a module that an operator gave up."""
     REFUSED = "refused"
     """The server or the engine refuses what the task needs."""
 

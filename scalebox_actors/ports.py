@@ -204,7 +204,8 @@ class Broker(Protocol):
     async def duplicates(self, entries: Sequence[Entry]) -> set[int]:
         """Return the places of those entries whose ids are in the de-duplication window.
 
-        Stores nothing. Asked only after a DUPLICATE, so it may cost several round trips.
+        So are those that repeat the id of an earlier entry of the same list. Stores nothing.
+        Asked only after a DUPLICATE, so it may cost several round trips.
         """
 
     async def clock(self) -> float:

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +23,12 @@ def cannot_run(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+@pytest.fixture(scope="session", name="cannot_run")
+def _cannot_run() -> Callable[[str], NoReturn]:
+    """Return what a test calls when it cannot run where it is."""
+    return cannot_run
+
+
 @pytest.fixture(scope="session")
 def docker_socket() -> str:
     """Return the path of the unix socket of the engine that DOCKER_HOST names."""
@@ -33,8 +40,18 @@ def docker_socket() -> str:
 
 
 @pytest.fixture(scope="session")
+def import_busybox() -> Callable[[str], str]:
+    """Return what gives the engine at a socket an image of this host's busybox."""
+    return _import_busybox
+
+
+@pytest.fixture(scope="session")
 def busybox_image(docker_socket: str) -> str:
     """Import an image made of the static busybox of this host, and return its name."""
+    return _import_busybox(docker_socket)
+
+
+def _import_busybox(docker_socket: str) -> str:
     busybox = shutil.which("busybox")
     if busybox is None:
         cannot_run("there is no busybox to make an image of; install busybox-static")

@@ -93,7 +93,7 @@ class Admin:
     async def last_sequence(self) -> int:
         """Return the sequence of what was stored last; 0 if there is no stream."""
         info = await stream_info(self._link, self.names.stream)
-        return int(info["state"]["last_seq"]) if info else 0
+        return info.state.last_seq if info else 0
 
     async def sizes(self) -> list[StreamSize]:
         """Return how full the topology's streams are."""
@@ -101,15 +101,15 @@ class Admin:
         for stream in self._streams():
             info = await stream_info(self._link, stream)
             if info is not None:
-                state = info["state"]
+                state = info.state
                 sizes.append(
                     StreamSize(
                         name=stream,
-                        messages=state["messages"],
-                        bytes=state["bytes"],
-                        max_bytes=info["config"].get("max_bytes", -1),
-                        first_sequence=state["first_seq"],
-                        last_sequence=state["last_seq"],
+                        messages=state.messages,
+                        bytes=state.bytes,
+                        max_bytes=info.max_bytes,
+                        first_sequence=state.first_seq,
+                        last_sequence=state.last_seq,
                     )
                 )
         return sizes

@@ -24,7 +24,7 @@ class NoTls(NatsError):
 class Events(Protocol):
     """Where the adapter says what happens to it: a name, and a sentence."""
 
-    def __call__(self, event: str, detail: str) -> None:
+    def __call__(self, event: str, detail: str, /) -> None:
         """Take note; must not raise."""
 
 
@@ -84,6 +84,11 @@ class Client(NatsClient):
             receiver(subject, reply, data, headers)
         except Exception as error:  # noqa: BLE001 - the read loop must outlive every message
             self.events("receiver_failed", f"{subject!r}: {error!r}")
+
+    def drop_socket(self) -> None:
+        """Close what a failed attempt to reconnect left open; nats-py would only forget it."""
+        if self._transport is not None:
+            self._transport.close()  # type: ignore[no-untyped-call]  # nats-py has no types there
 
     def send(self, data: bytes) -> bool:
         """Write to the socket now; False if there is none."""

@@ -70,8 +70,8 @@ class Writer:
             refusal, reason = await self._try(entries)
             if not reason:
                 return refusal
-            if refusal is not None and incomplete:
-                return refusal  # incomplete twice: a member was dropped, not the connection
+            if refusal is not None and incomplete and await self._is_to_blame(entries):
+                return refusal
             incomplete = incomplete or refusal is not None
             if reason != said:
                 said = reason
@@ -161,12 +161,34 @@ class Writer:
         if info is None:
             # Never made again by ourselves: what it held is lost, and somebody must know.
             raise Unavailable(f"stream {self._names.stream} is gone; it is not made again")
-        patterns: list[str] = info["config"]["subjects"]
+        patterns = info.subjects
         for entry in entries:
             if not any(matches(pattern, entry.subject) for pattern in patterns):
                 text = f"{entry.subject} is not a subject of stream {self._names.stream}"
                 return Refusal(Refused.UNACCEPTABLE, text), ""
         return None, "the stream does not answer yet"
+
+    async def _is_to_blame(self, entries: Sequence[Entry]) -> bool:
+        """Whether a member is denied or outside the stream, and not the server short of disk.
+
+        Both end in an incomplete batch. On each subject a publish is tried that can never be
+        stored: its expectation is refused, unless the subject is.
+        """
+        headers = {"Nats-Expected-Last-Msg-Id": f"{self._prefix} never"}
+        subjects = list({entry.subject for entry in entries})
+        for start in range(0, len(subjects), PROBES):
+            calls = [
+                self._link.call(subject, b"", headers, patience=0.0)
+                for subject in subjects[start : start + PROBES]
+            ]
+            for answer in await asyncio.gather(*calls, return_exceptions=True):
+                if isinstance(answer, NotPermitted):
+                    return True
+                if isinstance(answer, NoResponders):
+                    return (await self._unanswered(entries))[0] is not None
+                if isinstance(answer, BaseException):
+                    raise answer
+        return False
 
     async def _is_duplicate(self, subject: str, given: str) -> bool:
         headers = {MSG_ID: given, "Nats-Expected-Last-Msg-Id": f"{self._prefix} never"}

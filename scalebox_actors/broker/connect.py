@@ -123,7 +123,7 @@ class _Start:
             "disconnected_cb": self.disconnected,
             "reconnected_cb": self.reconnected,
             "closed_cb": self.closed,
-            "reconnect_to_server_handler": _backoff,
+            "reconnect_to_server_handler": self.choose,
             "connect_timeout": CONNECT_SECONDS,
             "reconnect_time_wait": RECONNECT_FIRST,
             "max_reconnect_attempts": -1,
@@ -144,6 +144,12 @@ class _Start:
             options["tls"] = ssl.create_default_context(cafile=credentials.tls_ca)
         return options
 
+    def choose(self, servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
+        """Say which server to try next, and after how long; called before every attempt."""
+        del info
+        self.client.drop_socket()
+        return _backoff(servers)
+
     async def abandon(self) -> None:
         with contextlib.suppress(Exception):
             await self.client.close()
@@ -155,7 +161,7 @@ def needs_tls(url: str, *, insecure: bool = False) -> bool:
     return parts.scheme == "tls" or not (insecure or is_loopback(parts.hostname or ""))
 
 
-def _backoff(servers: list[Server], _: dict[str, object]) -> tuple[Server, float]:
+def _backoff(servers: list[Server]) -> tuple[Server, float]:
     """Choose the server to try next, and how long to wait first: 0.1 to 10 s with jitter."""
     server = min(servers, key=lambda s: s.reconnects)
     longest = min(RECONNECT_MOST, RECONNECT_FIRST * 2 ** min(server.reconnects, 10))

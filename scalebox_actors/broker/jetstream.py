@@ -41,7 +41,7 @@ class JetStreamBroker:
         info = await stream_info(link, names.stream)
         if info is None:
             raise Unavailable(f"topology {names.topology!r} has no stream at site {names.site!r}")
-        return cls(link, names, str(info["created"]))
+        return cls(link, names, info.created)
 
     @property
     def body_limit(self) -> int:

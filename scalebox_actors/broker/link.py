@@ -52,6 +52,7 @@ class _Waiting(msgspec.Struct, eq=False, gc=False):
     command: bytes
     due: float
     patience: float
+    tries: float = float("inf")
     absent_since: float = 0.0
     replies: list[Reply] | None = None
 
@@ -139,11 +140,13 @@ class Link:
         headers: Mapping[str, str] | None = None,
         *,
         patience: float = float("inf"),
+        tries: float = float("inf"),
     ) -> Reply:
         """Send a request until it is answered: at least once, so it must be safe to repeat.
 
-        Raises NoResponders once nobody was there for `patience` seconds, NotPermitted if the
-        server denies the subject, Unavailable if the connection has ended for good.
+        Raises NoResponders once nobody was there for `patience` seconds, ConnectionLost after
+        `tries` times without an answer over a working connection, NotPermitted if the server
+        denies the subject, Unavailable if the connection has ended for good.
         """
         block = header_block(headers) if headers else b""
         self.check_size(len(block) + len(body))
@@ -152,6 +155,7 @@ class Link:
             number = str(next(self._numbers))
             data = command(subject, f"{self._inbox}.{number}", block, body)
             waiting = self._expect(number, subject, data, patience)
+            waiting.tries = tries
             self.post(data)
             try:
                 return await waiting.answer
@@ -203,6 +207,10 @@ class Link:
         except TimeoutError:
             if ends:
                 raise ConnectionLost(f"no answer on {subject} in {seconds:g} s") from None
+        except ConnectionLost:
+            # Who drains the node that owns the server is answered, and then cut off.
+            if ends or not replies:
+                raise
         finally:
             del self._waiting[number]
         return replies
@@ -217,6 +225,12 @@ class Link:
         waiting.due = self._loop.time() + seconds
         waiting.answer.add_done_callback(lambda _: self._waiting.pop(number, None))
         return f"{self._inbox}.{number}", waiting.answer
+
+    def give_up(self, subjects: set[str], error: Exception) -> None:
+        """End the requests to these subjects with an error: they will not be answered."""
+        for waiting in list(self._waiting.values()):
+            if waiting.subject in subjects:
+                _fail(waiting, error)
 
     # --- receiving --------------------------------------------------------------------------
 
@@ -342,7 +356,8 @@ class Link:
         for waiting in list(self._waiting.values()):
             if waiting.due > now or waiting.answer.done():
                 continue
-            if waiting.command:
+            waiting.tries -= 1
+            if waiting.command and waiting.tries > 0:
                 waiting.due = now + NATS_REQUEST
                 self.post(waiting.command)
             else:

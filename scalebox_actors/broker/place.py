@@ -35,7 +35,7 @@ async def check_place(link: Link, topology: Topology, names: Names) -> None:
     others = [site for site in topology.site_names if site != names.site]
     await _check_island(link, names.site, others)
     info = await stream_info(link, names.stream)
-    await check_alone(link, names, str(info["created"]) if info else "")
+    await check_alone(link, names, info.created if info else "")
 
 
 async def check_alone(link: Link, names: Names, created: str) -> None:
@@ -53,7 +53,7 @@ async def check_alone(link: Link, names: Names, created: str) -> None:
 async def claim(link: Link, names: Names) -> None:
     """Answer those who ask who serves this site, as long as the connection lasts."""
     info = await stream_info(link, names.stream)
-    created = str(info["created"]) if info else ""
+    created = info.created if info else ""
 
     def answer(_: bytes, reply: bytes, __: bytes, ___: bytes | None) -> None:
         if reply:

@@ -11,6 +11,8 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from scalebox_actors.broker.client import ApiError, NoResponders
 from scalebox_actors.broker.link import Link
 from scalebox_actors.broker.streams import NS, Config, ensure_consumer, stream_info
@@ -38,26 +40,34 @@ _ACK = b"$JS.ACK."
 _ACK_TOKENS = 9
 _AGAIN = 0.5
 _ACK_PATIENCE = 5.0
+_ACK_TRIES = 3
 
 
 class PulledDelivery:
     """A message in our hands; see the port."""
 
-    __slots__ = ("_intake", "_reply", "_tokens", "message_id", "raw")
+    __slots__ = ("_intake", "_tokens", "forgotten", "message_id", "raw", "reply")
 
     def __init__(self, intake: "PullIntake", raw: Raw, reply: bytes) -> None:
         tokens = reply.split(b".")
         # With the ack subjects of a later server, domain and account hash come after `ACK`.
         self._tokens = tokens[2:] if len(tokens) == _ACK_TOKENS else tokens[4:]
         self._intake = intake
-        self._reply = reply.decode()
+        self.reply = reply.decode()
         self.raw = raw
+        self.forgotten = False
+        """Whether the server has lost, in a crash, that it handed this out."""
         self.message_id = identify(raw, intake.stream_created, self.sequence)
 
     @property
     def sequence(self) -> int:
         """Its place in the stream."""
         return int(self._tokens[3])
+
+    @property
+    def turn(self) -> int:
+        """The how-manieth delivery of its consumer it is."""
+        return int(self._tokens[4])
 
     @property
     def redelivered(self) -> bool:
@@ -72,16 +82,16 @@ class PulledDelivery:
     @property
     def beat(self) -> bytes:
         """The command that tells the server that we are still working on it."""
-        return command(self._reply, "", b"", b"+WPI")
+        return command(self.reply, "", b"", b"+WPI")
 
     async def done(self) -> None:
         """Take the message out of the stream; returns when the server has confirmed it."""
-        await self._intake.settle(self, self._reply, b"+ACK")
+        await self._intake.settle(self, b"+ACK")
 
     async def give_back(self, delay: float) -> None:
         """Let it be delivered again after `delay`."""
         body = b'-NAK {"delay": %d}' % round(delay * NS) if delay > 0 else b"-NAK"
-        await self._intake.settle(self, self._reply, body)
+        await self._intake.settle(self, body)
 
     def let_go(self) -> None:
         """Say nothing more about it: it is delivered again when its `ack_wait` has passed."""
@@ -112,6 +122,7 @@ class PullIntake:
         self._sid = 0
         self._generation = 0
         self._scheduled = False
+        self._reckoning = False
         self._last_sign = 0.0
         self._next_beat = 0.0
         self._beat_every = HEARTBEAT
@@ -167,10 +178,12 @@ class PullIntake:
 
     # --- for deliveries ---------------------------------------------------------------------
 
-    async def settle(self, delivery: PulledDelivery, reply: str, body: bytes) -> None:
+    async def settle(self, delivery: PulledDelivery, body: bytes) -> None:
         """Tell the server what became of a delivery, and wait for its confirmation."""
         try:
-            await self._link.call(reply, body, patience=_ACK_PATIENCE)
+            if delivery.forgotten:
+                raise _forgotten()
+            await self._link.call(delivery.reply, body, patience=_ACK_PATIENCE, tries=_ACK_TRIES)
         except NoResponders:
             raise Unavailable(
                 f"consumer {self._consumer} is gone; its message comes again"
@@ -192,8 +205,8 @@ class PullIntake:
 
     def _ask(self) -> None:
         self._scheduled = False
-        if self._granted <= 0 or self._over or not self._link.connected:
-            return  # after a reconnect we are called again
+        if self._granted <= 0 or self._over or self._reckoning or not self._link.connected:
+            return  # after a reconnect and a reckoning we are called again
         if not self._sid:
             if not self._inbox:
                 self._inbox = self._link.new_inbox()
@@ -273,7 +286,7 @@ class PullIntake:
         while not self._over:
             try:
                 info = await stream_info(self._link, stream)
-                if info is None or info.get("created") != self.stream_created:
+                if info is None or info.created != self.stream_created:
                     self._fail(Unavailable(f"stream {stream} is gone; it is not made again"))
                     return
                 if await ensure_consumer(self._link, stream, self._config):
@@ -290,7 +303,7 @@ class PullIntake:
     # --- time and connection ----------------------------------------------------------------
 
     def _tick(self) -> None:
-        self._timer = self._loop.call_later(1.0, self._tick)
+        self._timer = self._loop.call_later(min(1.0, self._beat_every), self._tick)
         now = self._loop.time()
         if now >= self._next_beat:
             self._beat()
@@ -307,11 +320,45 @@ class PullIntake:
     def _on_link(self, up: bool) -> None:
         if self._link.closed:
             self._fail(Unavailable(f"the connection to NATS has ended: {self._link.closed}"))
-        elif up:
-            self._beat()
-            self._schedule()
-        else:
+        elif not up:
             self._drop_pull()
+        elif not self._reckoning:
+            self._reckoning = True
+            self._link.spawn(self._reckon())
+
+    async def _reckon(self) -> None:
+        """Find out what the server still knows of the deliveries in hand.
+
+        A consumer's state is written a little later than its messages. A server that crashed
+        may have forgotten its last deliveries: it ignores their acks without an answer, and
+        hands the messages out again. Whoever holds such a delivery must not wait for an answer.
+        """
+        try:
+            stream, consumer = self._names.stream, self._consumer
+            info = await self._link.api(f"CONSUMER.INFO.{stream}.{consumer}")
+            known = msgspec.convert(info.get("delivered"), _Delivered).consumer_seq
+        except SbxError as error:
+            # Gone or not there yet: the next pull finds out, and an ack gives up after some tries.
+            self._link.events("reckoning_failed", f"{self._consumer}: {error}")
+        else:
+            self._forget_after(known)
+        finally:
+            self._reckoning = False
+        self._beat()
+        self._schedule()
+
+    def _forget_after(self, known: int) -> None:
+        lost = {delivery for delivery in self._hands if delivery.turn > known}
+        if not lost:
+            return
+        self._link.events("deliveries_forgotten", f"{self._consumer}: {len(lost)} come again")
+        for delivery in lost:
+            delivery.forgotten = True
+        self._hands -= lost
+        untaken = [delivery for delivery in self._queue if delivery in lost]
+        self._queue = deque(delivery for delivery in self._queue if delivery not in lost)
+        self._granted += len(untaken)
+        self._link.give_up({delivery.reply for delivery in lost}, _forgotten())
 
     def _fail(self, error: SbxError) -> None:
         self._failure = error
@@ -331,3 +378,11 @@ async def beat_interval(link: Link, names: Names, consumer: str) -> float:
     config = info["config"]
     wait = config.get("ack_wait") if isinstance(config, dict) else None
     return min(HEARTBEAT, wait / NS / 3) if isinstance(wait, int) and wait > 0 else HEARTBEAT
+
+
+class _Delivered(msgspec.Struct):
+    consumer_seq: int
+
+
+def _forgotten() -> Unavailable:
+    return Unavailable("the server crashed and forgot this delivery; its message comes again")

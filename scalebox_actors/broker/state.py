@@ -8,7 +8,7 @@ import msgspec
 
 from scalebox_actors.broker.client import ApiError, ConnectionLost, NoResponders, error_of
 from scalebox_actors.broker.link import ABSENT_SECONDS, Link
-from scalebox_actors.broker.streams import STREAM_NOT_FOUND, count_subjects
+from scalebox_actors.broker.streams import STREAM_NOT_FOUND, count_subjects, stream_info
 from scalebox_actors.broker.wire import STATUS_END, STATUS_NOT_FOUND, Reply
 from scalebox_actors.errors import Transient, Unavailable
 from scalebox_actors.limits import MIB
@@ -126,8 +126,10 @@ class Reader:
 
     async def clock(self) -> float:
         """Return the server's time."""
-        info = await self._link.api(f"STREAM.INFO.{self._names.stream}")
-        return timestamp(str(info["ts"]))
+        info = await stream_info(self._link, self._names.stream)
+        if info is None:
+            raise Unavailable(f"there is no stream {self._names.stream}")
+        return timestamp(info.ts)
 
     async def _page(self, stream: str, request: dict[str, object]) -> tuple[list[Stored], bool]:
         """Return one page, and whether there may be more after it."""

@@ -5,7 +5,6 @@ is safe is put right, all other drift is refused with a sentence.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import msgspec
 
@@ -17,7 +16,7 @@ from scalebox_actors.names import Names
 from scalebox_actors.placement import destinations
 from scalebox_actors.topology.model import Site, Topology
 
-Config = Mapping[str, Any]
+Config = Mapping[str, object]
 """A configuration as JetStream writes it in JSON."""
 
 NS = 1_000_000_000
@@ -35,6 +34,38 @@ CONSUMER_NOT_FOUND = 10014
 STREAM_EXISTS_DIFFERENT = 10058
 _FIXED = ("retention", "storage", "allow_atomic", "persist_mode")
 """What a stream cannot change in its life, or we do not want changed under messages."""
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """What a stream holds."""
+
+    messages: int
+    bytes: int
+    first_seq: int
+    last_seq: int
+    subjects: dict[str, int] | None = None
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """What the server says of a stream."""
+
+    config: dict[str, object]
+    created: str
+    state: StreamState
+    ts: str = ""
+    """The server's time."""
+    total: int = 0
+    """How many subjects there are in all pages of the answer."""
+
+    @property
+    def subjects(self) -> list[str]:
+        """The patterns that the stream captures."""
+        return msgspec.convert(self.config["subjects"], list[str])
+
+    @property
+    def max_bytes(self) -> int:
+        """How much it may hold; -1 is without limit."""
+        return msgspec.convert(self.config["max_bytes"], int)
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +99,10 @@ def planned(topology: Topology, names: Names) -> list[Planned]:
         ),
         *(
             Planned(
-                kind="consumer", name=config["durable_name"], stream=names.stream, config=config
+                kind="consumer",
+                name=str(config["durable_name"]),
+                stream=names.stream,
+                config=config,
             )
             for config in consumers
         ),
@@ -102,7 +136,7 @@ async def ensure_consumer(link: Link, stream: str, config: Config) -> str:
             raise
         change = "created"
     else:
-        if not _differing(config, _config_of(info)):
+        if not _differing(config, msgspec.convert(info["config"], dict[str, object])):
             return ""
         change = "updated"
     request = {"stream_name": stream, "config": config}
@@ -110,7 +144,7 @@ async def ensure_consumer(link: Link, stream: str, config: Config) -> str:
     return change
 
 
-def consumer_config(names: Names, module: str) -> dict[str, Any]:
+def consumer_config(names: Names, module: str) -> dict[str, object]:
     """Return the consumer that hands out a module's tasks.
 
     `max_deliver` is unlimited: a message that reached a limit would stay, owned by nobody.
@@ -118,12 +152,12 @@ def consumer_config(names: Names, module: str) -> dict[str, Any]:
     return _durable(names.consumer(module), names.task(module))
 
 
-def courier_config(names: Names, site: str) -> dict[str, Any]:
+def courier_config(names: Names, site: str) -> dict[str, object]:
     """Return the consumer that hands the couriers of this site what is bound for another."""
     return _durable(names.courier(site), names.out(site, "*"))
 
 
-def _durable(name: str, subject: str) -> dict[str, Any]:
+def _durable(name: str, subject: str) -> dict[str, object]:
     return {
         "durable_name": name,
         "deliver_policy": "all",
@@ -137,14 +171,17 @@ def _durable(name: str, subject: str) -> dict[str, Any]:
     }
 
 
-async def stream_info(link: Link, stream: str) -> dict[str, Any] | None:
+async def stream_info(
+    link: Link, stream: str, request: Mapping[str, object] | None = None
+) -> StreamInfo | None:
     """Return what the server says of a stream, or None if there is none."""
     try:
-        return await link.api(f"STREAM.INFO.{stream}")
+        answer = await link.api(f"STREAM.INFO.{stream}", request)
     except ApiError as error:
         if error.number == STREAM_NOT_FOUND:
             return None
         raise
+    return msgspec.convert(answer, StreamInfo)
 
 
 async def count_subjects(link: Link, stream: str, pattern: str) -> dict[str, int]:
@@ -152,10 +189,11 @@ async def count_subjects(link: Link, stream: str, pattern: str) -> dict[str, int
     counts: dict[str, int] = {}
     while True:
         request = {"subjects_filter": pattern, "offset": len(counts)}
-        info: dict[str, Any] = await link.api(f"STREAM.INFO.{stream}", request)
-        page: dict[str, int] = info["state"].get("subjects") or {}
-        counts |= page
-        if not page or len(counts) >= int(info.get("total", 0)):
+        info = await stream_info(link, stream, request)
+        if info is None or not info.state.subjects:
+            return counts
+        counts |= info.state.subjects
+        if len(counts) >= info.total:
             return counts
 
 
@@ -167,10 +205,12 @@ async def _ensure_stream(link: Link, plan: Planned, names: Names) -> str:
         except ApiError as error:
             if error.number != STREAM_EXISTS_DIFFERENT:
                 raise
-            info = await link.api(f"STREAM.INFO.{plan.name}")  # another node was faster
+            info = await stream_info(link, plan.name)  # another node was faster
         else:
             return "created"
-    current = _config_of(info)
+    if info is None:
+        raise Permanent(f"stream {plan.name} was removed while it was being made")
+    current = info.config
     differing = _differing(plan.config, current)
     fixed = [key for key in differing if key in _FIXED]
     if fixed:
@@ -179,14 +219,14 @@ async def _ensure_stream(link: Link, plan: Planned, names: Names) -> str:
     if not differing:
         return ""
     if "subjects" in differing:
-        await _check_removed(link, plan, current["subjects"], names)
+        await _check_removed(link, plan, info.subjects, names)
     await link.api(f"STREAM.UPDATE.{plan.name}", {**current, **plan.config})
     return f"updated ({', '.join(differing)})"
 
 
 async def _check_removed(link: Link, plan: Planned, subjects: Sequence[str], names: Names) -> None:
     """Refuse to forget subjects that messages wait on; forget the consumers of the others."""
-    kept = set(plan.config["subjects"])
+    kept = set(msgspec.convert(plan.config["subjects"], list[str]))
     removed = [subject for subject in sorted(subjects) if subject not in kept]
     waiting = {}
     for subject in removed:
@@ -197,7 +237,8 @@ async def _check_removed(link: Link, plan: Planned, subjects: Sequence[str], nam
         told = ", ".join(f"{what} ({count} waiting)" for what, count in waiting.items())
         raise BadInput(
             f"messages wait for modules that are no longer in the topology: {told}; "
-            "bring these modules back until the messages are worked off, or move them to dead"
+            "bring these modules back until the messages are worked off, or set them aside: "
+            + "; ".join(f"sbx-actor dead bury {names.topology} {module}" for module in waiting)
         )
     for consumer in sorted(_unused(removed, kept, names)):
         try:
@@ -230,13 +271,6 @@ def _site(subject: str) -> str:
     return tokens[4] if tokens[3] == "out" else ""
 
 
-def _config_of(info: Mapping[str, object]) -> dict[str, Any]:
-    config = info["config"]
-    if not isinstance(config, dict):
-        raise Permanent("the server's answer has no configuration")
-    return config
-
-
 def _differing(wanted: Config, current: Config) -> list[str]:
     """Return the keys whose wanted value is not the current one; lists are sets here."""
     return [key for key, value in wanted.items() if _plain(current.get(key)) != _plain(value)]
@@ -248,7 +282,7 @@ def _plain(value: object) -> object:
     return value or None  # the server leaves out what is false, zero or empty
 
 
-def _work_queue(topology: Topology, names: Names) -> dict[str, Any]:
+def _work_queue(topology: Topology, names: Names) -> dict[str, object]:
     kinds = ("done", "dead", "join", "result")
     return {
         "name": names.stream,
@@ -273,7 +307,7 @@ def _work_queue(topology: Topology, names: Names) -> dict[str, Any]:
     }
 
 
-def _trace(names: Names) -> dict[str, Any]:
+def _trace(names: Names) -> dict[str, object]:
     return {
         "name": names.trace_stream,
         "subjects": [names.trace("*")],
@@ -289,7 +323,7 @@ def _trace(names: Names) -> dict[str, Any]:
     }
 
 
-def _bucket(name: str, max_bytes: int) -> dict[str, Any]:
+def _bucket(name: str, max_bytes: int) -> dict[str, object]:
     return {
         "name": f"KV_{name}",
         "subjects": [f"$KV.{name}.>"],

@@ -15,6 +15,8 @@ from scalebox_actors.cli.show import shortened
 from scalebox_actors.errors import BadInput, SbxError
 
 PROGRAM = "sbx-actor"
+COMPLETION = "_SBX_ACTOR_COMPLETE"
+"""Set by a shell's completion script when it asks what may come next."""
 FAILED, USAGE, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
 SENTENCE = 1000
 """No error takes more characters than this, whatever it quotes."""
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _invoked(given: list[str]) -> int:
-    if not given:
+    if not given and COMPLETION not in os.environ:
         say(commands.get_help(click.Context(commands, info_name=PROGRAM)))
         return USAGE
     try:

@@ -71,7 +71,11 @@ class Table(click.Group):
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        click.echo(f"sbx-actor {metadata.version('scalebox-actors')}")
+        try:
+            version = metadata.version("scalebox-actors")
+        except metadata.PackageNotFoundError:
+            version = "from its sources, not installed"
+        click.echo(f"sbx-actor {version}")
         ctx.exit()
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 
 import click
 
+from scalebox_actors import operations
 from scalebox_actors.cli import output
 from scalebox_actors.cli.everywhere import ask
 from scalebox_actors.cli.options import Common, reaching
@@ -13,6 +14,7 @@ from scalebox_actors.cli.show import moment, plural, shortened
 from scalebox_actors.cli.stored import letter_fields
 from scalebox_actors.cli.topologies import check_module
 from scalebox_actors.errors import SbxError
+from scalebox_actors.names import check_name
 from scalebox_actors.operations import Selection
 from scalebox_actors.policy import Reason
 from scalebox_actors.ports import Stored
@@ -118,6 +120,30 @@ def drop(common: Common, /, **given: object) -> None:
     sbx-actor dead drop primes ftzqhm4ubqvsxrjbmwvo5kp2ta
     """  # noqa: D301 - click's mark for text that is not to be wrapped
     _for_each(common, given, Op.DROP, "dropped")
+
+
+@dead.command("bury")
+@click.argument("topology")
+@click.argument("module")
+@reaching
+def bury(common: Common, topology: str, module: str) -> None:
+    """Set aside all messages of TOPOLOGY that wait for MODULE, also if it is in no file any more.
+
+    \b
+    sbx-actor dead bury primes count
+    """  # noqa: D301 - click's mark for text that is not to be wrapped
+    check_name("module", module)
+
+    async def work(session: Session) -> None:
+        count = await operations.bury_waiting(
+            session.site, session.broker, session.topology, module
+        )
+        if common.json:
+            output.record({"module": module, "buried": count})
+        else:
+            output.line(f"{plural(count, 'message')} set aside")
+
+    _within(common, topology, Selection(), work)
 
 
 async def _letters(session: Session, chosen: Selection) -> AsyncIterator[Stored]:

@@ -1,6 +1,5 @@
 """What the operator of a host allows, and where its runs live: options of `run` and `node`."""
 
-import os
 import re
 import shutil
 import socket
@@ -13,18 +12,18 @@ from typing import TypeVar
 import click
 import msgspec
 
-from scalebox_actors.errors import BadInput
+from scalebox_actors.errors import BadInput, NotPermitted
 from scalebox_actors.limits import NAME_LENGTH, SLOTS_PER_NODE
 from scalebox_actors.names import check_name, is_name
 from scalebox_actors.node import Settings
 from scalebox_actors.ports import Runtime
 from scalebox_actors.runtimes.choose import KINDS, open_runtime
+from scalebox_actors.runtimes.mounts import check_root
 from scalebox_actors.spec import Ceiling, Root
 from scalebox_actors.topology.model import Launch, Topology
 from scalebox_actors.topology.quantity import parse_size
 
 F = TypeVar("F", bound=Callable[..., object])
-_FORBIDDEN_ROOTS = ("/", "/proc", "/sys", "/dev", "/etc", "/boot", "/run", "/var/run")
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,12 +176,10 @@ def _root(text: str) -> tuple[str, Root]:
     path, colon, mode = rest.partition(":")
     if not (equals and is_name(name) and path.startswith("/")) or (colon and mode != "rw"):
         raise BadInput(f"--mount-root {text[:80]!r} is not NAME=/DIR or NAME=/DIR:rw")
-    real = os.path.realpath(path)
-    if real in _FORBIDDEN_ROOTS:
-        raise BadInput(f"--mount-root {text[:80]!r}: a directory of the system is no mount root")
-    if not Path(real).is_dir():
-        raise BadInput(f"--mount-root {text[:80]!r}: there is no such directory")
-    return name, Root(path=real, writable=mode == "rw")
+    try:
+        return name, Root(path=check_root(path), writable=mode == "rw")
+    except NotPermitted as error:
+        raise BadInput(f"--mount-root {name}={error}") from None
 
 
 def _size(text: str | None) -> int | None:

@@ -15,10 +15,11 @@ INTERRUPTED = 128 + signal.SIGINT
 class Interrupts:
     """Counts the signals that came in and has the nodes do what each of them means."""
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(self, nodes: Sequence[Node], *, leave_runs: bool) -> None:
         self.exit_code = 0
         """What the program ends with if a signal ended it; 0 if none came."""
         self._nodes = nodes
+        self._leave_runs = leave_runs
         self._came = 0
         self._doing: set[asyncio.Task[None]] = set()
 
@@ -38,10 +39,16 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def terminate(self) -> None:
-        """SIGTERM: commit what is finished, leave running containers to the next node."""
+        """SIGTERM: commit what is finished, leave running containers to the next node.
+
+        Where nothing is kept there will be none to adopt them, so they are ended.
+        """
         self.exit_code = TERMINATED
         for node in self._nodes:
-            node.stop()
+            if self._leave_runs:
+                node.stop()
+            else:
+                self._do(node.kill())
 
     def _do(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -50,9 +57,9 @@ class Interrupts:
 
 
 @contextmanager
-def minded(*nodes: Node) -> Iterator[Interrupts]:
+def minded(*nodes: Node, leave_runs: bool = True) -> Iterator[Interrupts]:
     """Turn signals into calls of the nodes as long as the context lasts."""
-    interrupts = Interrupts(nodes)
+    interrupts = Interrupts(nodes, leave_runs=leave_runs)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, interrupts.interrupt)
     loop.add_signal_handler(signal.SIGTERM, interrupts.terminate)

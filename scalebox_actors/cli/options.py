@@ -1,6 +1,7 @@
 """Options that commands share, and how a command gets them: as one `Common` in front."""
 
 import functools
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import click
 import msgspec
 
+from scalebox_actors.cli import logbook
 from scalebox_actors.errors import BadInput
 
 P = ParamSpec("P")
@@ -57,6 +59,7 @@ def common(function: Callable[Concatenate[Common, P], None]) -> Callable[..., No
             store=_text(kwargs.pop("store", None)),
             site=_text(kwargs.pop("site", None)),
         )
+        logbook.start(json=False, level=logging.DEBUG if own.verbose else logging.WARNING)
         return function(own, *args, **kwargs)
 
     return command

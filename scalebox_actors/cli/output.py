@@ -5,6 +5,7 @@ the cursor, change a colour or look like a line of ours.
 """
 
 import contextlib
+import select
 import sys
 from collections.abc import Mapping
 
@@ -38,6 +39,20 @@ def flush() -> None:
     """Let what was written go out now."""
     if sys.stdout is not None:
         sys.stdout.flush()
+
+
+def check_reader() -> None:
+    """Raise BrokenPipeError if whoever read our standard output is gone.
+
+    A command that waits for something to write would else notice only when it comes.
+    """
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):
+        return
+    if any(event & select.POLLERR for _, event in poll.poll(0)):
+        raise BrokenPipeError
 
 
 def say(text: str) -> None:

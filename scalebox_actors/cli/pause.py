@@ -32,7 +32,11 @@ def pause(common: Common, topology: str, modules: tuple[str, ...], how_long: str
     how_many = 10 * 365 * 86_400.0 if how_long == FOR_GOOD else seconds(how_long)
 
     question = Question(op=Op.PAUSE, modules=modules, seconds=how_many)
-    _everywhere(common, topology, question, lambda one: f"paused until {moment(one.paused_until)}")
+
+    def told(one: Changed) -> str:
+        return f"paused until {'`resume`' if how_long == FOR_GOOD else moment(one.paused_until)}"
+
+    _everywhere(common, topology, question, told)
 
 
 @click.command()

@@ -48,6 +48,7 @@ def results(common: Common, topology: str, module: str | None, take: bool, follo
                 if not follow:
                     return
                 await asyncio.sleep(FOLLOW_EVERY)
+                output.check_reader()
 
     asyncio.run(work())
 

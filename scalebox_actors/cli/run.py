@@ -1,7 +1,6 @@
 """`sbx-actor run`: a server, a node and messages in one command, until all is worked off."""
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,7 +10,7 @@ import msgspec
 import uvloop
 
 from scalebox_actors.clerk import Clerk
-from scalebox_actors.cli import logbook, output
+from scalebox_actors.cli import output
 from scalebox_actors.cli.host import (
     Host,
     ceiling,
@@ -39,6 +38,7 @@ from scalebox_actors.spec import check_ceiling
 from scalebox_actors.topology.model import Topology
 
 LETTERS_SHOWN = 5
+LEFT_SECONDS = 3.0
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +79,6 @@ def run(common: Common, /, **given: object) -> None:
     for module, _ in wishes.sends:
         check_module(loaded.topology, module)
     check_ceiling(loaded.topology, ceiling(host))
-    logbook.start(json=False, level=logging.DEBUG if common.verbose else logging.WARNING)
     for warning in loaded.warnings if common.verbose else ():
         output.say(warning)
     raise click.exceptions.Exit(uvloop.run(_run(common, host, loaded, wishes)))
@@ -106,7 +105,7 @@ async def _run(common: Common, host: Host, loaded: Loaded, wishes: Wishes) -> in
             await Clerk(site, broker, topology).serve(own.name)
         before = {site.names.site: await site.admin.last_sequence() for site in sites.values()}
         await _send(here, topology, wishes)
-        ending, interrupts = await _watched(topology.name, posts, keep=wishes.keep)
+        ending, interrupts = await _watched(topology.name, posts, wishes)
         for site in sites.values():
             await _print_results(site, before[site.names.site], by_record=common.json)
         return await _verdict(topology, tuple(sites.values()), ending, interrupts)
@@ -121,16 +120,17 @@ def _settings(host: Host, base: Path, site: Site, loaded: Loaded, *, url: str) -
 
 
 async def _watched(
-    name: str, posts: Sequence[Post], *, keep: bool
+    name: str, posts: Sequence[Post], wishes: Wishes
 ) -> tuple[Ending | None, Interrupts]:
     """Let nodes work until all is done or somebody interrupts; None if it was cut short."""
     nodes = [post.node for post in posts]
-    with Progress(name) as progress, minded(*nodes) as interrupts:
+    leave_runs = not wishes.ephemeral
+    with Progress(name) as progress, minded(*nodes, leave_runs=leave_runs) as interrupts:
         works = [asyncio.create_task(node.run()) for node in nodes]
         while True:
             watch = asyncio.create_task(until_drained(posts, progress.see))
             await asyncio.wait({*works, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if not keep or any(work.done() for work in works):
+            if not wishes.keep or any(work.done() for work in works):
                 break
             watch.result()
         ending = None
@@ -151,8 +151,8 @@ async def _verdict(
 ) -> int:
     """Say how it ended and return the exit code that says the same."""
     if ending is None:
-        waits = sum([await _waiting(topology, site) for site in sites])
-        output.say(f"{topology.name}: ended early; {plural(waits, 'message')} waiting")
+        left = ", ".join([await _left(site, topology) for site in sites])
+        output.say(f"{topology.name}: ended early; {left}")
         return interrupts.exit_code or 1
     output.say(farewell(topology.name, ending.modules, ending.seconds))
     if ending.dead:
@@ -166,11 +166,18 @@ async def _verdict(
     return 1 if ending.dead or ending.stuck or ending.open_groups else 0
 
 
-async def _waiting(topology: Topology, site: Site) -> int:
-    """Return how much waits at a site, to be run or to be carried."""
-    modules = topology.modules_at(site.names.site)
-    waiting = [(await site.admin.backlog(name)).waiting for name in modules]
-    return sum(waiting) + sum((await site.outgoing()).values())
+async def _left(site: Site, topology: Topology) -> str:
+    """Say how much is left undone at a site, if its server still answers."""
+    try:
+        async with asyncio.timeout(LEFT_SECONDS):
+            modules = topology.modules_at(site.names.site)
+            backlogs = [await site.admin.backlog(name) for name in modules]
+            leaving = sum((await site.outgoing()).values())
+    except TimeoutError:
+        return "the server does not answer; what was accepted is kept"
+    left = leaving + sum(backlog.waiting + backlog.in_hand for backlog in backlogs)
+    where = f" at {site.names.site}" if len(topology.site_names) > 1 else ""
+    return f"{plural(left, 'message')} left{where}"
 
 
 async def _send(site: Site, topology: Topology, wishes: Wishes) -> None:

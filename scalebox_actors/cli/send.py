@@ -16,7 +16,6 @@ from scalebox_actors.cli.session import Session, opened, wanted
 from scalebox_actors.cli.show import duration, plural
 from scalebox_actors.cli.topologies import check_module
 from scalebox_actors.errors import BadInput, BadMessage, SbxError
-from scalebox_actors.limits import BATCH_BYTES
 from scalebox_actors.message import MSG_ID
 from scalebox_actors.ports import Entry
 
@@ -53,7 +52,7 @@ def send(common: Common, /, **given: object) -> None:
 
     BODY is the message; `-` takes one message per line from standard input and skips empty
     lines. Once the command returns, every message is on disk. A message whose id is known from
-    the last two minutes or from a finished task has no second effect.
+    the last half minute or from a finished task has no second effect.
 
     \b
     sbx-actor send primes split 100000
@@ -93,13 +92,17 @@ async def _send(common: Common, session: Session, parcel: Parcel) -> None:
         given_id=parcel.given_id,
     )
     sender = Sender(session.broker, tell_ids=common.json)
+    target = f"{session.names.topology}/{parcel.module}"
     try:
         if parcel.from_stdin:
             await _send_lines(outbox, sender)
         else:
             await sender.send([_checked(outbox, _whole(parcel, outbox.body_limit))], [0])
-    finally:
-        sender.tell(f"{session.names.topology}/{parcel.module}", by_record=common.json)
+    except SbxError:
+        if sender.stored:  # what was sent before the bad line stays sent, so it is told
+            sender.tell(target, by_record=common.json)
+        raise
+    sender.tell(target, by_record=common.json)
 
 
 class Sender:
@@ -153,7 +156,6 @@ async def _send_lines(outbox: Outbox, sender: Sender) -> None:
     splitter = Splitter(outbox.body_limit)
     entries: list[Entry] = []
     numbers: list[int] = []
-    room = BATCH_BYTES
 
     async def flush() -> None:
         await sender.send(entries, numbers)
@@ -170,7 +172,6 @@ async def _send_lines(outbox: Outbox, sender: Sender) -> None:
             entries.append(_checked(outbox, body, number))
             numbers.append(number)
     finally:
-        del room
         await flush()
 
 

@@ -21,6 +21,8 @@ from scalebox_actors.questions import Look, ModuleState, Op, Question
 from scalebox_actors.server import running
 from scalebox_actors.topology.model import LOCAL
 
+PAUSED_FOR_GOOD = 365 * 86_400.0
+
 
 class LinkState(msgspec.Struct, frozen=True, kw_only=True):
     """What waits at one site to be carried to another."""
@@ -127,7 +129,10 @@ def text_of(state: State) -> list[str]:
 
 def _remark(module: ModuleState, now: float) -> str:
     paused = module.paused_until > now
-    remarks = [f"paused for {duration(module.paused_until - now)}"] if paused else []
+    left = module.paused_until - now
+    for_good = left > PAUSED_FOR_GOOD
+    remarks = ["paused until `resume`" if for_good else f"paused for {duration(left)}"]
+    remarks = remarks if paused else []
     remarks += [f"suspended: {module.suspended}"] if module.suspended else []
     return "; ".join(remarks)
 

@@ -57,9 +57,7 @@ def emitted_headers(raw: Mapping[str, object], place: str) -> dict[str, str]:
     Raises BadOutput, naming `place`, if they are over the limits.
     """
     headers = {
-        name: value
-        for name, value in header_values(raw).items()
-        if not is_system_header(name)
+        name: value for name, value in header_values(raw).items() if not is_system_header(name)
     }
     try:
         check_user_headers(headers)

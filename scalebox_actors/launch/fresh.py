@@ -14,7 +14,7 @@ from aiofiles import os as aios
 
 from scalebox_actors import contract
 from scalebox_actors.contract import Cut, Outputs, truncate
-from scalebox_actors.errors import BadMessage, BadOutput, ImageMissing
+from scalebox_actors.errors import BadMessage, BadOutput, ImageMissing, RuntimeUnavailable
 from scalebox_actors.launch import workdir
 from scalebox_actors.launch.accounting import account
 from scalebox_actors.launch.environment import Surroundings, environment
@@ -28,6 +28,8 @@ from scalebox_actors.topology.model import Module
 
 TIMED_OUT, UNUSABLE, ORPHAN, KILLED = 124, 120, 123, 137
 WARNINGS_KEPT = 50
+LOOK_SECONDS = 2.0
+"""So long an engine may take to say that an adopted run has ended."""
 
 
 class Workplace(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +67,7 @@ class FreshLauncher:
         """Start or adopt the task's container, wait for it under the time limit, collect."""
         directory = self._workdir(task)
         if not await self.underway(task):
-            await asyncio.to_thread(directory.prepare, task)
+            await self._prepare(directory, task)
         # Killed here, a complete work directory is left; the next start makes it anew.
         try:
             spec = self._spec(task)
@@ -99,6 +101,13 @@ class FreshLauncher:
         await self._runtime.check()
         if self._module.image and await self._runtime.missing([self._module.image]):
             raise ImageMissing(f"image {self._module.image!r} is not on this host")
+
+    async def _prepare(self, directory: WorkDir, task: Task) -> None:
+        try:
+            await asyncio.to_thread(directory.prepare, task)
+        except OSError as error:  # the host's disk is full or broken; the task is not to blame
+            reason = f"work directory {directory.path}: {error.strerror}"
+            raise RuntimeUnavailable(reason) from error
 
     def _name(self, task: Task) -> str:
         return run_name(self._place.surroundings.topology, *task.key)
@@ -143,12 +152,15 @@ class FreshLauncher:
         left = float(self._module.timeout)
         if run.adopted:
             left -= max(0.0, time.time() - (await aios.stat(directory.parent)).st_mtime)
+            left = max(left, LOOK_SECONDS)  # it may have ended long ago, within its limit
         try:
-            async with asyncio.timeout(max(left, 0.0)):
+            async with asyncio.timeout(left):
                 return await run.wait(), False
         except TimeoutError:
+            now = time.time()
             await run.stop(STOP_GRACE)
-            return await run.wait(), True
+            exit_ = await run.wait()
+            return exit_, not (run.adopted and 0.0 < exit_.finished < now)
 
     def _outcome(self, exit_: Exit, logs: Logs, *, timed_out: bool) -> Outcome:
         cause, code, detail = self._cause(exit_, timed_out=timed_out)

@@ -255,9 +255,10 @@ class DockerRuntime:
     def read_exit(self, found: Inspected, watch: Watch) -> Exit:
         """Read how a container ended, and whether that was its own doing."""
         finished = seconds(found.state.finished_at)
-        unseen = finished < watch.since
-        outside = unseen or watch.signalled or self._events.engine_was_stopped(finished)
-        return exit_of(found, ended_outside=outside and not watch.ended_by_us, boot=self._boot)
+        if watch.ended_by_us:
+            return exit_of(found)
+        unseen = finished < watch.since or self._events.engine_was_stopped(finished)
+        return exit_of(found, signalled=watch.signalled, unseen=unseen, boot=self._boot)
 
     def _run(self, name: str, container: str, *, adopted: bool) -> DockerRun:
         self._containers[name] = container

@@ -89,18 +89,21 @@ def booted() -> float:
     return time.time() - uptime
 
 
-def exit_of(found: Inspected, *, ended_outside: bool, boot: float = 0.0) -> Exit:
+def exit_of(
+    found: Inspected, *, signalled: bool = False, unseen: bool = False, boot: float = 0.0
+) -> Exit:
     """Read how a container ended.
 
-    `ended_outside`: somebody else, or an engine that stopped, may have sent the last signal.
-    An exit by such a signal is then nobody's verdict, and neither is one that a container which
-    was started before the host was is given after it.
+    `signalled`: somebody else, or an engine that stops, was seen to tell it to end; whatever code
+    it then found is no verdict but success. `unseen`: nobody saw who ended it; an exit by a signal
+    that ends is then no verdict, nor is one that was noted after a start of the host.
     """
     state = found.state
     started, finished = seconds(state.started_at), seconds(state.finished_at)
-    signalled = state.exit_code in (KILLED, TERMINATED) and not state.o_o_m_killed
+    by_signal = state.exit_code in (KILLED, TERMINATED)
+    outside = (signalled and state.exit_code != 0) or (unseen and by_signal)
     rebooted = 0.0 < started < boot <= finished
-    lost = rebooted or (signalled and ended_outside)
+    lost = rebooted or (outside and not state.o_o_m_killed)
     return Exit(
         code=state.exit_code,
         out_of_memory=state.o_o_m_killed,

@@ -229,6 +229,17 @@ async def test_what_is_read_is_what_was_written(bench: Bench) -> None:
     assert abs(found.time - before) < 5
 
 
+async def test_how_it_was_written_is_not_read(bench: Bench) -> None:
+    """What was stored in a batch reads like what was stored alone: it can be written again."""
+    entry = Entry(subject=NAMES.result("calc"), body=b"x", headers={"Sbx-Root": "r"}, expect=0)
+    await bench.write([record("a"), entry, task(1)])
+
+    found = await bench.broker.read(entry.subject)
+
+    assert found is not None
+    assert dict(found.headers) == {"Sbx-Root": "r"}
+
+
 async def test_what_is_not_there_is_none(bench: Bench) -> None:
     """An empty subject reads as None and an empty pattern as an empty list."""
     assert await bench.broker.read(NAMES.done("calc", "x")) is None

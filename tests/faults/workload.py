@@ -21,15 +21,24 @@ trap 'stamp stop' EXIT
 """
 """First lines of every program: what it does after them lies between its two stamps."""
 
-SPLIT = STAMP + f"""i=1
+SPLIT = (
+    STAMP
+    + f"""i=1
 while [ $i -le {PARTS} ]; do echo "$1.$i"; i=$((i + 1)); done >"$WORK_DIR/sink-tasks.txt"
 """
-CALC = STAMP + """case $1 in poison*) exit 7 ;; esac
+)
+CALC = (
+    STAMP
+    + """case $1 in poison*) exit 7 ;; esac
 sleep "$PAUSE"
 echo "$1" >"$WORK_DIR/sink-tasks.txt"
 """
-MERGE = STAMP + """echo "$1" >"$WORK_DIR/sink-tasks.txt"
+)
+MERGE = (
+    STAMP
+    + """echo "$1" >"$WORK_DIR/sink-tasks.txt"
 """
+)
 
 
 def shell(script: str) -> list[str]:

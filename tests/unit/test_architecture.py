@@ -16,7 +16,7 @@ FLOORS = {
     "login": 0, "crossing": 0,
     "journal": 1, "committer": 1, "groups": 1, "actor": 1, "launch": 1, "broker": 1,
     "ledger": 1, "courier": 1, "runtimes": 1, "server": 1, "testing": 1, "keys": 1,
-    "node": 2, "local": 2, "operations": 2, "clerk": 2, "questions": 2,
+    "node": 2, "local": 2, "operations": 2, "clerk": 2, "questions": 2, "health": 2,
     "cli": 3,
 }  # fmt: skip
 
@@ -27,6 +27,7 @@ NEIGHBOURS = {
     ("actor", "ledger"): "the actor counts what came from other sites",
     ("courier", "ledger"): "the courier counts what it carried",
     ("courier", "committer"): "the courier buries what no site can read",
+    ("groups", "journal"): "a group that is buried counts as a dead task",
 }
 
 OUTSIDE = {

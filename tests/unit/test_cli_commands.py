@@ -102,6 +102,7 @@ BAD = [
     ("pause tiny", 69, "nothing has run"),
     ("dead list tiny", 69, "nothing has run"),
     ("status", 1, "no topology"),
+    ("status tiny --nats nats://127.0.0.1:1 --creds {missing}", 65, "credentials"),
 ]  # fmt: skip
 
 
@@ -170,6 +171,13 @@ def test_the_table_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
     assert [name for name in COMMANDS if f"  {name} " not in told] == []
 
 
+def test_the_program_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """Installed or run from its sources, `--version` answers."""
+    actual = main(["--version"])
+
+    assert (actual, capsys.readouterr().out[:10]) == (0, "sbx-actor ")
+
+
 def test_an_argument_of_a_mebibyte_is_refused_with_a_short_sentence(
     files: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,6 +210,20 @@ def test_check_says_all_that_is_wrong_as_json(
 
     assert actual == 65
     assert '"line":3' in told
+
+
+def test_completion_offers_commands_and_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The script asks the program, which answers with what begins like the last word."""
+    monkeypatch.setenv("_SBX_ACTOR_COMPLETE", "bash_complete")
+    for words, expected in (("sbx-actor sta", "plain,status"), ("sbx-actor run --ru", "--runtime")):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+        with pytest.raises(SystemExit):
+            main([])
+
+        assert expected in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

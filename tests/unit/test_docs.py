@@ -8,13 +8,20 @@ import pytest
 
 from scalebox_actors import limits
 from scalebox_actors.cli.commands import COMMANDS
+from scalebox_actors.cli.node import node
+from scalebox_actors.contract import READ_FILES, parse_sink_tasks
+from scalebox_actors.launch.environment import Surroundings, environment
+from scalebox_actors.message import Message
+from scalebox_actors.policy import Reason
+from scalebox_actors.ports import Task
 from scalebox_actors.topology.load import load
-from scalebox_actors.topology.model import Gather, Limits, Retry
+from scalebox_actors.topology.model import Gather, Limits, Module, Retry
 from scalebox_actors.topology.read import MODULE, SITE, TOP
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("examples/*/*.md")])
 
+DOCS = ROOT / "docs"
 README_LINES = 150
 ADR_LINES = 60
 
@@ -23,6 +30,9 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 _LIMIT = re.compile(r"^\| `([A-Z_]+)` \| ([0-9.,]+)(?: (\w+))? \|", re.MULTILINE)
 _FIELD = re.compile(r"^\| `([a-z_]+)` \|", re.MULTILINE)
+_FORM = re.compile(r"^\| [1-7] \| ([^|]+) \| `(.+)` \|$", re.MULTILINE)
+_FIRST_CELL = re.compile(r"^\| (`[^|]+) \|", re.MULTILINE)
+_CODE = re.compile(r"`([^`]+)`")
 _COMMAND = re.compile(r"\bsbx-actor ([a-z][a-z-]*)")
 _ANY_OF_THEM = "command"  # `sbx-actor command …`: an example of the manner, not a command
 _UNITS = {
@@ -81,6 +91,12 @@ def section(page: Path, heading: str) -> str:
     return re.split(rf"^#{{1,{len(level)}}} ", after, maxsplit=1, flags=re.MULTILINE)[0]
 
 
+def first_cells(page: Path, heading: str) -> set[str]:
+    """Return everything in code letters in the first column of a section's tables."""
+    cells = _FIRST_CELL.findall(section(page, heading))
+    return {word for cell in cells for word in _CODE.findall(cell)}
+
+
 def commands_in(text: str) -> set[str]:
     """Return the words that stand where a command of ours would."""
     return set(_COMMAND.findall(text)) - {_ANY_OF_THEM}
@@ -106,14 +122,14 @@ def test_every_page_is_linked() -> None:
         if "://" not in link
     }
 
-    assert [name_of(p) for p in (ROOT / "docs").rglob("*.md") if p.resolve() not in linked] == []
+    assert [name_of(p) for p in DOCS.rglob("*.md") if p.resolve() not in linked] == []
 
 
 def test_limits_are_the_limits() -> None:
     """The table of limits has a row for every constant, and each row its value."""
     told = {
         name: float(number.replace(",", "")) * _UNITS[unit]
-        for name, number, unit in _LIMIT.findall((ROOT / "docs" / "limits.md").read_text())
+        for name, number, unit in _LIMIT.findall((DOCS / "limits.md").read_text())
     }
     real = {
         name: float(value)
@@ -144,7 +160,7 @@ def test_commands_exist(page: Path) -> None:
 
 def test_every_command_is_told_of() -> None:
     """The operator's page mentions every command."""
-    told = commands_in((ROOT / "docs" / "operations.md").read_text())
+    told = commands_in((DOCS / "operations.md").read_text())
 
     assert set(COMMANDS) - told == set()
 
@@ -162,13 +178,58 @@ def test_every_command_is_told_of() -> None:
 )
 def test_fields_are_the_fields(heading: str, fields: set[str]) -> None:
     """The tables of topology fields name every field, and none that there is not."""
-    text = section(ROOT / "docs" / "topology.md", heading)
+    text = section(DOCS / "topology.md", heading)
     table = re.split(r"^### ", text, maxsplit=1, flags=re.MULTILINE)[0]
 
     assert set(_FIELD.findall(table)) == fields
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "adr").glob("0*.md")), ids=name_of)
+@pytest.mark.parametrize(("form", "line"), _FORM.findall((DOCS / "contract.md").read_text()))
+def test_task_lines_have_their_form(form: str, line: str) -> None:
+    """The example of each of the seven forms is read as what its row says."""
+    [read] = parse_sink_tasks(line.encode(), {"calc"}, "sink-tasks.txt")
+
+    assert ("module" in form) == (read.module == "calc")
+    assert ("JSON" in form) == read.body.startswith(b"{")
+    assert ("headers" in form) == (read.headers == {"zone": "a"})
+
+
+def test_all_seven_forms_are_there() -> None:
+    """The contract has an example of each form."""
+    assert len(_FORM.findall((DOCS / "contract.md").read_text())) == 7
+
+
+def test_every_file_of_the_contract_is_told_of() -> None:
+    """The contract's table names every file that is read after a run, old names included."""
+    text = section(DOCS / "contract.md", "## What a program leaves")
+
+    assert set(_CODE.findall(text)) & set(READ_FILES) == set(READ_FILES)
+
+
+def test_variables_are_the_variables() -> None:
+    """The contract's table names every environment variable of a run, and none besides."""
+    task = Task(message=Message(module="a", id="m", body=b"", from_module="b", from_ip="::1"))
+    place = Surroundings(topology="t", node="n", ip="::1", cluster_data_root="/data")
+    given = environment(Module(name="a", sinks=("b",)), task, place, "/work")
+    told = first_cells(DOCS / "contract.md", "## What a program is given")
+
+    assert {name for name in told if name.isupper()} == set(given)
+
+
+def test_reasons_are_the_reasons() -> None:
+    """The table of burials has every reason, and none that there is not."""
+    assert first_cells(DOCS / "failure.md", "## What is buried") == {r.value for r in Reason}
+
+
+def test_flags_of_the_ceiling_are_flags() -> None:
+    """The table of the ceiling names flags that the node has."""
+    told = first_cells(DOCS / "security.md", "## The ceiling")
+    flags = {flag for option in node.params for flag in option.opts}
+
+    assert {re.split("[ =]", flag)[0] for flag in told} - flags == set()
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "adr").glob("0*.md")), ids=name_of)
 def test_decisions_have_their_form(page: Path) -> None:
     """A decision opens with its two tables, says context, decision, consequences, and is short."""
     text = page.read_text()
@@ -183,8 +244,8 @@ def test_decisions_have_their_form(page: Path) -> None:
 
 def test_decisions_are_listed() -> None:
     """The list of decisions has every decision under its title."""
-    listed = (ROOT / "docs" / "adr" / "README.md").read_text()
-    pages = sorted((ROOT / "docs" / "adr").glob("0*.md"))
+    listed = (DOCS / "adr" / "README.md").read_text()
+    pages = sorted((DOCS / "adr").glob("0*.md"))
     rows = [
         f"| [{page.name[:4]}]({page.name}) | {page.read_text().splitlines()[0][8:]} |"
         for page in pages

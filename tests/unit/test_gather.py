@@ -148,3 +148,11 @@ def test_forged_state_is_named() -> None:
         gather.decode(b"[]")
     with pytest.raises(BadMessage, match="does not name its group"):
         gather.key_of(Message(module="m", id="1", body=b"{}"))
+
+
+def test_a_member_from_far_away_is_read_back() -> None:
+    """A topology may allow more hops than usual: a member that was taken in can be read again."""
+    message = Message(module="m", id="i1", body=b"x", root="r", hop=900)
+    entry = group_of(NAMES, Gather(by="root", count=2), message, 1.0).entry
+
+    assert gather.member_of(stored(entry, 1), "m") == message

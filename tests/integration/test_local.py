@@ -1,0 +1,101 @@
+"""One site for people: the server of a `run` comes back, and what operators do to messages."""
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from scalebox_actors import operations
+from scalebox_actors.errors import BadInput, Unavailable
+from scalebox_actors.local import Reach, Site, open_site
+from scalebox_actors.message import JOINED, REASON
+from scalebox_actors.names import Names, digest
+from scalebox_actors.ports import Entry
+from scalebox_actors.records import Ended
+from scalebox_actors.topology.load import load
+from scalebox_actors.topology.model import Topology
+
+pytestmark = pytest.mark.integration
+
+NAMES = Names("t")
+TWO = b"topology: t\nmodules:\n  a: {function: 'f:a'}\n  b: {function: 'f:b'}\n"
+ONE = b"topology: t\nmodules:\n  a: {function: 'f:a'}\n"
+
+
+@pytest.fixture
+def topology() -> Topology:
+    """Two modules."""
+    return load(TWO, path="t.yaml")
+
+
+@pytest.fixture
+async def site(tmp_path: Path, topology: Topology) -> AsyncIterator[Site]:
+    """A deployed site with a server of its own."""
+    async with open_site(NAMES, Reach(store=tmp_path / "store")) as site:
+        await site.deploy(topology)
+        yield site
+
+
+async def test_a_killed_server_comes_back(site: Site) -> None:
+    """Our own server is started again on its port with all that it had stored."""
+    broker = await site.broker()
+    assert site.server is not None
+    killed = site.server.pid
+    await broker.write([Entry(subject=NAMES.task("a"), body=b"x")])
+
+    os.kill(killed, signal.SIGKILL)
+    refusal = await broker.write([Entry(subject=NAMES.task("a"), body=b"y")])
+
+    assert refusal is None
+    assert site.server.pid != killed
+    assert (await broker.backlog("a")).waiting == 2
+
+
+async def test_without_a_store_there_is_nothing_to_reach(tmp_path: Path) -> None:
+    """A command that only looks does not make a store."""
+    with pytest.raises(Unavailable, match="nothing has run"):
+        async with open_site(NAMES, Reach(store=tmp_path / "none", start=False)):
+            pass
+
+    assert not (tmp_path / "none").exists()
+
+
+async def test_messages_of_a_removed_module_can_be_set_aside(site: Site) -> None:
+    """The refusal names the command that helps, and after it the topology can be deployed."""
+    broker = await site.broker()
+    await broker.write([Entry(subject=NAMES.task("b"), body=b"x")])
+    smaller = load(ONE, path="t.yaml")
+
+    with pytest.raises(BadInput, match="sbx-actor dead bury t b"):
+        await site.deploy(smaller)
+    count = await operations.bury_waiting(site, broker, smaller, "b")
+    await site.deploy(smaller)
+
+    (letter,) = await broker.read_all(NAMES.dead("b", "*"))
+    record = await broker.read(NAMES.done("b", letter.subject.rpartition(".")[2]))
+    assert count == 1
+    assert (letter.body, letter.headers[REASON]) == (b"x", "removed")
+    assert record is not None
+    assert Ended.DEAD in record.body.decode()
+    assert await broker.read(NAMES.task("b")) is None
+
+
+async def test_a_dropped_group_takes_its_members_along(site: Site) -> None:
+    """Members that were kept for the letter of their group go with it."""
+    broker = await site.broker()
+    group = digest("gather", "a", "monday")
+    letter = NAMES.dead("a", group)
+    await broker.write(
+        [
+            Entry(subject=letter, body=b"{}", headers={JOINED: group, REASON: "incomplete"}),
+            Entry(subject=NAMES.member("a", group, "i1"), body=b"x"),
+        ]
+    )
+
+    for stored in await broker.read_all(letter):
+        await operations.drop(site, broker, stored)
+
+    assert await broker.read_all(NAMES.member("a", group, "*")) == []
+    assert await broker.read(letter) is None

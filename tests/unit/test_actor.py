@@ -1,0 +1,78 @@
+"""The actor on doubles: what it makes of hosts that cannot start, twins, and sudden ends."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from scalebox_actors import actor
+from scalebox_actors.names import Names
+from scalebox_actors.node import Node, Settings
+from scalebox_actors.spec import ContainerSpec
+from scalebox_actors.testing.memory import MemoryBroker
+from scalebox_actors.testing.scripted import Host, ScriptedRuntime, not_started
+from scalebox_actors.topology.model import Module, Topology
+
+NAMES = Names("t")
+REFUSALS = 20
+POLL = 0.002
+
+
+class Stand:
+    """A node with one module on doubles."""
+
+    def __init__(self, host: Host, base: Path, slots: int) -> None:
+        module = Module(name="a", image="i", command=("p",), slots=slots)
+        self.host = host
+        self.broker = MemoryBroker(NAMES, ["a"])
+        topology = Topology(name="t", modules={"a": module})
+        settings = Settings(name="n1", base=base)
+        self.node = Node(topology, self.broker, ScriptedRuntime(host), settings)
+        self.actor = self.node.actors["a"]
+
+    def stored(self, kind: str) -> list[str]:
+        """The ids that are on the subjects of a kind."""
+        return [s.subject for s in self.broker.messages(f"sbx.t.local.{kind}.>")]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until `condition` holds, letting the broker's time pass."""
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(POLL)
+                self.broker.advance(31)
+
+
+@contextlib.asynccontextmanager
+async def standing(host: Host, base: Path, *, slots: int = 1) -> AsyncIterator[Stand]:
+    """A node at work, stopped at the end."""
+    stand = Stand(host, base, slots)
+    work = asyncio.create_task(stand.node.run())
+    try:
+        yield stand
+    finally:
+        stand.node.stop()
+        await work
+
+
+async def test_a_task_that_nothing_can_start_is_never_buried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused twenty times by a host without its program, a task waits on, and then is done."""
+    monkeypatch.setattr(actor, "AGAIN_LATER", 0.006)
+    refusals = 0
+
+    def program(_: ContainerSpec, __: Path) -> int:
+        nonlocal refusals
+        if refusals < REFUSALS:
+            refusals += 1
+            raise not_started()
+        return 0
+
+    async with standing(Host(program=program), tmp_path) as stand:
+        stand.broker.send("a", b"x", {"Nats-Msg-Id": "m1"})
+        await stand.until(lambda: stand.stored("done"))
+
+        assert refusals == REFUSALS
+        assert stand.stored("dead") == []

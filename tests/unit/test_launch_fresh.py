@@ -1,0 +1,98 @@
+"""Launch mode `fresh`: what becomes of runs that end in the node's absence, and of full disks."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from scalebox_actors.errors import RuntimeUnavailable
+from scalebox_actors.launch import workdir
+from scalebox_actors.launch.environment import Surroundings
+from scalebox_actors.launch.fresh import FreshLauncher, Workplace
+from scalebox_actors.message import Message
+from scalebox_actors.ports import Exit, Task
+from scalebox_actors.records import Cause, Outcome
+from scalebox_actors.spec import ContainerSpec
+from scalebox_actors.testing.scripted import Host, ScriptedRuntime
+from scalebox_actors.topology.model import Duration, Module
+
+TASK = Task(message=Message(module="a", id="m1", body=b"x"))
+
+
+async def _turn(_: str) -> None:
+    """Take a turn of the loop, as every answer of a real engine does."""
+    await asyncio.sleep(0.01)
+
+
+def launcher(host: Host, base: Path) -> FreshLauncher:
+    """Return the launcher of a node that has just been started."""
+    place = Workplace(
+        runtime=ScriptedRuntime(host, _turn),
+        base=workdir.make_base(base),
+        surroundings=Surroundings(topology="t", node="n1"),
+    )
+    return FreshLauncher(Module(name="a", image="i", command=("p",), timeout=Duration(10)), place)
+
+
+async def forever(_: ContainerSpec, __: Path) -> int:
+    """Run until ended."""
+    await asyncio.Event().wait()
+    return 0
+
+
+async def started(host: Host) -> None:
+    """Wait for the first start."""
+    async with asyncio.timeout(5):
+        while not host.starts:  # noqa: ASYNC110 - a list tells nobody
+            await asyncio.sleep(0.005)
+
+
+async def adopted_after(seconds: float, end: Exit | None, base: Path) -> Outcome:
+    """Start a run, let its node die and come back so much later; meanwhile it may have ended."""
+    host = Host(program=forever)
+    first = asyncio.create_task(launcher(host, base).run(TASK))
+    await started(host)
+    first.cancel()
+    await asyncio.wait([first])
+    (name,) = host.containers
+    if end is not None:
+        host.end(name, end)
+    before = time.time() - seconds
+    os.utime(base / name, (before, before))
+    return await launcher(host, base).run(TASK)
+
+
+async def test_a_run_that_ended_in_time_is_no_timeout_however_late_it_is_adopted(
+    tmp_path: Path,
+) -> None:
+    """The exited container is the log: a node that was away for hours takes its end as it was."""
+    began = time.time() - 3600
+    outcome = await adopted_after(3600, Exit(code=0, started=began, finished=began + 5), tmp_path)
+
+    assert (outcome.exit_code, outcome.cause) == (0, Cause.EXIT)
+
+
+async def test_a_run_that_is_adopted_past_its_limit_is_ended(tmp_path: Path) -> None:
+    """The time in which nobody watched counts: what still runs then is ended at once."""
+    outcome = await adopted_after(3600, None, tmp_path)
+
+    assert (outcome.exit_code, outcome.cause) == (124, Cause.TIMEOUT)
+
+
+async def test_a_full_disk_is_the_hosts_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A work directory that cannot be made is tried again, and says why; nothing is started."""
+    host = Host(program=forever)
+    node = launcher(host, tmp_path)
+
+    def full(_: object, __: Task) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(workdir.WorkDir, "prepare", full)
+    with pytest.raises(RuntimeUnavailable, match="No space left"):
+        await node.run(TASK)
+
+    assert host.starts == []

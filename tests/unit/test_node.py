@@ -1,0 +1,68 @@
+"""The node: its chores go on whatever happens to what they look at."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import pytest
+from aiofiles import os as aios
+
+from scalebox_actors import node as node_module
+from scalebox_actors.launch import workdir
+from scalebox_actors.names import Names
+from scalebox_actors.node import Node, Settings
+from scalebox_actors.testing.memory import MemoryBroker
+from scalebox_actors.testing.scripted import Host, ScriptedRuntime
+from scalebox_actors.topology.model import Module, Topology
+
+
+def node_on(base: Path) -> Node:
+    """Return a node with one module on doubles, started long ago."""
+    topology = Topology(name="t", modules={"a": Module(name="a", image="i", command=("p",))})
+    broker = MemoryBroker(Names("t"), ["a"])
+    runtime = ScriptedRuntime(Host(program=lambda _, __: 0))
+    node = Node(topology, broker, runtime, Settings(name="n1", base=base))
+    node.since = 0.0
+    return node
+
+
+async def test_the_reaper_gets_over_directories_that_go_while_it_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task may end between the look at all work directories and the look at its own."""
+    node = node_on(tmp_path)
+    left = tmp_path / "sbx-t.left"
+    left.mkdir()
+
+    async def listed(_: Path) -> list[str]:
+        return ["sbx-t.gone", left.name]
+
+    monkeypatch.setattr(aios, "listdir", listed)
+    monkeypatch.setattr(node_module, "REAPER_GRACE", -1.0)
+    await node.reap()
+
+    assert not left.exists()
+
+
+async def test_a_directory_that_cannot_be_removed_ends_no_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chore that the host refuses is reported, and tried again at its next turn."""
+    loop, tries = asyncio.get_running_loop(), asyncio.Queue[Path]()
+    (tmp_path / "sbx-t.left").mkdir()
+
+    def refused(path: Path) -> None:
+        loop.call_soon_threadsafe(tries.put_nowait, path)  # trees are removed in threads
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(workdir, "remove_tree", refused)
+    monkeypatch.setattr(node_module, "REAPER_GRACE", -1.0)
+    node = node_on(tmp_path)
+    chore = asyncio.create_task(node._every(0.001, node.reap, first=0.0))
+    for _ in range(2):
+        await tries.get()
+    chore.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await chore
+
+    assert chore.cancelled()
