@@ -5,6 +5,7 @@ whose nodes each runs a clerk, by a request on `ctl.<verb>`: no stream and no ke
 is ever read across a link. Every answer is one page, small enough for one message.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
@@ -168,10 +169,12 @@ class Clerk:
             Changed(module=message.module, id=message.id)
             async for message in operations.recall(site, broker, chosen)
         ]
-        if not chosen.module or chosen.module in part.modules:
+        if chosen.module and chosen.module not in part.modules:
+            return Page(changed=tuple(changed))
+        async with asyncio.TaskGroup() as asking:
             async for page in operations.waiting(site, broker, part, chosen):
                 fresh = await operations.cancel(broker, part, page)
-                await operations.end_runs(broker, fresh)
+                asking.create_task(operations.end_runs(broker, fresh))
                 changed += [Changed(module=m.module, id=m.id) for m in fresh]
         return Page(changed=tuple(changed))
 

@@ -176,7 +176,9 @@ class Courier:
         message_id = delivery.message_id
         if is_reserved_id(message_id):
             message_id = digest("carried", names.site, message_id)  # the same whenever it comes
-        headers = dict(delivery.raw.headers)
+        # A stored member of a batch still says so; over there it would be one of a broken batch.
+        raw = delivery.raw.headers.items()
+        headers = {name: value for name, value in raw if not name.startswith("Nats-")}
         headers[MSG_ID], headers[CARRIED] = message_id, names.site
         body = delivery.raw.body
         entry = Entry(subject=names.at(self.site).task(module), body=body, headers=headers)

@@ -60,13 +60,13 @@ class Site:
         text = render(topology)
         if await self.deployed() != text:  # who may not deploy may still start what is deployed
             await self.admin.write_topology(text)
-        await claim(self.link, self.names)
+        await claim(self.link, topology, self.names)
         return changes
 
     async def join(self, topology: Topology) -> None:
         """Check the site as `deploy` does, for a topology that is deployed already."""
         await check_place(self.link, topology, self.names)
-        await claim(self.link, self.names)
+        await claim(self.link, topology, self.names)
 
     async def deployed(self) -> bytes | None:
         """Return the topology that was deployed last, as `render` wrote it."""

@@ -16,7 +16,7 @@ from scalebox_actors.records import RunRecord
 class Op(StrEnum):
     """What a clerk can be asked for; the value is the verb of its subject."""
 
-    SITE = "site"
+    SITE = "look"
     RUNS = "trace"
     LETTERS = "dead"
     CANCEL = "cancel-all"

@@ -31,7 +31,7 @@ class Role(StrEnum):
 CLIENTS = (Role.SENDER, Role.NODE, Role.TRACE, Role.ADMIN)
 """The roles that log in at their own site's server."""
 
-LOOKING = ("status", "trace", "logs", "dead")
+LOOKING = ("status", "look", "trace", "dead")
 """The control verbs that change nothing."""
 
 

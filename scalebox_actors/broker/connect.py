@@ -23,6 +23,8 @@ from scalebox_actors.sites import is_loopback
 OLDEST_SERVER = (2, 14)
 CONNECT_SECONDS = 5.0
 RECONNECT_FIRST, RECONNECT_MOST = 0.1, 10.0
+REFUSALS = 3
+"""So often a login that worked may be refused before we believe it: a reload takes a moment."""
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,11 +89,13 @@ class _Start:
         self.link: Link | None = None
         self.last = ""
         self.client = Client(events, tls=tls)
+        self._refused = 0
 
     async def error(self, error: Exception) -> None:
         self.last = str(error) or type(error).__name__
         if self.link is not None:
             self.link.failed(error)
+            self._count_refusal(self.link)
         elif isinstance(error, NoTls):
             raise NotPermitted(str(error))
         elif isinstance(error, ssl.SSLCertVerificationError):
@@ -101,11 +105,23 @@ class _Start:
         elif "authorization" in self.last.lower():
             raise NotPermitted(f"the server refuses our login: {self.last}")
 
+    def _count_refusal(self, link: Link) -> None:
+        """Give up once a login was taken away: to ask again for ever would look like an outage."""
+        if "authorization" not in self.last.lower():
+            return
+        self._refused += 1
+        if self._refused == REFUSALS:
+            reason = f"the server refuses our login: {self.last}"
+            link.events("login_refused", reason)
+            link.ended(reason)
+            self._closing = asyncio.ensure_future(self.abandon())
+
     async def disconnected(self) -> None:
         if self.link is not None:
             self.link.lost()
 
     async def reconnected(self) -> None:
+        self._refused = 0
         if self.link is not None:
             self.link.back()
 

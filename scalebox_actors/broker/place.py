@@ -5,18 +5,30 @@ every task that is sent there twice, and a link without lists lets one site dele
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
+
+import msgspec
 
 from scalebox_actors.broker.link import Link
 from scalebox_actors.broker.streams import stream_info
-from scalebox_actors.errors import NotPermitted, Permanent
+from scalebox_actors.errors import NotPermitted, Permanent, SbxError
 from scalebox_actors.names import Names
 from scalebox_actors.topology.model import Topology
 
-CLAIM = "site"
-"""The control verb on which the nodes of a site say which stream they serve."""
+CLAIM = "claim"
+"""The control verb on which the sites tell the hub which stream they serve."""
+REPEAT, REMEMBERED = 10.0, 35.0
 LISTEN = 0.5
 """How long others are listened for; a link is slower only in a laboratory."""
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Claim(msgspec.Struct, frozen=True):
+    site: str
+    created: str
 
 
 async def check_place(link: Link, topology: Topology, names: Names) -> None:
@@ -35,31 +47,68 @@ async def check_place(link: Link, topology: Topology, names: Names) -> None:
     others = [site for site in topology.site_names if site != names.site]
     await _check_island(link, names.site, others)
     info = await stream_info(link, names.stream)
-    await check_alone(link, names, info.created if info else "")
+    await check_alone(link, topology, names, info.created if info else "")
 
 
-async def check_alone(link: Link, names: Names, created: str) -> None:
-    """Raise Permanent if nodes elsewhere serve another stream of the same name."""
-    answers = await link.collect(names.ctl(CLAIM), b"", seconds=LISTEN, ends=False)
+async def check_alone(link: Link, topology: Topology, names: Names, created: str) -> None:
+    """Raise Permanent if nodes elsewhere serve another stream of the same name.
+
+    nats-server lets only one of two equal names be joined at a time, and each pushes the other
+    out: so it is not they who are asked but the hub, which remembers whom it heard last.
+    """
+    question = _encode(_Claim(site=names.site, created=created))
+    hub = names.at(topology.hub)
+    answers = await link.collect(hub.ctl(CLAIM), question, seconds=LISTEN, ends=False)
     for answer in answers:
         other = answer.body.decode("utf-8", "replace")
         if not answer.status and other != created:
             raise Permanent(
                 f"another site runs under the name {names.site} (its stream is of {other[:40]}); "
-                "give one of the two another name, or end it"
+                f"give one of the two another name, or end it and wait {REMEMBERED:g} s"
             )
 
 
-async def claim(link: Link, names: Names) -> None:
-    """Answer those who ask who serves this site, as long as the connection lasts."""
+async def claim(link: Link, topology: Topology, names: Names) -> None:
+    """Say that we are this site as long as the connection lasts; the hub also takes note."""
+    if len(topology.site_names) == 1:
+        return
     info = await stream_info(link, names.stream)
     created = info.created if info else ""
+    if names.site == topology.hub:
+        await _take_note(link, names, created)
+    else:
+        link.spawn(_repeat(link, topology, names, created))
 
-    def answer(_: bytes, reply: bytes, __: bytes, ___: bytes | None) -> None:
+
+async def _take_note(link: Link, names: Names, created: str) -> None:
+    """Answer claims with who made the same one and was heard not long ago, or with themselves."""
+    heard: dict[str, tuple[str, float]] = {}
+    now = asyncio.get_running_loop().time
+
+    def answer(_: bytes, reply: bytes, body: bytes, __: bytes | None) -> None:
+        asked = msgspec.json.decode(body, type=_Claim)
+        if asked.site == names.site:
+            known = created
+        else:
+            known, last = heard.get(asked.site, (asked.created, now()))
+            if known == asked.created or now() - last > REMEMBERED:
+                known = asked.created
+                if known:  # who only asks has no stream yet
+                    heard[asked.site] = (known, now())
         if reply:
-            link.publish(reply.decode(), created.encode())
+            link.publish(reply.decode(), known.encode())
 
     await link.subscribe(names.ctl(CLAIM), answer)
+
+
+async def _repeat(link: Link, topology: Topology, names: Names, created: str) -> None:
+    while True:
+        with contextlib.suppress(SbxError):
+            try:
+                await check_alone(link, topology, names, created)
+            except Permanent as error:
+                link.events("site_doubled", str(error))
+        await asyncio.sleep(REPEAT)
 
 
 async def _check_island(link: Link, site: str, others: Sequence[str]) -> None:

@@ -63,6 +63,8 @@ async def _node(common: Common, host: Host, want: Wanted, name: str) -> int:
             opened(common, want, deploy=True) as session,
             opened_runtime(host, session.topology.part(session.names.site), own) as runtime,
         ):
+            if want.loaded is None:
+                await session.site.join(session.topology)
             actors = Node(session.topology, session.broker, runtime, own)
             await Clerk(session.site, session.broker, session.topology).serve(name)
             kind = runtime.kind if runtime else "none"

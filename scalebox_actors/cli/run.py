@@ -93,8 +93,7 @@ async def _run(common: Common, host: Host, loaded: Loaded, wishes: Wishes) -> in
         sites = await stack.enter_async_context(open_sites(topology, reach))
         here = sites[home(common.site, tuple(sites))]
         posts = []
-        for site in sites.values():
-            await site.deploy(topology)
+        await asyncio.gather(*(site.deploy(topology) for site in sites.values()))
         for site in sites.values():
             own = _settings(host, base, site, loaded, url=common.nats or "")
             part = topology.part(site.names.site)

@@ -32,7 +32,7 @@ from scalebox_actors.sites import (
 )
 from scalebox_actors.topology.model import Site, Topology
 
-AGAIN = 2.0
+AGAIN, PATIENCE = 2.0, 30.0
 CLIENT_PORT = 4222
 
 log = logging.getLogger(__name__)
@@ -144,17 +144,21 @@ async def _serve(topology: Topology, here: Site, wishes: Wishes, store: Path) ->
 
 
 async def _deploy(topology: Topology, site: str, reach: Reach) -> None:
-    """Make what the topology needs; a cluster may take a while to find its majority."""
+    """Make what the topology needs, then stay: the hub takes note of who is which site.
+
+    A cluster may take a while to find its majority, so what is not there yet is waited for.
+    """
+    names = Names(topology.name, site)
     while True:
         try:
-            async with asyncio.timeout(30), open_site(Names(topology.name, site), reach) as place:
-                changes = await place.deploy(topology)
+            async with open_site(names, reach) as place:
+                async with asyncio.timeout(PATIENCE):
+                    changes = await place.deploy(topology)
+                log.info("deployed", extra={"site": site, "changes": "; ".join(changes) or "none"})
+                await asyncio.Event().wait()
         except (Transient, TimeoutError) as error:
             log.warning("deploy_waits", extra={"why": str(error) or "no answer yet"})
             await asyncio.sleep(AGAIN)
-        else:
-            log.info("deployed", extra={"site": site, "changes": "; ".join(changes) or "none"})
-            return
 
 
 def _keys(wishes: Wishes, site: str, store: Path) -> Keys | None:

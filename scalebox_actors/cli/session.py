@@ -1,5 +1,6 @@
 """A connection to the stream of the topology that was meant, for the length of a command."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -76,9 +77,11 @@ async def opened(
     file = want.loaded.topology if want.loaded else None
     reach = reach_of(common, want.name, start=file is not None and (start or deploy))
     async with _sites(common, want, reach) as near:
-        for site in near.values():
-            if file is not None and (deploy or (start and await site.deployed() is None)):
-                await site.deploy(file)
+        if file is not None and deploy:
+            await asyncio.gather(*(site.deploy(file) for site in near.values()))
+        elif file is not None and start:
+            new = [site for site in near.values() if await site.deployed() is None]
+            await asyncio.gather(*(site.deploy(file) for site in new))
         here = near[home(common.site, tuple(near))]
         data = await here.deployed()
         if data is None:

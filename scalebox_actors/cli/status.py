@@ -1,6 +1,7 @@
 """`sbx-actor status`: how much waits, runs and failed, and who works on it."""
 
 import asyncio
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -30,6 +31,9 @@ class LinkState(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     target: str
     waiting: int
+    down_since: float = 0.0
+    """Since when nothing arrives there, as the couriers see it; 0 while all is well."""
+    why: str = ""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,13 +93,24 @@ async def look(session: Session) -> State:
         now=await session.broker.clock(),
         bytes=sum(one.bytes for one in looks.values()),
         max_bytes=sum(one.max_bytes for one in looks.values()),
-        links=tuple(
-            LinkState(origin=site, target=target, waiting=waiting)
-            for site, one in ordered.items()
-            for target, waiting in one.outgoing.items()
-        ),
+        links=tuple(chain.from_iterable(links_of(site, one) for site, one in ordered.items())),
         unreachable=tuple(site for site in sites if site not in looks),
     )
+
+
+def links_of(site: str, look: Look) -> Iterator[LinkState]:
+    """Say how the ways from a site to the others are: those with something to tell."""
+    roads = [road for node in look.nodes for road in node.roads.values() if road.down_since]
+    for target in sorted({*look.outgoing, *(road.site for road in roads)}):
+        down = [road for road in roads if road.site == target]
+        first = min(down, key=lambda road: road.down_since, default=None)
+        yield LinkState(
+            origin=site,
+            target=target,
+            waiting=look.outgoing.get(target, 0),
+            down_since=first.down_since if first else 0.0,
+            why=first.why if first else "",
+        )
 
 
 def text_of(state: State) -> list[str]:
@@ -120,8 +135,15 @@ def text_of(state: State) -> list[str]:
         for n in state.nodes
     ]
     told = table(("node", "runtime", "since", ""), nodes) if nodes else ["no node answers"]
-    links = [(f"{one.origin} → {one.target}", one.waiting) for one in state.links]
-    carried = [*table(("link", "waiting"), links), ""] if links else []
+    links = [
+        (
+            f"{one.origin} → {one.target}",
+            one.waiting,
+            f"down since {moment(one.down_since)}: {one.why}" if one.down_since else "",
+        )
+        for one in state.links
+    ]
+    carried = [*table(("link", "waiting", ""), links), ""] if links else []
     missing = [f"site {site} does not answer" for site in state.unreachable]
     fill = f"{size(state.bytes)} of {size(state.max_bytes)} used by the stream"
     return [*table(header, rows), "", *carried, *told, "", *missing, fill]

@@ -33,5 +33,4 @@ def write_private(path: Path, data: bytes) -> None:
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _FILE)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
-        os.fsync(descriptor)
     part.replace(path)

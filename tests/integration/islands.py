@@ -3,8 +3,9 @@
 import asyncio
 import socket
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -32,6 +33,7 @@ modules:
   total: {image: x, site: hub, gather: {by: root, count: 2}}
 """
 SITES = ("hub", "a", "b")
+READY = 10.0
 SOON = 0.4
 """How long a denied request is waited for."""
 
@@ -61,11 +63,24 @@ class Process:
         """What the server has written so far."""
         return (self.folder / "log").read_text()
 
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        assert self.running is not None
+        return self.running.pid
+
     def start(self) -> None:
         """Start it; does not wait."""
         self.running = subprocess.Popen(  # noqa: S603 - our own binary
             [find_binary(), "-c", str(self.folder / "nats.conf"), "-l", str(self.folder / "log")]
         )
+
+    def ready(self) -> None:
+        """Wait until it serves."""
+        end = time.monotonic() + READY
+        while not (self.folder / "log").exists() or "Server is ready" not in self.log:
+            assert time.monotonic() < end, self.log
+            time.sleep(0.01)
 
     def stop(self) -> None:
         """End it; safe to repeat."""
@@ -85,7 +100,7 @@ class Islands:
             make_keys(self.topology, self.keys)
         self.servers: dict[str, Process] = {}
         self.events: list[tuple[str, str]] = []
-        leaf = f"127.0.0.1:{free_port()}"
+        self.leaves = leaf = f"127.0.0.1:{free_port()}"
         for site in SITES:
             listen = f"127.0.0.1:{free_port()}"
             folder = self.keys / site if self.keys else root / site
@@ -100,6 +115,15 @@ class Islands:
         text = server_configuration(self.topology, site, keys, ground)
         (self.servers[site].folder / "nats.conf").write_text(text)
 
+    @asynccontextmanager
+    async def link(self, site: str, role: Role) -> AsyncIterator[Link]:
+        """Connect for as long as the context lasts; see `login`."""
+        link = await self.login(site, role)
+        try:
+            yield link
+        finally:
+            await link.close()
+
     async def login(self, site: str, role: Role) -> Link:
         """Connect to a site's server as somebody; what happens is noted in `events`."""
         login = str(self.keys / site / login_file(role)) if self.keys else None
@@ -111,31 +135,37 @@ class Islands:
         )
 
     def denials(self) -> list[str]:
-        """Return what the servers denied, as the clients were told."""
-        return [detail for _, detail in self.events if "permissions violation" in detail.lower()]
+        """Return what the servers denied since this was asked last, as the clients were told."""
+        told = [detail for event, detail in self.events if event == "denied"]
+        self.events.clear()
+        return told
 
 
-@asynccontextmanager
-async def islands(root: Path, *, keys: bool = True) -> AsyncIterator[Islands]:
+@contextmanager
+def islands(root: Path, *, keys: bool = True) -> Iterator[Islands]:
     """Start every site's server, make its streams, and wait until the sites hear each other."""
     here = Islands(root, keys=keys)
     try:
         for server in here.servers.values():
             server.start()
-        admins = {site: await here.login(site, Role.ADMIN) for site in SITES}
-        for site, admin in admins.items():
-            await ensure(admin, here.topology, Names("t", site))
-        for origin, target, module in (("a", "hub", "spare"), ("b", "a", "count")):
-            subject = Names("t", target).task(module)
-            async with asyncio.timeout(10):
-                await admins[origin].call(subject, b"are you there?")
-        for site, admin in admins.items():
-            await admin.api(f"STREAM.PURGE.{Names('t', site).stream}")
-            await admin.close()
+            server.ready()
+        asyncio.run(_made(here))
         yield here
     finally:
         for server in here.servers.values():
             server.stop()
+
+
+async def _made(here: Islands) -> None:
+    admins = {site: await here.login(site, Role.ADMIN) for site in SITES}
+    for site, admin in admins.items():
+        await ensure(admin, here.topology, Names("t", site))
+    for origin, target, module in (("a", "hub", "spare"), ("b", "a", "count")):
+        async with asyncio.timeout(10):
+            await admins[origin].call(Names("t", target).task(module), b"are you there?")
+    for site, admin in admins.items():
+        await admin.api(f"STREAM.PURGE.{Names('t', site).stream}")
+        await admin.close()
 
 
 async def said(link: Link, subject: str, body: bytes = b"") -> str:

@@ -1,5 +1,6 @@
 """Hypothesis strategies for topologies that the loader accepts."""
 
+import msgspec
 from hypothesis import strategies as st
 
 from scalebox_actors import limits
@@ -9,8 +10,12 @@ from scalebox_actors.topology.model import (
     Identity,
     Launch,
     Limits,
+    Link,
     Module,
+    Overflow,
     Retry,
+    Route,
+    Site,
     Size,
     Topology,
     Truncate,
@@ -124,6 +129,63 @@ def modules(draw: st.DrawFn, name: str, sinks: tuple[str, ...]) -> Module:
 def _changed(module: Module, **fields: object) -> Module:
     given = {name: getattr(module, name) for name in module.__struct_fields__}
     return Module(**{**given, **fields})
+
+
+@st.composite
+def sites(draw: st.DrawFn, name: str, modules: list[str], *, hub: bool) -> Site:
+    """A site with anything that may be said of it."""
+    return Site(
+        name=name,
+        label=draw(LABELS),
+        hub=hub,
+        address=draw(st.sampled_from(["", "h.example:7422", "[::1]:1"])) if hub else "",
+        listen=draw(st.sampled_from(["127.0.0.1:4222", "0.0.0.0:1"])),
+        servers=draw(st.sampled_from([(), ("n1", "n2:6222", "[::1]")])) if hub else (),
+        replicas=3 if hub else 1,
+        data_root=draw(st.sampled_from(["", "/data", "/a b/ä"])),
+        store=draw(st.sampled_from(["", "/var/lib/sbx"])),
+        link=draw(
+            st.builds(
+                Link,
+                rate=st.none() | st.floats(0.001, 1e9),
+                bandwidth=st.none() | sizes(limits.KIB),
+            )
+        ),
+        priorities=draw(
+            st.dictionaries(st.sampled_from(modules), st.integers(-100, 100), max_size=2)
+        ),
+    )
+
+
+@st.composite
+def placed(draw: st.DrawFn, module: Module, names: list[str]) -> Module:
+    """The same module at any sites where it may be, with any route to it."""
+    if module.gather is not None:
+        return _changed(module, sites=(draw(st.sampled_from(names)),))
+    chosen = tuple(draw(st.lists(st.sampled_from(names), unique=True)))
+    by_body = module.identity is Identity.BODY
+    route = draw(st.sampled_from([Route.SPREAD, Route.BODY_HASH] if by_body else list(Route)))
+    overflow = draw(st.none() | st.builds(Overflow, pending=st.integers(1, 10**9)))
+    return _changed(
+        module,
+        sites=chosen,
+        route=route,
+        overflow=overflow if route is Route.LOCAL_FIRST else None,
+    )
+
+
+@st.composite
+def over_sites(draw: st.DrawFn) -> Topology:
+    """A topology over one to four sites."""
+    topology = draw(topologies())
+    names = draw(st.lists(NAMES, min_size=1, max_size=4, unique=True))
+    hub = draw(st.sampled_from(names))
+    known = list(topology.modules)
+    return msgspec.structs.replace(
+        topology,
+        sites={name: draw(sites(name, known, hub=name == hub)) for name in names},
+        modules={name: draw(placed(m, names)) for name, m in topology.modules.items()},
+    )
 
 
 @st.composite

@@ -23,7 +23,7 @@ from scalebox_actors.message import (
 from scalebox_actors.names import Names, body_id, child_id
 from scalebox_actors.policy import Bury, Reason
 from scalebox_actors.records import DoneRecord, Ended, Outcome
-from scalebox_actors.topology.model import Duration, Gather, Identity, Module, Topology
+from scalebox_actors.topology.model import Duration, Gather, Identity, Module, Site, Topology
 
 TOPOLOGY = Topology(
     name="t",
@@ -46,6 +46,34 @@ def emission(body: bytes = b"o", module: str | None = None, **headers: str) -> E
 def outcome(*emissions: Emission) -> Outcome:
     """A run that ended well with these outputs."""
     return Outcome(exit_code=0, started=1.0, finished=2.0, emissions=emissions)
+
+
+def test_what_is_for_another_site_waits_here_to_be_carried() -> None:
+    """Outputs for a module elsewhere go, in the same batch, where the courier takes them."""
+    sites = {"hub": Site(name="hub", hub=True), "x": Site(name="x")}
+    modules = {
+        "a": Module(name="a", sites=("hub",), sinks=("b", "c")),
+        "b": Module(name="b", sites=("x",)),
+        "c": Module(name="c"),
+    }
+    topology = Topology(name="t", sites=sites, modules=modules)
+    scribe = Scribe(topology=topology, names=Names("t", "hub"), node="n", body_limit=99)
+    asked = outcome(emission(module="b"), emission(module="c"), emission(module="c", to_site="x"))
+
+    effects = scribe.done(MESSAGE, asked)
+
+    assert effects.record.subject == "sbx.t.hub.done.a.p"
+    assert [output.subject for output in effects.outputs] == [
+        "sbx.t.hub.out.x.b",
+        "sbx.t.hub.task.c",
+        "sbx.t.hub.out.x.c",
+    ]
+
+
+def test_a_site_without_the_module_is_a_bad_output() -> None:
+    """A wish that cannot be met is the program's fault, and nothing of its outputs is sent."""
+    with pytest.raises(BadOutput, match="output 1: to_site 'moon'"):
+        SCRIBE.done(MESSAGE, outcome(emission(to_site="moon")))
 
 
 def test_the_record_comes_first_and_fences() -> None:

@@ -4,7 +4,7 @@ import textwrap
 
 import pytest
 from hypothesis import given, settings
-from unit.strategies import TEXT, topologies
+from unit.strategies import TEXT, over_sites, topologies
 
 from scalebox_actors.topology.graph import graph_mermaid, graph_text
 from scalebox_actors.topology.load import load
@@ -29,7 +29,7 @@ PRIMES = Topology(
 
 
 @settings(max_examples=40, deadline=None)
-@given(topologies())
+@given(topologies() | over_sites())
 def test_a_rendered_topology_loads_as_itself(topology: Topology) -> None:
     """Rendering loses nothing: not a dollar, a control character or a fraction of a second."""
     actual = load(render(topology), path="rendered", params={"A": "never put in"})
@@ -50,7 +50,7 @@ def test_any_argument_survives(text: str) -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(topologies())
+@given(topologies() | over_sites())
 def test_rendering_is_stable(topology: Topology) -> None:
     """The rendering of what a rendering says is the same bytes."""
     rendered = render(topology)

@@ -6,7 +6,7 @@ import jsonschema
 import msgspec
 import pytest
 from hypothesis import given, settings
-from unit.strategies import topologies
+from unit.strategies import over_sites, topologies
 
 from scalebox_actors.topology.model import (
     Gather,
@@ -47,7 +47,7 @@ def test_an_editor_sees_unknown_fields(file: Path) -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(topologies())
+@given(topologies() | over_sites())
 def test_an_editor_accepts_every_rendering(topology: Topology) -> None:
     """What we write ourselves fits as well."""
     assert VALIDATOR.is_valid(load_plain(render(topology), "t"))

@@ -1,0 +1,367 @@
+"""Least privilege on real servers: what every role may do works, everything else is denied."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import nkeys
+import pytest
+from integration.islands import SOON, Islands, Process, free_port, islands, said
+
+from scalebox_actors.broker import Credentials, JetStreamBroker, Link, connect
+from scalebox_actors.broker.client import Client
+from scalebox_actors.errors import NotPermitted, Unavailable
+from scalebox_actors.keys.folder import read_keys
+from scalebox_actors.names import Names
+from scalebox_actors.ports import Entry, Refused
+from scalebox_actors.rights import Role
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
+
+HUB, A, B = (Names("t", site) for site in ("hub", "a", "b"))
+STREAM, BUCKET = A.stream, A.bucket
+API, DIRECT = "$JS.API", f"$JS.API.DIRECT.GET.{A.stream}"
+
+NODE_MAY_NOT = {
+    "give-work-to-a-module-that-it-does-not-feed": A.task("count"),
+    "forge-a-done-record-of-another-module": A.done("split", "x"),
+    "bury-a-task-of-another-module": A.dead("split", "x"),
+    "forge-a-result-of-a-module-with-sinks": A.result("count"),
+    "read-a-done-record-of-another-module": f"{DIRECT}.{A.done('split', 'x')}",
+    "read-a-waiting-task": f"{DIRECT}.{A.task('count')}",
+    "read-by-sequence": f"{API}.STREAM.MSG.GET.{STREAM}",
+    "read-by-sequence-directly": DIRECT,
+    "look-at-another-topology": f"{API}.STREAM.INFO.SBX_other_AT_a",
+    "list-streams": f"{API}.STREAM.NAMES",
+    "make-a-stream": f"{API}.STREAM.CREATE.SBX_t_AT_a",
+    "purge": f"{API}.STREAM.PURGE.{STREAM}",
+    "delete-the-stream": f"{API}.STREAM.DELETE.{STREAM}",
+    "delete-a-message": f"{API}.STREAM.MSG.DELETE.{STREAM}",
+    "make-a-consumer": f"{API}.CONSUMER.CREATE.{STREAM}.mine",
+    "delete-a-consumer": f"{API}.CONSUMER.DELETE.{STREAM}.run_count",
+    "pause-a-consumer": f"{API}.CONSUMER.PAUSE.{STREAM}.run_count",
+    "pull-from-another-consumer": f"{API}.CONSUMER.MSG.NEXT.{STREAM}.run_split",
+    "change-the-deployed-topology": f"$KV.{BUCKET}.topology",
+    "forge-a-done-record-of-another-site": B.done("count", "x"),
+    "ask-the-streams-of-another-site": "$JS.b.API.STREAM.INFO.SBX_t_AT_b",
+    "speak-to-the-system": "$SYS.REQ.SERVER.PING",
+}
+SENDER_MAY_NOT = {
+    "give-work-to-an-inner-module": HUB.task("spare"),
+    "forge-a-done-record": HUB.done("split", "x"),
+    "put-something-on-the-way-to-another-site": HUB.out("a", "count"),
+    "read-a-waiting-task": f"$JS.API.DIRECT.GET.{HUB.stream}.{HUB.task('split')}",
+    "command-the-nodes": HUB.ctl("cancel"),
+    "purge": f"{API}.STREAM.PURGE.{HUB.stream}",
+}
+READER_MAY_NOT = {
+    "give-work": HUB.task("split"),
+    "read-a-waiting-task": f"$JS.API.DIRECT.GET.{HUB.stream}.{HUB.task('split')}",
+    "read-the-whole-stream": f"$JS.API.DIRECT.GET.{HUB.stream}",
+    "command-the-nodes": HUB.ctl("cancel"),
+    "command-the-nodes-of-another-site": A.ctl("drain"),
+    "forge-a-run-record": HUB.trace("n"),
+    "purge-the-records": f"{API}.STREAM.PURGE.{HUB.trace_stream}",
+}
+NOBODY_MAY_HEAR = ("_INBOX_a.admin.>", "_INBOX_b.node.>", "_INBOX.>", "sbx.>", ">", "$SYS.>",
+                   "$JS.EVENT.>", A.task(">"), B.ctl(">"))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Islands]:
+    """Three sites with keys, running."""
+    with islands(tmp_path_factory.mktemp("islands")) as here:
+        yield here
+
+
+def table(denials: dict[str, str]) -> list[object]:
+    """Return the rows of a table as parameters named by what is tried."""
+    return [pytest.param(subject, id=name) for name, subject in denials.items()]
+
+
+async def refused(sites: Islands, role: Role, site: str, subject: str) -> tuple[str, list[str]]:
+    """Return what a role was told when it asked, and what its events say."""
+    sites.denials()
+    async with sites.link(site, role) as link:
+        answer = await said(link, subject)
+    return answer, sites.denials()
+
+
+@pytest.mark.parametrize("subject", table(NODE_MAY_NOT))
+async def test_a_node_is_denied(sites: Islands, subject: str) -> None:
+    """Whatever a node has no business with is refused, and an event names the subject."""
+    answer, events = await refused(sites, Role.NODE, "a", subject)
+
+    assert answer == "denied"
+    assert subject.lower() in events[0]
+
+
+@pytest.mark.parametrize("subject", table(SENDER_MAY_NOT))
+async def test_a_sender_is_denied(sites: Islands, subject: str) -> None:
+    """A sender reaches the entry modules and nothing else."""
+    answer, events = await refused(sites, Role.SENDER, "hub", subject)
+
+    assert answer == "denied"
+    assert subject.lower() in events[0]
+
+
+@pytest.mark.parametrize("subject", table(READER_MAY_NOT))
+async def test_a_reader_is_denied(sites: Islands, subject: str) -> None:
+    """Who may look at run records sees no body, changes nothing and commands nobody."""
+    answer, events = await refused(sites, Role.TRACE, "hub", subject)
+
+    assert answer == "denied"
+    assert subject.lower() in events[0]
+
+
+@pytest.mark.parametrize("role", [Role.NODE, Role.SENDER, Role.TRACE])
+@pytest.mark.parametrize("subject", NOBODY_MAY_HEAR)
+async def test_nobody_listens_to_others(sites: Islands, role: Role, subject: str) -> None:
+    """No role hears another's answers, the tasks on their way, or the server's own talk."""
+    sites.denials()
+    link = await sites.login("a", role)
+    await link.subscribe(subject, lambda *_: None)
+    await said(link, f"$JS.API.STREAM.INFO.{STREAM}")  # the denial comes before this answer
+    await link.close()
+
+    assert any(subject.lower() in event for event in sites.denials())
+
+
+async def test_smuggling_in_a_batch_stores_nothing(sites: Islands) -> None:
+    """A batch with one forbidden member is refused as a whole, its permitted members too."""
+    link = await sites.login("a", Role.NODE)
+    broker = await JetStreamBroker.open(link, A)
+    record = Entry(subject=A.done("count", "smuggler"), body=b"{}", headers={}, expect=0)
+    refusal = await broker.write([record, Entry(subject=A.task("count"), body=b"x", headers={})])
+    stored = await broker.read(record.subject)
+    await link.close()
+
+    assert refusal is not None
+    assert refusal.kind is Refused.UNACCEPTABLE
+    assert stored is None
+
+
+async def test_a_node_can_do_its_work(sites: Islands) -> None:
+    """Pull, heart-beat, commit with what goes to the hub, double ack, look, remember: all work."""
+    admin, link = await sites.login("a", Role.ADMIN), await sites.login("a", Role.NODE)
+    await admin.call(A.task("count"), b"7", {"Nats-Msg-Id": "seven"})
+    sites.denials()
+    broker = await JetStreamBroker.open(link, A)
+    async with broker.intake("count") as intake, asyncio.timeout(10):
+        intake.grant(1)
+        delivery = await anext(aiter(intake))
+        outputs = [
+            Entry(subject=A.done("count", "seven"), body=b"{}", headers={}, expect=0),
+            Entry(subject=A.out("hub", "total"), body=b"49", headers={"Nats-Msg-Id": "49"}),
+        ]
+        refusal = await broker.write(outputs)
+        await delivery.done()
+        await broker.put_state("try.count.seven", b"{}", life=60)
+        ended = await broker.read(A.done("count", "seven"))
+    state, backlog = await broker.get_state("try.count.seven"), await broker.backlog("count")
+    await admin.close()
+    await link.close()
+
+    assert (refusal, state, backlog.waiting, sites.denials()) == (None, b"{}", 0, [])
+    assert ended is not None
+
+
+async def test_a_node_can_gather(sites: Islands) -> None:
+    """Where a module gathers, members are stored, read by pattern and purged behind it."""
+    link = await sites.login("hub", Role.NODE)
+    sites.denials()
+    broker = await JetStreamBroker.open(link, HUB)
+    members = [
+        Entry(subject=HUB.member("total", "g", str(n)), body=b"x", headers={}, expect=0)
+        for n in range(3)
+    ]
+    refusal = await broker.write(members)
+    found = await broker.read_all(HUB.member("total", "g", "*"))
+    await broker.purge(HUB.member("total", "g", "*"))
+    left = await broker.read_all(HUB.member("total", "g", "*"))
+    await link.close()
+
+    assert (refusal, len(found), left, sites.denials()) == (None, 3, [], [])
+
+
+async def test_a_sender_can_send(sites: Islands) -> None:
+    """Messages for an entry module are stored, in batches too, and repetitions are known."""
+    link = await sites.login("hub", Role.SENDER)
+    sites.denials()
+    broker = await JetStreamBroker.open(link, HUB)
+    entries = [
+        Entry(subject=HUB.task("split"), body=b"x", headers={"Nats-Msg-Id": f"s{n}"})
+        for n in range(3)
+    ]
+    first, second = await broker.inject(entries), await broker.inject(entries)
+    await link.close()
+
+    assert (first.stored, second.duplicates, sites.denials()) == (3, 3, [])
+
+
+async def test_messages_cross_where_they_are_addressed(sites: Islands) -> None:
+    """A node hands a message to another site's stream, from leaf to leaf and leaf to hub."""
+    link = await sites.login("a", Role.NODE)
+    answers = [await said(link, B.task("count")), await said(link, HUB.task("total"))]
+    await link.close()
+
+    assert answers == ["done", "done"]
+
+
+# --- sites are islands --------------------------------------------------------------------------
+
+
+class Rogue:
+    """What the operator of site b can do at most: b's own keys, and no list of ours in the way."""
+
+    def __init__(self, sites: Islands, root: Path) -> None:
+        assert sites.keys is not None
+        keys, port = sites.keys / "b", free_port()
+        seed = (keys / "leaf.conf").read_text().split('"')[1]
+        tls = f'cert_file: "{keys}/server.pem", key_file: "{keys}/server.key"'
+        self.process = Process(root, f"nats://127.0.0.1:{port}")
+        (root / "nats.conf").write_text(
+            f'listen: "127.0.0.1:{port}"\n'
+            "accounts { X { users: [ { user: rogue, password: rogue } ] } }\n"
+            "leafnodes { remotes: [ {\n"
+            f'  url: "tls://{sites.leaves}", account: X, nkey: "{seed}"\n'
+            f'  tls {{ {tls}, ca_file: "{keys}/ca.pem" }}\n'
+            "} ] }\n"
+        )
+
+    async def link(self) -> Link:
+        """Return a connection that its own server denies nothing."""
+        url = self.process.url.replace("//", "//rogue:rogue@")
+        return await connect_anyhow(url)
+
+
+async def connect_anyhow(url: str) -> Link:
+    """Connect to a server without JetStream, which `connect` refuses."""
+    client = Client(lambda *_: None)
+    await client.connect(url, inbox_prefix="_INBOX_b.rogue")
+    link = Link(client, lambda *_: None)
+    await link.start()
+    return link
+
+
+@pytest.fixture
+def rogue(sites: Islands, tmp_path: Path) -> Iterator[Rogue]:
+    """Site b in the hands of somebody who means harm, its own server gone."""
+    sites.servers["b"].stop()
+    bad = Rogue(sites, tmp_path)
+    bad.process.start()
+    bad.process.ready()
+    yield bad
+    bad.process.stop()
+    sites.servers["b"].start()
+
+
+async def test_a_site_is_out_of_reach_of_another(sites: Islands, rogue: Rogue) -> None:
+    """With b's own keys and no lists, nothing of another site is read, forged or deleted."""
+    admin, bad = await sites.login("a", Role.ADMIN), await rogue.link()
+    heard: list[bytes] = []
+    async with asyncio.timeout(10):  # the link is up once a message that may cross does
+        await bad.call(A.task("count"), b"addressed to a", {"Nats-Msg-Id": "may-cross"})
+    for subject in ("sbx.t.a.>", "sbx.t.hub.>", "$JS.>", "$KV.>", "_INBOX_a.>", "_INBOX_hub.>"):
+        await bad.subscribe(subject, lambda s, *_: heard.append(s))
+    before = await admin.api(f"STREAM.INFO.{A.stream}")
+    attacks = [
+        A.done("count", "forged"),
+        A.dead("count", "forged"),
+        A.out("hub", "total"),
+        HUB.result("spare"),
+        f"$JS.a.API.STREAM.DELETE.{A.stream}",
+        f"$JS.a.API.STREAM.PURGE.{A.stream}",
+        f"$JS.a.API.DIRECT.GET.{A.stream}.{A.task('count')}",
+        f"$JS.hub.API.STREAM.DELETE.{HUB.stream}",
+        f"$KV.{A.bucket}.topology",
+        f"$JS.ACK.{A.stream}.run_count.1.1.1.1.0",
+    ]
+    answers = [await said(bad, attack) for attack in attacks]
+    heard.clear()  # it has heard itself
+    await admin.call(A.task("count"), b"not for b", {"Nats-Msg-Id": "not-for-b"})
+    after = await admin.api(f"STREAM.INFO.{A.stream}")
+    await bad.close()
+    await admin.close()
+
+    assert set(answers) <= {"silence", "denied"}
+    assert heard == []
+    assert messages(after) == messages(before) + 1
+
+
+async def test_a_rogue_cannot_borrow_another_name(sites: Islands, rogue: Rogue) -> None:
+    """Tasks for site a reach a alone, though b's operator listens for them under a's name."""
+    admin, bad = await sites.login("hub", Role.ADMIN), await rogue.link()
+    heard: list[bytes] = []
+    await bad.subscribe("sbx.t.a.>", lambda s, *_: heard.append(s))
+    await said(bad, HUB.task("spare"))
+    answer = await said(admin, A.task("count"), b"for a")
+    await asyncio.sleep(SOON)  # nothing can be awaited that must not come
+    await bad.close()
+    await admin.close()
+
+    assert (answer, heard) == ("done", [])
+
+
+def messages(info: dict[str, object]) -> int:
+    """Return how many messages a stream has, as its server says."""
+    state = info["state"]
+    assert isinstance(state, dict)
+    return int(state["messages"])
+
+
+# --- who may come in at all ---------------------------------------------------------------------
+
+
+async def test_nobody_comes_in_without_a_key(sites: Islands) -> None:
+    """Without a login, and with one of another site, the answer is a refusal in words."""
+    assert sites.keys is not None
+    other = str(sites.keys / "b" / "admin.nk")
+    for credentials in (None, Credentials(login=other)):
+        with pytest.raises(NotPermitted, match="refuses our login"):
+            await connect(
+                sites.servers["a"].url, name="x", events=lambda *_: None, credentials=credentials
+            )
+
+
+# nats-py leaves a connection on which its login was refused to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_revoked_login_ends_the_connection(sites: Islands) -> None:
+    """A login taken away while it is in use: events say so, and whoever waits gets an error."""
+    server = sites.servers["a"]
+    path = server.folder / "nats.conf"
+    text = path.read_text()
+    sites.events.clear()
+    async with sites.link("a", Role.SENDER) as link:
+        path.write_text(text.replace(public_key(sites, "a", Role.SENDER), stranger()))
+        os.kill(server.pid, signal.SIGHUP)
+        try:
+            with pytest.raises(Unavailable, match="refuses our login"):
+                await until_it_fails(link)
+        finally:
+            path.write_text(text)
+            os.kill(server.pid, signal.SIGHUP)
+
+    assert "login_refused" in [event for event, _ in sites.events]
+
+
+def public_key(sites: Islands, site: str, role: Role) -> str:
+    """Return the public half of a login."""
+    assert sites.keys is not None
+    return read_keys(sites.keys, site).users[site][role]
+
+
+def stranger() -> str:
+    """Return the public half of a key that nobody has."""
+    seed = bytearray(nkeys.encode_seed(bytes(32), nkeys.PREFIX_BYTE_USER))
+    return bytes(nkeys.from_seed(seed).public_key).decode()
+
+
+async def until_it_fails(link: Link) -> None:
+    """Ask again and again."""
+    async with asyncio.timeout(20):
+        while True:
+            await link.api(f"STREAM.INFO.{STREAM}")
+            await asyncio.sleep(0.05)

@@ -1,0 +1,166 @@
+"""Keys: made once, kept, renewed before they expire, and for their owner alone."""
+
+import datetime as dt
+import os
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from scalebox_actors.broker import Credentials
+from scalebox_actors.cli.credentials import credentials_of
+from scalebox_actors.cli.options import Common
+from scalebox_actors.errors import BadInput
+from scalebox_actors.keys.folder import make_keys, read_keys
+from scalebox_actors.login import Login, read_login, write_login
+from scalebox_actors.rights import Role
+from scalebox_actors.topology.load import load
+from scalebox_actors.topology.model import Topology
+
+TEXT = """
+topology: t
+sites:
+  hub: {hub: true, address: "hub.example:7422"}
+  b: {listen: "10.0.0.7:4222"}
+modules:
+  m: {image: x}
+"""
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+@pytest.fixture
+def topology() -> Topology:
+    """Two sites."""
+    return load(TEXT.encode(), path="t.yaml")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, topology: Topology) -> Path:
+    """A folder of keys, made with a umask that would let everybody in."""
+    before = os.umask(0)
+    try:
+        make_keys(topology, tmp_path / "keys", now=NOW)
+    finally:
+        os.umask(before)
+    return tmp_path / "keys"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def certificate(folder: Path, site: str) -> x509.Certificate:
+    """Return a site's certificate."""
+    return x509.load_pem_x509_certificate((folder / site / "server.pem").read_bytes())
+
+
+def test_only_the_owner_may_look(folder: Path) -> None:
+    """Folders have mode 0700 and files 0600, whatever the umask."""
+    modes = {p.is_dir(): {q.stat().st_mode & 0o777 for q in folder.rglob("*")
+             if q.is_dir() == p.is_dir()} for p in folder.rglob("*")}  # fmt: skip
+
+    assert modes == {True: {0o700}, False: {0o600}}
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_every_site_has_its_roles(folder: Path) -> None:
+    """A login per role and site; the hub has no link to a hub."""
+    logins = {str(p.relative_to(folder)) for p in folder.rglob("*.nk")}
+    roles = ("sender", "node", "trace", "admin")
+
+    assert logins == {f"{s}/{r}.nk" for s in ("hub", "b") for r in roles} | {"b/leaf.nk"}
+
+
+def test_made_again_nothing_changes(folder: Path, topology: Topology) -> None:
+    """What is there is kept, byte for byte."""
+    before = contents(folder)
+    make_keys(topology, folder, now=NOW + dt.timedelta(days=100))
+
+    assert contents(folder) == before
+
+
+def test_a_certificate_is_renewed_in_time(folder: Path, topology: Topology) -> None:
+    """One that ends within 30 days is replaced, and the logins stay."""
+    first, login = certificate(folder, "b"), (folder / "b" / "node.nk").read_bytes()
+    make_keys(topology, folder, now=NOW + dt.timedelta(days=800))
+
+    assert certificate(folder, "b").not_valid_after_utc > first.not_valid_after_utc
+    assert (folder / "b" / "node.nk").read_bytes() == login
+
+
+def test_a_new_address_gets_a_certificate(folder: Path) -> None:
+    """A hub that moves is reached under its new name."""
+    moved = load(TEXT.replace("hub.example", "new.example").encode(), path="t.yaml")
+    make_keys(moved, folder, now=NOW)
+    names = certificate(folder, "hub").extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+
+    assert "new.example" in names.value.get_values_for_type(x509.DNSName)
+
+
+def test_a_site_alone_is_enough(folder: Path, tmp_path: Path) -> None:
+    """A site's host needs its own folder only, wherever it lies, and it holds no other's seed."""
+    seeds = {p: read_login(p.read_text(), str(p)).seed for p in folder.rglob("*.nk")}
+    alone = tmp_path / "copied"
+    (folder / "b").rename(alone)
+    text = b"".join(contents(alone).values()).decode()
+
+    assert read_keys(alone, "b").folder == str(alone)
+    assert [p for p, seed in seeds.items() if seed in text and p.parent.name != "b"] == []
+
+
+def test_open_folders_are_refused(folder: Path, topology: Topology) -> None:
+    """A folder or login that others may read is not used, and the error says what to type."""
+    (folder / "b").chmod(0o755)
+    with pytest.raises(BadInput, match="chmod 700"):
+        make_keys(topology, folder, now=NOW)
+    (folder / "b").chmod(0o700)
+    (folder / "b" / "node.nk").chmod(0o644)
+    with pytest.raises(BadInput, match="chmod 600"):
+        credentials_of(Common(creds=str(folder / "b" / "node.nk")))
+
+
+def test_missing_keys_are_named(tmp_path: Path) -> None:
+    """Without keys the error says how they are made."""
+    with pytest.raises(BadInput, match="conf --keys"):
+        read_keys(tmp_path, "b")
+
+
+def test_a_login_is_not_printed(folder: Path) -> None:
+    """Neither its own text nor an error about it shows a seed."""
+    path = folder / "b" / "node.nk"
+    login = read_login(path.read_text(), str(path))
+    with pytest.raises(BadInput) as caught:
+        read_login(path.read_text().replace("role: node", "role: boss"), str(path))
+
+    assert login.seed not in repr(login)
+    assert login.seed not in str(caught.value)
+    assert (login.site, login.role) == ("b", "node")
+
+
+def test_a_login_is_read_as_it_was_written() -> None:
+    """Site, role and seed come back; a seed alone will do, and receives anywhere."""
+    login = Login(seed="SU" + "A" * 56, site="b", role=Role.TRACE)
+
+    assert read_login(write_login(login), "f") == login
+    assert login.inbox == "_INBOX_b.trace"
+    assert read_login(login.seed, "f").inbox == ""
+
+
+@pytest.mark.parametrize("text", ["", "nothing here", "SUSHORT", "# site: B!\nSU" + "A" * 56])
+def test_what_is_no_login_is_refused(text: str) -> None:
+    """A file without a seed, or of a site that cannot be, is refused by its path."""
+    with pytest.raises(BadInput, match="f: this file"):
+        read_login(text, "f")
+
+
+def test_the_authority_is_found_beside_the_login(folder: Path) -> None:
+    """One option is enough: who is trusted lies beside who logs in."""
+    path = folder / "b" / "node.nk"
+
+    assert credentials_of(Common(creds=str(path))) == Credentials(
+        login=str(path), tls_ca=str(folder / "b" / "ca.pem")
+    )
+    assert credentials_of(Common()) is None
