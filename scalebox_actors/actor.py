@@ -68,7 +68,8 @@ class Actor:
         self._journal = desk.journal
         self._counts: Counts = desk.journal.of(module.name)
         self._intake: Intake | None = None
-        self._hands: dict[str, asyncio.Task[None]] = {}
+        self._hands: dict[asyncio.Task[None], str] = {}
+        """Who works on a delivery, and the id of its message."""
         self._slots = list(range(module.slots - 1, -1, -1))
         self._tasks: dict[str, Task] = {}
         self._settling: set[str] = set()
@@ -80,7 +81,7 @@ class Actor:
         """Take deliveries into the module's slots until cancelled."""
         async with self._broker.intake(self.module.name) as intake:
             self._intake = intake
-            if not self._draining:
+            if not (self._draining or self.suspended):
                 intake.grant(self.module.slots)
             async for delivery in intake:
                 self._take(delivery)
@@ -119,7 +120,7 @@ class Actor:
         """Take nothing more and wait until nothing is in hand."""
         self.hold()
         while self._hands:
-            await asyncio.wait(list(self._hands.values()))
+            await asyncio.wait(list(self._hands))
 
     def hold(self) -> None:
         """Take nothing more; what is in hand goes on."""
@@ -137,16 +138,18 @@ class Actor:
     async def cancel(self, message_id: str) -> bool:
         """Kill the run of one task, whose record says `cancelled` already."""
         task = self._tasks.get(message_id)
-        if task is None:
-            return False
-        await self._launcher.stop(task)
-        return True
+        if task is not None:
+            await self._launcher.stop(task)
+        return task is not None
 
     async def abandon(self) -> None:
         """Let go of all that runs, for the next node to adopt; what has ended is settled first."""
-        late = set(self._hands.values())
-        for key in self._hands.keys() - self._settling:
-            self._hands[key].cancel()
+        if self._resuming is not None:
+            self._resuming.cancel()
+        late = set(self._hands)
+        for hand, key in self._hands.items():
+            if key not in self._settling:
+                hand.cancel()
         if late:
             _, late = await asyncio.wait(late, timeout=SETTLE_SECONDS)
         for hand in late:
@@ -176,23 +179,22 @@ class Actor:
 
     def _take(self, delivery: Delivery) -> None:
         key = delivery.message_id
-        earlier = self._hands.get(key)
+        earlier = [hand for hand, held in self._hands.items() if held == key]
         hand = asyncio.create_task(self._work(delivery, earlier))
-        self._hands[key] = hand
-        hand.add_done_callback(lambda done: self._put_down(key, done))
+        self._hands[hand] = key
+        hand.add_done_callback(self._put_down)
 
-    def _put_down(self, key: str, hand: "asyncio.Task[None]") -> None:
-        if self._hands.get(key) is hand:
-            del self._hands[key]
+    def _put_down(self, hand: "asyncio.Task[None]") -> None:
+        del self._hands[hand]
         if self._intake is not None and not (self._draining or self.suspended):
             self._intake.grant(1)
 
-    async def _work(self, delivery: Delivery, earlier: "asyncio.Task[None] | None") -> None:
-        """Handle a delivery, after an earlier one of the same task that is still in hand."""
+    async def _work(self, delivery: Delivery, earlier: "list[asyncio.Task[None]]") -> None:
+        """Handle a delivery, after earlier ones of the same task that are still in hand."""
         self._counts.running += 1
         try:
-            if earlier is not None:
-                await asyncio.wait([earlier])
+            if earlier:
+                await asyncio.wait(earlier)
             await self.handle(delivery)
         except Transient as error:  # a newer version, or the link was closed for good
             log.warning("task_postponed", extra={"task": delivery.message_id, "why": str(error)})
@@ -319,21 +321,16 @@ class Actor:
         return verdict, self._scribe.dead(message, bury, outcome), outcome
 
     async def _try_again(
-        self,
-        delivery: Delivery,
-        task: Task,
-        attempts: Attempts,
-        outcome: Outcome,
-        verdict: TryAgain,
+        self, delivery: Delivery, task: Task, attempts: Attempts, outcome: Outcome, again: TryAgain
     ) -> None:
         # Written before the message is given back: whoever gets it next knows of this failure.
         # Killed between the two, the failed container is judged once more and counted twice,
         # which costs one retry and loses nothing.
-        if verdict.counted:
+        if again.counted:
             await self._remember(task.message, attempts.with_failure(outcome))
-        self._note(delivery, task, outcome, verdict_word(verdict, None))
+        self._note(delivery, task, outcome, verdict_word(again, None))
         await self._launcher.clear(task)
-        await delivery.give_back(verdict.delay)
+        await delivery.give_back(again.delay)
 
     async def _leave(self, delivery: Delivery, message: Message) -> None:
         """Ack a task that has ended before, and remove what may be left of it here."""
@@ -386,9 +383,8 @@ class Actor:
                 await self._launcher.ready()
             except SbxError as error:
                 self.suspended = str(error)
-                continue
-            break
-        self.resume()
+            else:
+                return self.resume()
 
     def _note(self, delivery: Delivery, task: Task, outcome: Outcome, word: str) -> None:
         """Count a run and keep its record."""

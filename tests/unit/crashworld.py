@@ -124,7 +124,7 @@ class World:
             return await self._until_done(list(node.actors.values()), work)
         finally:
             self.tape.dead = True  # whatever this node still wants to do, it is dead
-            hands = [hand for actor in node.actors.values() for hand in actor._hands.values()]
+            hands = [hand for actor in node.actors.values() for hand in actor._hands]
             for task in (*work, *hands):
                 task.cancel()
             await asyncio.gather(*work, *hands, return_exceptions=True)
