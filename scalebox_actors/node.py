@@ -206,18 +206,24 @@ class Node:
             if ended or (not stray.running and self._outlived(stray.finished)):
                 log.info("run_reaped", extra={"run": stray.name, "ended": ended})
                 await self.runtime.remove(stray.name)
-                await asyncio.to_thread(workdir.remove_tree, self._base / stray.name)
+                await asyncio.to_thread(workdir.discard, self._base / stray.name)
         await self._reap_directories(seen)
 
     async def _reap_directories(self, kept: set[str]) -> None:
         prefix = f"sbx-{self.topology.name}."
         for name in await aios.listdir(self._base):
             place = self._base / name
+            if name.startswith(workdir.GONE):
+                await asyncio.to_thread(workdir.remove_tree, place)
             if name in kept or self._in_hand(name) or not name.startswith(prefix):
                 continue
             with contextlib.suppress(FileNotFoundError):  # its task has just ended
-                if self._outlived((await aios.stat(place)).st_mtime):
-                    await asyncio.to_thread(workdir.remove_tree, place)
+                owner = await asyncio.to_thread(workdir.owner_of, place)
+                # Another node of this host may run in it. In one of ours nothing runs any more:
+                # we were killed between the removal of its container and its own.
+                stale = owner is None and self._outlived((await aios.stat(place)).st_mtime)
+                if stale or owner == self.settings.name:
+                    await asyncio.to_thread(workdir.discard, place)
 
     def _outlived(self, ended: float) -> bool:
         """Whether something has been left alone for its grace, also since this node started."""

@@ -113,7 +113,8 @@ class FreshLauncher:
         return run_name(self._place.surroundings.topology, *task.key)
 
     def _workdir(self, task: Task) -> WorkDir:
-        return WorkDir(self._place.base, self._name(task), task.attempt)
+        owner = self._place.surroundings.node
+        return WorkDir(self._place.base, self._name(task), task.attempt, owner)
 
     def _spec(self, task: Task) -> ContainerSpec:
         """Return the task's container; raises BadMessage if the body cannot be an argument."""

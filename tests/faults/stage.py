@@ -37,6 +37,8 @@ POLL = 0.02
 FEW = 20
 SHORTEST_WINDOW = NS // 10
 READY = 20.0
+CLEARED = 8.0
+"""A node looks for strays 5 s after its start and then every minute."""
 EXIT_OF_TERM = 30.0
 PACKAGE_ROOT = Path(scalebox_actors.__file__).parents[1]
 PROGRAM = (sys.executable, "-c", "import sys; from scalebox_actors.cli import main; sys.exit(main())")
@@ -304,8 +306,8 @@ class Stage:
         """Return the work directories that are left."""
         if not self.work.exists():
             return ()
-        prefix = f"sbx-{self.names.topology}."
-        return tuple(sorted(p.name for p in self.work.iterdir() if p.name.startswith(prefix)))
+        names = (p.name for p in self.work.iterdir())
+        return tuple(sorted(name for name in names if not name.startswith("shepherd.")))
 
     async def strays(self, node: str = "n1") -> tuple[str, ...]:
         """Return the runs that are left."""
@@ -337,7 +339,7 @@ class Stage:
             return not self.directories() and not await self.strays()
 
         with contextlib.suppress(AssertionError):
-            await until(clean, "the last runs are cleared", seconds=5)
+            await until(clean, "the last runs are cleared", seconds=CLEARED)
         records = await self.site.admin.list_subjects(self.names.done("*", "*"))
         per_module: Counter[str] = Counter()
         for subject, count in records.items():
