@@ -29,8 +29,8 @@ from scalebox_actors.limits import DONE_RECORD_LIFE, GROUP_MEMBERS
 from scalebox_actors.message import Message, read
 from scalebox_actors.names import attempts_key, run_name
 from scalebox_actors.policy import Bury, Done, Reason, TryAgain, Verdict, judge, poisoned
-from scalebox_actors.ports import Broker, Delivery, Intake, Launcher, Settled, Task
-from scalebox_actors.records import Attempts, Cause, Outcome
+from scalebox_actors.ports import Broker, Delivery, Intake, Launcher, Settled, Stored, Task
+from scalebox_actors.records import Attempts, Cause, DoneRecord, Ended, Outcome
 from scalebox_actors.topology.model import Module
 
 UNUSABLE = 120
@@ -42,6 +42,7 @@ ENGINE_PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 log = logging.getLogger(__name__)
 _decode_attempts = msgspec.json.Decoder(Attempts).decode
+_decode_record = msgspec.json.Decoder(DoneRecord).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -90,8 +91,9 @@ class Actor:
         """Take one delivery to its end; safe to be killed at any await (docs/failure.md)."""
         try:
             message = self._read(delivery)
-            if await self._has_ended(delivery, message):  # a twin, or died between commit and ack
-                return await self._leave(delivery, message)
+            record = await self._record(delivery, message)
+            if record is not None:  # a twin, or died between commit and ack
+                return await self._leave(delivery, message, record)
             if self.module.gather is not None and not message.joined:
                 return await self._join(delivery, message)
             attempts = await self._attempts(delivery, message)
@@ -158,7 +160,7 @@ class Actor:
 
     def holds(self, name: str) -> bool:
         """Whether the run of that name belongs to a task in hand."""
-        topology = self._scribe.topology.name
+        topology = self._broker.names.topology
         return any(run_name(topology, *task.key) == name for task in self._tasks.values())
 
     def suspend(self, reason: str) -> None:
@@ -224,12 +226,11 @@ class Actor:
         task_id = delivery.message_id
         return read(delivery.raw, self.module.name, task_id, hops=hops, body_limit=most)
 
-    async def _has_ended(self, delivery: Delivery, message: Message) -> bool:
+    async def _record(self, delivery: Delivery, message: Message) -> Stored | None:
         """Ask for the done-record where that can spare a run; the commit fences in any case."""
         if not (delivery.redelivered or self._launcher.costly):
-            return False
-        subject = self._broker.names.done(message.module, message.id)
-        return await self._broker.read(subject) is not None
+            return None
+        return await self._broker.read(self._broker.names.done(message.module, message.id))
 
     async def _attempts(self, delivery: Delivery, message: Message) -> Attempts:
         if not delivery.redelivered:
@@ -243,9 +244,8 @@ class Actor:
 
     async def _task(self, message: Message, attempts: Attempts) -> Task:
         """Return the task to run; for a joined message, with its members and their bodies."""
-        members: tuple[Message, ...] = ()
-        if message.joined:
-            members = await self._members(message)
+        members = await self._members(message) if message.joined else ()
+        if members:
             body = gather.joined_body(gather.key_of(message), members)
             message = msgspec.structs.replace(message, body=body)
         slot = self._slots.pop() if self._slots else self.module.slots
@@ -254,8 +254,7 @@ class Actor:
         return task
 
     async def _members(self, message: Message) -> tuple[Message, ...]:
-        names = self._broker.names
-        pattern = names.member(message.module, message.joined, "*")
+        pattern = self._broker.names.member(message.module, message.joined, "*")
         stored = await self._broker.read_all(pattern, most=GROUP_MEMBERS)
         if not stored:
             raise BadMessage(f"the group {message.joined} has no members")
@@ -292,13 +291,18 @@ class Actor:
             verdict = Bury(Reason.REFUSED, settlement.text)
             await self._inter(self._scribe.dead(message, verdict, outcome), verdict)
         # Killed here, the task is committed but not acked: it comes again, finds its record and
-        # is acked without a run. Acking first would lose the outputs.
+        # is acked without a run. Acking first would lose the outputs, or leave members behind.
+        if isinstance(verdict, Done):
+            await self._forget_members(message)
         await delivery.done()
         self._note(delivery, task, outcome, verdict_word(verdict, settlement))
         await self._launcher.clear(task, outcome)
-        if task.members and isinstance(verdict, Done):
-            names = self._broker.names
-            await self._broker.purge(names.member(message.module, message.joined, "*"))
+
+    async def _forget_members(self, message: Message) -> None:
+        """Remove the members of a group whose joined task needs them no more; safe to repeat."""
+        if message.joined:
+            pattern = self._broker.names.member(message.module, message.joined, "*")
+            await self._broker.purge(pattern)
 
     def _judge(
         self, message: Message, attempts: Attempts, outcome: Outcome
@@ -332,20 +336,21 @@ class Actor:
         await self._launcher.clear(task)
         await delivery.give_back(again.delay)
 
-    async def _leave(self, delivery: Delivery, message: Message) -> None:
-        """Ack a task that has ended before, and remove what may be left of it here."""
+    async def _leave(self, delivery: Delivery, message: Message, record: Stored) -> None:
+        """Ack a task that has ended before, and remove what may be left of it."""
         self._counts.repeated += 1
+        if message.joined and _decode_record(record.body).ended is not Ended.DEAD:
+            await self._forget_members(message)  # a dead one's are kept, for a retry of its letter
         await delivery.done()
         await self._launcher.clear(Task(message=message))
 
     async def _join(self, delivery: Delivery, message: Message) -> None:
         """Consume a member: it is counted in its group, which may thereby be complete."""
         self._settling.add(delivery.message_id)
-        effects = self._scribe.member(message, delivery.stored)
-        settlement = await self._committer.commit(effects)
+        settlement = await self._committer.commit(self._scribe.member(message, delivery.stored))
         if settlement.kind in (Settled.LATE, Settled.UNACCEPTABLE):
-            late = settlement.kind is Settled.LATE
-            verdict = Bury(Reason.LATE if late else Reason.REFUSED, settlement.text)
+            reason = Reason.LATE if settlement.kind is Settled.LATE else Reason.REFUSED
+            verdict = Bury(reason, settlement.text)
             await self._inter(self._scribe.dead(message, verdict), verdict)
             self._counts.dead += 1
         return await delivery.done()
