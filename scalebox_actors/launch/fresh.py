@@ -66,7 +66,8 @@ class FreshLauncher:
     async def run(self, task: Task) -> Outcome:
         """Start or adopt the task's container, wait for it under the time limit, collect."""
         directory = self._workdir(task)
-        if not await self.underway(task):
+        anew = not await self.underway(task)
+        if anew:
             await self._prepare(directory, task)
         # Killed here, a complete work directory is left; the next start makes it anew.
         try:
@@ -74,6 +75,9 @@ class FreshLauncher:
         except BadMessage as error:
             return self._unusable(str(error))
         run = await self._runtime.adopt_or_start(spec)
+        if run.adopted and anew:  # what it wrote went with its work directory: it must not count
+            await self._runtime.remove(run.name)
+            run = await self._runtime.adopt_or_start(spec)
         # Killed here, the container runs on under the task's name and is adopted.
         exit_, timed_out = await self._wait(run, directory)
         logs = await run.logs(self._module.output_text_size)

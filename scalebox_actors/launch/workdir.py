@@ -8,6 +8,7 @@ modification time of its parent says when it was prepared: no program can touch 
 Everything here blocks; callers run it in a thread.
 """
 
+import contextlib
 import os
 import shutil
 import stat
@@ -127,11 +128,13 @@ def discard(parent: Path) -> None:
     gone = parent.with_name(GONE + parent.name)
     if gone.exists():
         remove_tree(gone)
-    try:
-        parent.rename(gone)
-    except FileNotFoundError:
-        return
-    remove_tree(gone)
+    with contextlib.suppress(FileNotFoundError):
+        remove_tree(set_aside(parent))
+
+
+def set_aside(parent: Path) -> Path:
+    """Rename a run's directory so that it is known as nobody's, and return what to remove."""
+    return parent.rename(parent.with_name(GONE + parent.name))
 
 
 def owner_of(parent: Path) -> str | None:

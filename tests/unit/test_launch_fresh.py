@@ -96,3 +96,19 @@ async def test_a_full_disk_is_the_hosts_fault(
         await node.run(TASK)
 
     assert host.starts == []
+
+
+async def test_a_run_whose_work_directory_has_gone_is_run_again(tmp_path: Path) -> None:
+    """An exited container without its files says nothing: taken for done, its outputs were lost."""
+
+    def program(_: ContainerSpec, work: Path) -> int:
+        (work / "sink-tasks.txt").write_text("out\n")
+        return 0
+
+    host = Host(program=program)
+    await launcher(host, tmp_path).run(TASK)
+    workdir.remove_tree(tmp_path / host.starts[0])
+    outcome = await launcher(host, tmp_path).run(TASK)
+
+    assert [emission.body for emission in outcome.emissions] == [b"out"]
+    assert len(host.starts) == 2
