@@ -14,7 +14,14 @@ from aiofiles import os as aios
 
 from scalebox_actors import contract
 from scalebox_actors.contract import Cut, Outputs, truncate
-from scalebox_actors.errors import BadMessage, BadOutput, ImageMissing, RuntimeUnavailable
+from scalebox_actors.errors import (
+    BadMessage,
+    BadOutput,
+    ImageMissing,
+    NotPermitted,
+    RuntimeUnavailable,
+    SpecRejected,
+)
 from scalebox_actors.launch import workdir
 from scalebox_actors.launch.accounting import account
 from scalebox_actors.launch.environment import Surroundings, environment
@@ -74,10 +81,7 @@ class FreshLauncher:
             spec = self._spec(task)
         except BadMessage as error:
             return self._unusable(str(error))
-        run = await self._runtime.adopt_or_start(spec)
-        if run.adopted and anew:  # what it wrote went with its work directory: it must not count
-            await self._runtime.remove(run.name)
-            run = await self._runtime.adopt_or_start(spec)
+        run = await self._begin(spec, anew=anew)
         # Killed here, the container runs on under the task's name and is adopted.
         exit_, timed_out = await self._wait(run, directory)
         logs = await run.logs(self._module.output_text_size)
@@ -105,6 +109,17 @@ class FreshLauncher:
         await self._runtime.check()
         if self._module.image and await self._runtime.missing([self._module.image]):
             raise ImageMissing(f"image {self._module.image!r} is not on this host")
+
+    async def _begin(self, spec: ContainerSpec, *, anew: bool) -> Run:
+        """Start or adopt a container; `anew`: its work directory was made just now."""
+        try:
+            run = await self._runtime.adopt_or_start(spec)
+            if run.adopted and anew:  # what it wrote went with its directory: it must not count
+                await self._runtime.remove(run.name)
+                run = await self._runtime.adopt_or_start(spec)
+        except NotPermitted as error:  # a mount that is not there, or leaves its root on this host
+            raise SpecRejected(str(error)) from error
+        return run
 
     async def _prepare(self, directory: WorkDir, task: Task) -> None:
         try:
