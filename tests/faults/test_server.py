@@ -33,7 +33,7 @@ UNAVAILABLE = 69
 
 async def test_a_killed_server_loses_nothing_and_is_found_again(stage: Stage) -> None:
     """F4: after each kill of nats-server work goes on within 5 s; nothing is lost or doubled."""
-    seed = random.randrange(2**32)
+    seed = random.randrange(2**32)  # noqa: S311 - a seed, not a secret
     chance = random.Random(seed)  # noqa: S311 - moments, not secrets
     roots = [f"r{n}" for n in range(30)]
     await stage.deploy(topology("server", pipeline(stage.witness)))
@@ -93,7 +93,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}m", "none", str(place)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:  # noqa: S603, ASYNC221
+    if subprocess.run(mount, check=False, capture_output=True).returncode:  # noqa: S603
         pytest.skip("nothing can be mounted here")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)  # noqa: S603, S607

@@ -21,15 +21,24 @@ trap 'stamp stop' EXIT
 """
 """First lines of every program: what it does after them lies between its two stamps."""
 
-SPLIT = STAMP + f"""i=1
+SPLIT = (
+    STAMP
+    + f"""i=1
 while [ $i -le {PARTS} ]; do echo "$1.$i"; i=$((i + 1)); done >"$WORK_DIR/sink-tasks.txt"
 """
-CALC = STAMP + """case $1 in poison*) exit 7 ;; esac
+)
+CALC = (
+    STAMP
+    + """case $1 in poison*) exit 7 ;; esac
 sleep "$PAUSE"
 echo "$1" >"$WORK_DIR/sink-tasks.txt"
 """
-MERGE = STAMP + """echo "$1" >"$WORK_DIR/sink-tasks.txt"
+)
+MERGE = (
+    STAMP
+    + """echo "$1" >"$WORK_DIR/sink-tasks.txt"
 """
+)
 
 
 def shell(script: str) -> list[str]:
@@ -41,7 +50,8 @@ def pipeline(
     witness: Path | str, *, pause: float = 0.1, slots: int = 4, extra: Mapping[str, object] = {}
 ) -> dict[str, object]:
     """Return the modules of the workload; `extra` is added to each of them."""
-    common = {"image": "none", "env": {"WITNESS": str(witness), "PAUSE": str(pause)}, **extra}
+    env = {"WITNESS": str(witness), "PAUSE": str(pause)}
+    common = {"image": "none", **extra, "env": env}
     return {
         "split": {**common, "command": shell(SPLIT), "sinks": ["calc"]},
         "calc": {**common, "command": shell(CALC), "sinks": ["merge"], "slots": slots},
