@@ -23,19 +23,18 @@ from scalebox_actors.errors import (
     SpecRejected,
     Transient,
 )
+from scalebox_actors.hands import Hands
 from scalebox_actors.insight import run_record, verdict_word
 from scalebox_actors.journal import Counts, Journal
 from scalebox_actors.limits import DONE_RECORD_LIFE, GROUP_MEMBERS
 from scalebox_actors.message import Message, read
 from scalebox_actors.names import attempts_key, run_name
 from scalebox_actors.policy import Bury, Done, Reason, TryAgain, Verdict, judge, poisoned
-from scalebox_actors.ports import Broker, Delivery, Intake, Launcher, Settled, Stored, Task
+from scalebox_actors.ports import Broker, Delivery, Launcher, Settled, Stored, Task
 from scalebox_actors.records import Attempts, Cause, DoneRecord, Ended, Outcome
 from scalebox_actors.topology.model import Module
 
 UNUSABLE = 120
-SETTLE_SECONDS = 5.0
-"""What has ended may take so long to be committed when the node stops."""
 AGAIN_LATER = 30.0
 """Seconds before a message is offered again that this node could not even start."""
 ENGINE_PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
@@ -68,24 +67,19 @@ class Actor:
         self._scribe = desk.scribe
         self._journal = desk.journal
         self._counts: Counts = desk.journal.of(module.name)
-        self._intake: Intake | None = None
-        self._hands: dict[asyncio.Task[None], str] = {}
-        """Who works on a delivery, and the id of its message."""
+        self._hands = Hands(module.slots, self._work)
         self._slots = list(range(module.slots - 1, -1, -1))
         self._tasks: dict[str, Task] = {}
         self._settling: set[str] = set()
-        self._draining = False
         self._killing = False
         self._resuming: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Take deliveries into the module's slots until cancelled."""
         async with self._broker.intake(self.module.name) as intake:
-            self._intake = intake
-            if not (self._draining or self.suspended):
-                intake.grant(self.module.slots)
+            self._hands.open(intake)
             async for delivery in intake:
-                self._take(delivery)
+                self._hands.take(delivery)
 
     async def handle(self, delivery: Delivery) -> None:
         """Take one delivery to its end; safe to be killed at any await (docs/failure.md)."""
@@ -121,14 +115,11 @@ class Actor:
     async def drain(self) -> None:
         """Take nothing more and wait until nothing is in hand."""
         self.hold()
-        while self._hands:
-            await asyncio.wait(list(self._hands))
+        await self._hands.empty()
 
     def hold(self) -> None:
         """Take nothing more; what is in hand goes on."""
-        self._draining = True
-        if self._intake is not None:
-            self._intake.hold()
+        self._hands.close()
 
     async def stop_runs(self) -> None:
         """Kill every run in hand and give their messages back, as if they had not been taken."""
@@ -148,15 +139,7 @@ class Actor:
         """Let go of all that runs, for the next node to adopt; what has ended is settled first."""
         if self._resuming is not None:
             self._resuming.cancel()
-        late = set(self._hands)
-        for hand, key in self._hands.items():
-            if key not in self._settling:
-                hand.cancel()
-        if late:
-            _, late = await asyncio.wait(late, timeout=SETTLE_SECONDS)
-        for hand in late:
-            hand.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        await self._hands.abandon(self._settling.__contains__)
 
     def holds(self, name: str) -> bool:
         """Whether the run of that name belongs to a task in hand."""
@@ -167,36 +150,18 @@ class Actor:
         """Take nothing more because of the host, until `resume`; what is in hand goes on."""
         log.error("module_suspended", extra={"sbx_module": self.module.name, "why": reason})
         self.suspended = reason
-        if self._intake is not None:
-            self._intake.hold()
+        self._hands.suspend()
 
     def resume(self) -> None:
         """Take deliveries again into the slots that are free."""
         log.info("module_resumed", extra={"sbx_module": self.module.name})
         self.suspended = ""
-        if self._intake is not None and not self._draining:
-            self._intake.grant(max(0, self.module.slots - len(self._hands)))
+        self._hands.resume()
 
-    # --- slots ----------------------------------------------------------------------------------
-
-    def _take(self, delivery: Delivery) -> None:
-        key = delivery.message_id
-        earlier = [hand for hand, held in self._hands.items() if held == key]
-        hand = asyncio.create_task(self._work(delivery, earlier))
-        self._hands[hand] = key
-        hand.add_done_callback(self._put_down)
-
-    def _put_down(self, hand: "asyncio.Task[None]") -> None:
-        del self._hands[hand]
-        if self._intake is not None and not (self._draining or self.suspended):
-            self._intake.grant(1)
-
-    async def _work(self, delivery: Delivery, earlier: "list[asyncio.Task[None]]") -> None:
-        """Handle a delivery, after earlier ones of the same task that are still in hand."""
+    async def _work(self, delivery: Delivery) -> None:
+        """Handle a delivery, whatever goes wrong."""
         self._counts.running += 1
         try:
-            if earlier:
-                await asyncio.wait(earlier)
             await self.handle(delivery)
         except Transient as error:  # a newer version, or the link was closed for good
             log.warning("task_postponed", extra={"task": delivery.message_id, "why": str(error)})
@@ -206,9 +171,6 @@ class Actor:
             log.exception("task_stumbled", extra={"task": delivery.message_id})
             await self._hand_back(delivery)
         finally:
-            # Whatever happened, also a cancellation in one of the handlers above: nobody works
-            # on it any more, so nobody may say so. After `done` this does nothing.
-            delivery.let_go()
             self._counts.running -= 1
             self._settling.discard(delivery.message_id)
             task = self._tasks.pop(delivery.message_id, None)

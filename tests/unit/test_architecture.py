@@ -13,7 +13,7 @@ FLOORS = {
     "errors": 0, "limits": 0, "names": 0, "yamlgate": 0, "topology": 0, "contract": 0,
     "message": 0, "records": 0, "policy": 0, "spec": 0, "ports": 0, "gather": 0, "effects": 0,
     "insight": 0,
-    "journal": 1, "committer": 1, "groups": 1, "actor": 1, "launch": 1, "broker": 1,
+    "hands": 1, "journal": 1, "committer": 1, "groups": 1, "actor": 1, "launch": 1, "broker": 1,
     "runtimes": 1, "server": 1, "testing": 1,
     "node": 2, "local": 2, "operations": 2, "health": 2,
     "cli": 3,
@@ -22,6 +22,7 @@ FLOORS = {
 # Floor 1 holds two rooms that others there may enter: they are parts of the actor's own path.
 NEIGHBOURS = {
     ("actor", "committer"): "the actor hands its effects to the committer",
+    ("actor", "hands"): "the actor works with its hands",
     ("actor", "journal"): "the actor writes its runs into the journal",
     ("groups", "journal"): "a group that is buried counts as a dead task",
 }
