@@ -26,14 +26,16 @@ async def run(folder: Path, effort: Effort) -> list[Figure]:
     figures = []
     numbers = count()
     async with ground(folder) as site:
-        for size, groups in GROUPS:
+        for place, (size, groups) in enumerate(GROUPS):
             tasks = size * effort.pick(groups, groups // 2)
 
             async def side(name: str, size: int = size, tasks: int = tasks) -> float:
                 return await _round(site, folder, name, next(numbers), (size, tasks))
 
             ours, baseline = await alternate(
-                effort, partial(side, "engine-commit"), partial(side, "bare-commit")
+                effort.share(len(GROUPS) - place),
+                partial(side, "engine-commit"),
+                partial(side, "bare-commit"),
             )
             figures.append(
                 Figure(

@@ -24,6 +24,8 @@ same number at once; it reads no logs, collects no outputs and commits nothing."
 
 IMAGE = "sbx/bench:latest"
 COMMAND = ("/bin/true",)
+AT_ONCE = ((1, 20), (4, 40))
+"""So many at once, and so many tasks to a round."""
 BAR = Bar(limit=0.95, of_ratio=True)
 
 
@@ -37,14 +39,16 @@ async def run(folder: Path, effort: Effort) -> list[Figure]:
     figures = []
     numbers = count()
     async with ground(folder) as site:
-        for slots, full in ((1, 30), (4, 60)):
+        for place, (slots, full) in enumerate(AT_ONCE):
             tasks = effort.pick(full, full // 2)
 
             async def side(name: str, slots: int = slots, tasks: int = tasks) -> float:
                 return await _round(site, folder / f"{name}{next(numbers)}", name, slots, tasks)
 
             ours, baseline = await alternate(
-                effort, partial(side, "engine"), partial(side, "bare-containers")
+                effort.share(len(AT_ONCE) - place),
+                partial(side, "engine"),
+                partial(side, "bare-containers"),
             )
             figures.append(
                 Figure(

@@ -17,6 +17,8 @@ shepherd, outputs read back, commit synced to disk, ack, everything removed. Bas
 once, nothing captured and nothing stored."""
 
 COMMAND = ("/bin/true",)
+AT_ONCE = ((1, 150), (4, 500), (8, 500))
+"""So many at once, and so many tasks to a round."""
 BAR = Bar(limit=2, at_least=False, of_ratio=True)
 
 
@@ -25,14 +27,16 @@ async def run(folder: Path, effort: Effort) -> list[Figure]:
     figures = []
     numbers = count()
     async with ground(folder) as site:
-        for slots, full in ((1, 150), (4, 500), (8, 500)):
+        for place, (slots, full) in enumerate(AT_ONCE):
             tasks = effort.pick(full, full // 3)
 
             async def side(name: str, slots: int = slots, tasks: int = tasks) -> float:
                 return await _round(site, folder / f"{name}{next(numbers)}", name, slots, tasks)
 
             ours, baseline = await alternate(
-                effort, partial(side, "engine"), partial(side, "bare-processes")
+                effort.share(len(AT_ONCE) - place),
+                partial(side, "engine"),
+                partial(side, "bare-processes"),
             )
             figures.append(
                 Figure(

@@ -30,7 +30,7 @@ async def run(folder: Path, effort: Effort) -> list[Figure]:
     """Measure seconds to the first run on both runtimes, on docker if there is an engine."""
     numbers = count()
     processes = await alternate(
-        effort,
+        effort.share(2),
         partial(_program, folder, numbers, ours=True),
         partial(_program, folder, numbers, ours=False),
     )
@@ -124,7 +124,6 @@ async def _start_event(topology: str, since: int) -> int:
         "filters": json.dumps(filters),
     }
     async with engine() as docker, docker._query("events", params=params) as response:  # noqa: SLF001 - events that are over
-        async for line in response.content:
-            if line.strip():
-                return int(json.loads(line)["timeNano"])
+        for line in (await response.text()).splitlines():
+            return int(json.loads(line)["timeNano"])
     raise ChildFailedError(f"no container of {topology} was started")

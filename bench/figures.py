@@ -91,6 +91,11 @@ class Effort(msgspec.Struct, frozen=True, kw_only=True):
     until: float
     """By `time.monotonic()`; after it no further round is begun."""
 
+    def share(self, left: int) -> "Effort":
+        """Return the effort for one of `left` figures that are still to come."""
+        now = time.monotonic()
+        return msgspec.structs.replace(self, until=now + max(0.0, self.until - now) / left)
+
     def pick(self, full: int, quick: int) -> int:
         """Return a count: one for the full run or one for the quick one."""
         return quick if self.quick else full

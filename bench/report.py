@@ -10,7 +10,7 @@ from bench.figures import CaseReport, Figure
 from bench.machine import Facts
 
 COLUMNS = ("figure", "unit", "ours", "baseline", "ratio", "bar", "", "baseline is")
-WIDTH = 140
+WIDTH = 156
 _VERDICTS = {None: "-", True: "met", False: "MISSED"}
 
 

@@ -23,6 +23,7 @@ from scalebox_actors.errors import (
     SpecRejected,
     Transient,
 )
+from scalebox_actors.hands import Hands
 from scalebox_actors.insight import run_record, verdict_word
 from scalebox_actors.journal import Counts, Journal
 from scalebox_actors.ledger import Ledger, placed
@@ -30,19 +31,18 @@ from scalebox_actors.limits import DONE_RECORD_LIFE, GROUP_MEMBERS
 from scalebox_actors.message import Message, read
 from scalebox_actors.names import attempts_key, run_name
 from scalebox_actors.policy import Bury, Done, Reason, TryAgain, Verdict, judge, poisoned
-from scalebox_actors.ports import Broker, Delivery, Intake, Launcher, Settled, Task
-from scalebox_actors.records import Attempts, Cause, Outcome
+from scalebox_actors.ports import Broker, Delivery, Launcher, Settled, Stored, Task
+from scalebox_actors.records import Attempts, Cause, DoneRecord, Ended, Outcome
 from scalebox_actors.topology.model import Module
 
 UNUSABLE = 120
-SETTLE_SECONDS = 5.0
-"""What has ended may take so long to be committed when the node stops."""
 AGAIN_LATER = 30.0
 """Seconds before a message is offered again that this node could not even start."""
 ENGINE_PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 log = logging.getLogger(__name__)
 _decode_attempts = msgspec.json.Decoder(Attempts).decode
+_decode_record = msgspec.json.Decoder(DoneRecord).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -70,30 +70,27 @@ class Actor:
         self._journal = desk.journal
         self._ledger = desk.ledger
         self._counts: Counts = desk.journal.of(module.name)
-        self._intake: Intake | None = None
-        self._hands: dict[str, asyncio.Task[None]] = {}
+        self._hands = Hands(module.slots, self._work)
         self._slots = list(range(module.slots - 1, -1, -1))
         self._tasks: dict[str, Task] = {}
         self._settling: set[str] = set()
-        self._draining = False
         self._killing = False
         self._resuming: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Take deliveries into the module's slots until cancelled."""
         async with self._broker.intake(self.module.name) as intake:
-            self._intake = intake
-            if not self._draining:
-                intake.grant(self.module.slots)
+            self._hands.open(intake)
             async for delivery in intake:
-                self._take(delivery)
+                self._hands.take(delivery)
 
     async def handle(self, delivery: Delivery) -> None:
         """Take one delivery to its end; safe to be killed at any await (docs/failure.md)."""
         try:
             message = self._read(delivery)
-            if await self._has_ended(delivery, message):  # a twin, or died between commit and ack
-                return await self._leave(delivery, message)
+            record = await self._record(delivery, message)
+            if record is not None:  # a twin, or died between commit and ack
+                return await self._leave(delivery, message, record)
             if self.module.gather is not None and not message.joined:
                 return await self._join(delivery, message)
             attempts = await self._attempts(delivery, message)
@@ -121,14 +118,11 @@ class Actor:
     async def drain(self) -> None:
         """Take nothing more and wait until nothing is in hand."""
         self.hold()
-        while self._hands:
-            await asyncio.wait(list(self._hands.values()))
+        await self._hands.empty()
 
     def hold(self) -> None:
         """Take nothing more; what is in hand goes on."""
-        self._draining = True
-        if self._intake is not None:
-            self._intake.hold()
+        self._hands.close()
 
     async def stop_runs(self) -> None:
         """Kill every run in hand and give their messages back, as if they had not been taken."""
@@ -140,62 +134,37 @@ class Actor:
     async def cancel(self, message_id: str) -> bool:
         """Kill the run of one task, whose record says `cancelled` already."""
         task = self._tasks.get(message_id)
-        if task is None:
-            return False
-        await self._launcher.stop(task)
-        return True
+        if task is not None:
+            await self._launcher.stop(task)
+        return task is not None
 
     async def abandon(self) -> None:
         """Let go of all that runs, for the next node to adopt; what has ended is settled first."""
-        late = set(self._hands.values())
-        for key in self._hands.keys() - self._settling:
-            self._hands[key].cancel()
-        if late:
-            _, late = await asyncio.wait(late, timeout=SETTLE_SECONDS)
-        for hand in late:
-            hand.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        if self._resuming is not None:
+            self._resuming.cancel()
+        await self._hands.abandon(self._settling.__contains__)
 
     def holds(self, name: str) -> bool:
         """Whether the run of that name belongs to a task in hand."""
-        topology = self._scribe.topology.name
+        topology = self._broker.names.topology
         return any(run_name(topology, *task.key) == name for task in self._tasks.values())
 
     def suspend(self, reason: str) -> None:
         """Take nothing more because of the host, until `resume`; what is in hand goes on."""
         log.error("module_suspended", extra={"sbx_module": self.module.name, "why": reason})
         self.suspended = reason
-        if self._intake is not None:
-            self._intake.hold()
+        self._hands.suspend()
 
     def resume(self) -> None:
         """Take deliveries again into the slots that are free."""
         log.info("module_resumed", extra={"sbx_module": self.module.name})
         self.suspended = ""
-        if self._intake is not None and not self._draining:
-            self._intake.grant(max(0, self.module.slots - len(self._hands)))
+        self._hands.resume()
 
-    # --- slots ----------------------------------------------------------------------------------
-
-    def _take(self, delivery: Delivery) -> None:
-        key = delivery.message_id
-        earlier = self._hands.get(key)
-        hand = asyncio.create_task(self._work(delivery, earlier))
-        self._hands[key] = hand
-        hand.add_done_callback(lambda done: self._put_down(key, done))
-
-    def _put_down(self, key: str, hand: "asyncio.Task[None]") -> None:
-        if self._hands.get(key) is hand:
-            del self._hands[key]
-        if self._intake is not None and not (self._draining or self.suspended):
-            self._intake.grant(1)
-
-    async def _work(self, delivery: Delivery, earlier: "asyncio.Task[None] | None") -> None:
-        """Handle a delivery, after an earlier one of the same task that is still in hand."""
+    async def _work(self, delivery: Delivery) -> None:
+        """Handle a delivery, whatever goes wrong."""
         self._counts.running += 1
         try:
-            if earlier is not None:
-                await asyncio.wait([earlier])
             await self.handle(delivery)
         except Transient as error:  # a newer version, or the link was closed for good
             log.warning("task_postponed", extra={"task": delivery.message_id, "why": str(error)})
@@ -205,9 +174,6 @@ class Actor:
             log.exception("task_stumbled", extra={"task": delivery.message_id})
             await self._hand_back(delivery)
         finally:
-            # Whatever happened, also a cancellation in one of the handlers above: nobody works
-            # on it any more, so nobody may say so. After `done` this does nothing.
-            delivery.let_go()
             self._counts.running -= 1
             self._settling.discard(delivery.message_id)
             task = self._tasks.pop(delivery.message_id, None)
@@ -225,12 +191,11 @@ class Actor:
         task_id = delivery.message_id
         return read(delivery.raw, self.module.name, task_id, hops=hops, body_limit=most)
 
-    async def _has_ended(self, delivery: Delivery, message: Message) -> bool:
+    async def _record(self, delivery: Delivery, message: Message) -> Stored | None:
         """Ask for the done-record where that can spare a run; the commit fences in any case."""
         if not (delivery.redelivered or self._launcher.costly):
-            return False
-        subject = self._broker.names.done(message.module, message.id)
-        return await self._broker.read(subject) is not None
+            return None
+        return await self._broker.read(self._broker.names.done(message.module, message.id))
 
     async def _attempts(self, delivery: Delivery, message: Message) -> Attempts:
         if not delivery.redelivered:
@@ -244,9 +209,8 @@ class Actor:
 
     async def _task(self, message: Message, attempts: Attempts) -> Task:
         """Return the task to run; for a joined message, with its members and their bodies."""
-        members: tuple[Message, ...] = ()
-        if message.joined:
-            members = await self._members(message)
+        members = await self._members(message) if message.joined else ()
+        if members:
             body = gather.joined_body(gather.key_of(message), members)
             message = msgspec.structs.replace(message, body=body)
         slot = self._slots.pop() if self._slots else self.module.slots
@@ -255,8 +219,7 @@ class Actor:
         return task
 
     async def _members(self, message: Message) -> tuple[Message, ...]:
-        names = self._broker.names
-        pattern = names.member(message.module, message.joined, "*")
+        pattern = self._broker.names.member(message.module, message.joined, "*")
         stored = await self._broker.read_all(pattern, most=GROUP_MEMBERS)
         if not stored:
             raise BadMessage(f"the group {message.joined} has no members")
@@ -294,13 +257,18 @@ class Actor:
             letter = self._scribe.dead(message, verdict, outcome)
             await self._inter(placed(letter, delivery), verdict)
         # Killed here, the task is committed but not acked: it comes again, finds its record and
-        # is acked without a run. Acking first would lose the outputs.
+        # is acked without a run. Acking first would lose the outputs, or leave members behind.
+        if isinstance(verdict, Done):
+            await self._forget_members(message)
         await self._end(delivery, committed=settlement.kind is Settled.COMMITTED)
         self._note(delivery, task, outcome, verdict_word(verdict, settlement))
         await self._launcher.clear(task, outcome)
-        if task.members and isinstance(verdict, Done):
-            names = self._broker.names
-            await self._broker.purge(names.member(message.module, message.joined, "*"))
+
+    async def _forget_members(self, message: Message) -> None:
+        """Remove the members of a group whose joined task needs them no more; safe to repeat."""
+        if message.joined:
+            pattern = self._broker.names.member(message.module, message.joined, "*")
+            await self._broker.purge(pattern)
 
     def _judge(
         self, message: Message, attempts: Attempts, outcome: Outcome
@@ -323,25 +291,22 @@ class Actor:
         return verdict, self._scribe.dead(message, bury, outcome), outcome
 
     async def _try_again(
-        self,
-        delivery: Delivery,
-        task: Task,
-        attempts: Attempts,
-        outcome: Outcome,
-        verdict: TryAgain,
+        self, delivery: Delivery, task: Task, attempts: Attempts, outcome: Outcome, again: TryAgain
     ) -> None:
         # Written before the message is given back: whoever gets it next knows of this failure.
         # Killed between the two, the failed container is judged once more and counted twice,
         # which costs one retry and loses nothing.
-        if verdict.counted:
+        if again.counted:
             await self._remember(task.message, attempts.with_failure(outcome))
-        self._note(delivery, task, outcome, verdict_word(verdict, None))
+        self._note(delivery, task, outcome, verdict_word(again, None))
         await self._launcher.clear(task)
-        await delivery.give_back(verdict.delay)
+        await delivery.give_back(again.delay)
 
-    async def _leave(self, delivery: Delivery, message: Message) -> None:
-        """Ack a task that has ended before, and remove what may be left of it here."""
+    async def _leave(self, delivery: Delivery, message: Message, record: Stored) -> None:
+        """Ack a task that has ended before, and remove what may be left of it."""
         self._counts.repeated += 1
+        if message.joined and _decode_record(record.body).ended is not Ended.DEAD:
+            await self._forget_members(message)  # a dead one's are kept, for a retry of its letter
         await self._end(delivery, committed=False)
         await self._launcher.clear(Task(message=message))
 
@@ -351,8 +316,8 @@ class Actor:
         effects = self._scribe.member(message, delivery.stored)
         settlement = await self._committer.commit(placed(effects, delivery))
         if settlement.kind in (Settled.LATE, Settled.UNACCEPTABLE):
-            late = settlement.kind is Settled.LATE
-            verdict = Bury(Reason.LATE if late else Reason.REFUSED, settlement.text)
+            reason = Reason.LATE if settlement.kind is Settled.LATE else Reason.REFUSED
+            verdict = Bury(reason, settlement.text)
             await self._inter(placed(self._scribe.dead(message, verdict), delivery), verdict)
             self._counts.dead += 1
         await self._end(delivery, committed=settlement.kind is Settled.COMMITTED)
@@ -395,9 +360,8 @@ class Actor:
                 await self._launcher.ready()
             except SbxError as error:
                 self.suspended = str(error)
-                continue
-            break
-        self.resume()
+            else:
+                return self.resume()
 
     def _note(self, delivery: Delivery, task: Task, outcome: Outcome, word: str) -> None:
         """Count a run and keep its record."""

@@ -221,21 +221,42 @@ class Node:
                 continue
             module, task_id = stray.labels.get("sbx.module", ""), stray.labels.get("sbx.id", "")
             ended = await self._broker.read(self._broker.names.done(module, task_id)) is not None
-            if ended or (not stray.running and self._outlived(stray.finished)):
+            stale = ended or (not stray.running and self._outlived(stray.finished))
+            if stale and not self._in_hand(stray.name):
                 log.info("run_reaped", extra={"run": stray.name, "ended": ended})
                 await self.runtime.remove(stray.name)
-                await asyncio.to_thread(workdir.remove_tree, self._base / stray.name)
+                await self._discard(stray.name)
         await self._reap_directories(seen)
 
     async def _reap_directories(self, kept: set[str]) -> None:
         prefix = f"sbx-{self.topology.name}."
         for name in await aios.listdir(self._base):
             place = self._base / name
+            if name.startswith(workdir.GONE):
+                await asyncio.to_thread(workdir.remove_tree, place)
             if name in kept or self._in_hand(name) or not name.startswith(prefix):
                 continue
             with contextlib.suppress(FileNotFoundError):  # its task has just ended
-                if self._outlived((await aios.stat(place)).st_mtime):
-                    await asyncio.to_thread(workdir.remove_tree, place)
+                owner = await asyncio.to_thread(workdir.owner_of, place)
+                made = (await aios.stat(place)).st_mtime
+                if owner not in (None, self.settings.name):
+                    continue  # another node of this host may run in it
+                # In one of ours from before this life nothing runs: we were killed between the
+                # removal of its container and its own.
+                if self._outlived(made) or (owner is not None and made < self.since):
+                    await self._discard(name)
+
+    async def _discard(self, name: str) -> None:
+        """Remove a work directory, unless its task has come back while we looked."""
+        if self._in_hand(name):
+            return
+        try:
+            # In this turn of the loop: a task that comes now makes one of its own, and a program
+            # never loses the one that it runs in.
+            gone = workdir.set_aside(self._base / name)
+        except OSError:
+            return  # not there; or an earlier one is not removed yet, and goes at the next turn
+        await asyncio.to_thread(workdir.remove_tree, gone)
 
     def _outlived(self, ended: float) -> bool:
         """Whether something has been left alone for its grace, also since this node started."""

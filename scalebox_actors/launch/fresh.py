@@ -14,7 +14,14 @@ from aiofiles import os as aios
 
 from scalebox_actors import contract
 from scalebox_actors.contract import Cut, Outputs, truncate
-from scalebox_actors.errors import BadMessage, BadOutput, ImageMissing, RuntimeUnavailable
+from scalebox_actors.errors import (
+    BadMessage,
+    BadOutput,
+    ImageMissing,
+    NotPermitted,
+    RuntimeUnavailable,
+    SpecRejected,
+)
 from scalebox_actors.launch import workdir
 from scalebox_actors.launch.accounting import account
 from scalebox_actors.launch.environment import Surroundings, environment
@@ -66,14 +73,15 @@ class FreshLauncher:
     async def run(self, task: Task) -> Outcome:
         """Start or adopt the task's container, wait for it under the time limit, collect."""
         directory = self._workdir(task)
-        if not await self.underway(task):
+        anew = not await self.underway(task)
+        if anew:
             await self._prepare(directory, task)
         # Killed here, a complete work directory is left; the next start makes it anew.
         try:
             spec = self._spec(task)
         except BadMessage as error:
             return self._unusable(str(error))
-        run = await self._runtime.adopt_or_start(spec)
+        run = await self._begin(spec, anew=anew)
         # Killed here, the container runs on under the task's name and is adopted.
         exit_, timed_out = await self._wait(run, directory)
         logs = await run.logs(self._module.output_text_size)
@@ -102,6 +110,17 @@ class FreshLauncher:
         if self._module.image and await self._runtime.missing([self._module.image]):
             raise ImageMissing(f"image {self._module.image!r} is not on this host")
 
+    async def _begin(self, spec: ContainerSpec, *, anew: bool) -> Run:
+        """Start or adopt a container; `anew`: its work directory was made just now."""
+        try:
+            run = await self._runtime.adopt_or_start(spec)
+            if run.adopted and anew:  # what it wrote went with its directory: it must not count
+                await self._runtime.remove(run.name)
+                run = await self._runtime.adopt_or_start(spec)
+        except NotPermitted as error:  # a mount that is not there, or leaves its root on this host
+            raise SpecRejected(str(error)) from error
+        return run
+
     async def _prepare(self, directory: WorkDir, task: Task) -> None:
         try:
             await asyncio.to_thread(directory.prepare, task)
@@ -113,7 +132,8 @@ class FreshLauncher:
         return run_name(self._place.surroundings.topology, *task.key)
 
     def _workdir(self, task: Task) -> WorkDir:
-        return WorkDir(self._place.base, self._name(task), task.attempt)
+        owner = self._place.surroundings.node
+        return WorkDir(self._place.base, self._name(task), task.attempt, owner)
 
     def _spec(self, task: Task) -> ContainerSpec:
         """Return the task's container; raises BadMessage if the body cannot be an argument."""

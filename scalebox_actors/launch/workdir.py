@@ -8,6 +8,7 @@ modification time of its parent says when it was prepared: no program can touch 
 Everything here blocks; callers run it in a thread.
 """
 
+import contextlib
 import os
 import shutil
 import stat
@@ -22,6 +23,10 @@ from scalebox_actors.limits import OUTPUT_FILE_BYTES
 from scalebox_actors.ports import Task
 from scalebox_actors.spec import Mount
 
+OWNER = ".owner"
+"""The file beside the work directory that names the node it belongs to."""
+GONE = ".gone."
+"""Names in the base that begin so are on their way out: nobody needs them, whoever they were."""
 _READ = frozenset(READ_FILES)
 _TEXTS = frozenset({"auxout.txt", "custom-out.txt", "user-file.txt"})
 """Texts are cut, not refused: the end of one that is too long is kept."""
@@ -31,16 +36,17 @@ _encode = msgspec.json.Encoder().encode
 class WorkDir:
     """The directory of one attempt of one task, on the host."""
 
-    def __init__(self, base: Path, run_name: str, attempt: int) -> None:
+    def __init__(self, base: Path, run_name: str, attempt: int, owner: str = "") -> None:
         self.parent = base / run_name
         self.path = self.parent / str(attempt)
+        self._owner = owner
 
     def prepare(self, task: Task) -> None:
         """Make it anew with the task's input files; what an earlier run left is removed."""
-        if self.parent.exists():
-            remove_tree(self.parent)
+        discard(self.parent)
         fresh = self.parent / ".new"
         fresh.mkdir(parents=True, mode=0o700)
+        (self.parent / OWNER).write_text(self._owner, "utf-8")
         message = task.message
         (fresh / "body").write_bytes(message.body)
         (fresh / "headers.json").write_bytes(_encode(message.contract_headers))
@@ -68,7 +74,7 @@ class WorkDir:
 
     def remove(self) -> None:
         """Remove it with everything in it, also what has no permissions; safe to repeat."""
-        remove_tree(self.parent)
+        discard(self.parent)
 
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +121,28 @@ def remove_declared(paths_to_remove: Iterable[str], paths: Paths) -> list[str]:
 def remove_tree(path: Path) -> None:
     """Remove a directory, first granting ourselves what its files withhold; absent is fine."""
     shutil.rmtree(path, onerror=_grant_and_retry)
+
+
+def discard(parent: Path) -> None:
+    """Remove a run's directory. Killed in the middle, what is left is known as nobody's."""
+    gone = parent.with_name(GONE + parent.name)
+    if gone.exists():
+        remove_tree(gone)
+    with contextlib.suppress(FileNotFoundError):
+        remove_tree(set_aside(parent))
+
+
+def set_aside(parent: Path) -> Path:
+    """Rename a run's directory so that it is known as nobody's, and return what to remove."""
+    return parent.rename(parent.with_name(GONE + parent.name))
+
+
+def owner_of(parent: Path) -> str | None:
+    """Return the node that made the work directory in `parent`; None if that cannot be told."""
+    try:
+        return (parent / OWNER).read_text("utf-8")
+    except FileNotFoundError:
+        return None
 
 
 def make_base(base: Path) -> Path:

@@ -37,6 +37,8 @@ POLL = 0.02
 FEW = 20
 SHORTEST_WINDOW = NS // 10
 READY = 20.0
+CLEARED = 8.0
+"""A node looks for strays 5 s after its start and then every minute."""
 EXIT_OF_TERM = 30.0
 PACKAGE_ROOT = Path(scalebox_actors.__file__).parents[1]
 PROGRAM = (
@@ -257,7 +259,7 @@ class Stage:
 
     async def dead(self) -> dict[str, str]:
         """Return `module/id` and reason of every dead letter."""
-        found = {}
+        found: dict[str, Any] = {}
         async for page in self.site.admin.messages(self.names.dead("*", "*")):
             for stored in page:
                 module, task = stored.subject.split(".", 5)[4:]
@@ -273,7 +275,7 @@ class Stage:
 
     async def traces(self) -> dict[str, dict[str, Any]]:
         """Return the last run record of every task, by its id."""
-        found = {}
+        found: dict[str, Any] = {}
         async for page in self.site.admin.trace_messages():
             for stored in page:
                 records = [json.loads(line) for line in stored.body.splitlines()]
@@ -297,6 +299,10 @@ class Stage:
         """Whether a task was started."""
         return (module, task) in read_witness(self.witness).runs
 
+    def started(self, module: str) -> int:
+        """Return how many tasks of a module were started."""
+        return sum(of == module for of, _ in read_witness(self.witness).runs)
+
     def logs_on_disk(self) -> int:
         """Return how many bytes the runs' outputs take."""
         size = 0
@@ -309,8 +315,8 @@ class Stage:
         """Return the work directories that are left."""
         if not self.work.exists():
             return ()
-        prefix = f"sbx-{self.names.topology}."
-        return tuple(sorted(p.name for p in self.work.iterdir() if p.name.startswith(prefix)))
+        names = (p.name for p in self.work.iterdir())
+        return tuple(sorted(name for name in names if not name.startswith("shepherd.")))
 
     async def strays(self, node: str = "n1") -> tuple[str, ...]:
         """Return the runs that are left."""
@@ -342,7 +348,7 @@ class Stage:
             return not self.directories() and not await self.strays()
 
         with contextlib.suppress(AssertionError):
-            await until(clean, "the last runs are cleared", seconds=5)
+            await until(clean, "the last runs are cleared", seconds=CLEARED)
         records = await self.site.admin.list_subjects(self.names.done("*", "*"))
         per_module: Counter[str] = Counter()
         for subject, count in records.items():
@@ -374,12 +380,17 @@ class Stage:
                 node.kill()
             else:
                 await node.ended()
-        if self._site is not None and self.work.exists():
-            async with self.runtime() as runtime:
-                for stray in await runtime.stray({"sbx.topology": self.names.topology}):
-                    await runtime.remove(stray.name)
-        if self._link is not None:
-            await self._link.close()
+        try:
+            if self._site is not None and self.work.exists():
+                await self._remove_runs()
+        finally:
+            if self._link is not None:
+                await self._link.close()
+
+    async def _remove_runs(self) -> None:
+        async with self.runtime() as runtime:
+            for stray in await runtime.stray({"sbx.topology": self.names.topology}):
+                await runtime.remove(stray.name)
 
 
 @asynccontextmanager
@@ -387,7 +398,6 @@ async def staged(
     folder: Path, *, kind: str = "process", settings: Settings | None = None
 ) -> AsyncIterator[Stage]:
     """Open a stage: a server with a store of its own in `folder`, and a watcher's connection."""
-    folder.mkdir(parents=True, exist_ok=True)
     with EmbeddedServer(folder / "store", settings) as server:
         stage = Stage(folder, server, kind)
         await stage.connect()

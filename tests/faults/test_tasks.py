@@ -164,12 +164,12 @@ async def test_a_flood_of_output_is_bounded_everywhere(stage: Stage) -> None:
 
 
 OUT = '"$WORK_DIR/sink-tasks.txt"'
+NOBODY = '{"module":"nobody","body":"x"}'
 OUTPUTS = {
     "full": (f"seq 999 >{OUT}", 999),
     "over": (f"seq 1000 >{OUT}", None),
     "million": (f"seq 1000000 >{OUT}", None),
-    "unknown": (f"echo 'nobody,x' >{OUT}; printf '%s' '{{\"module\":\"nobody\",\"body\":\"x\"}}' "
-                '>"$WORK_DIR/sink-tasks.jsonl"', None),
+    "unknown": (f"echo '{NOBODY}' >\"$WORK_DIR/sink-tasks.jsonl\"", None),
     "symlink": (f"ln -s /etc/passwd {OUT}", None),
     "fifo": (f"mkfifo {OUT}", None),
     "directory": (f"mkdir {OUT}", None),

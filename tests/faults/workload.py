@@ -50,7 +50,8 @@ def pipeline(
     witness: Path | str, *, pause: float = 0.1, slots: int = 4, extra: Mapping[str, object] = {}
 ) -> dict[str, object]:
     """Return the modules of the workload; `extra` is added to each of them."""
-    common = {"image": "none", "env": {"WITNESS": str(witness), "PAUSE": str(pause)}, **extra}
+    env = {"WITNESS": str(witness), "PAUSE": str(pause)}
+    common = {"image": "none", **extra, "env": env}
     return {
         "split": {**common, "command": shell(SPLIT), "sinks": ["calc"]},
         "calc": {**common, "command": shell(CALC), "sinks": ["merge"], "slots": slots},

@@ -28,7 +28,7 @@ from scalebox_actors.topology.model import Topology
 NAMES = Names("t")
 LIVES = 12
 QUIET_POLLS = 6
-POLLS = 4000
+STUCK_SECONDS = 20.0
 
 
 class Taped:
@@ -124,7 +124,7 @@ class World:
             return await self._until_done(list(node.actors.values()), work)
         finally:
             self.tape.dead = True  # whatever this node still wants to do, it is dead
-            hands = [hand for actor in node.actors.values() for hand in actor._hands.values()]
+            hands = [hand for actor in node.actors.values() for hand in actor._hands]
             for task in (*work, *hands):
                 task.cancel()
             await asyncio.gather(*work, *hands, return_exceptions=True)
@@ -134,11 +134,12 @@ class World:
         self, actors: list[Actor], work: Sequence["asyncio.Future[None]"]
     ) -> bool:
         quiet, seen = 0, 0
-        for _ in range(POLLS):
+        deadline = asyncio.get_running_loop().time() + STUCK_SECONDS
+        while asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.0002)
             if self.tape.dead or any(task.done() for task in work):
                 return False  # killed, or a part of the node has ended: it is started anew
-            idle = not any(actor._hands for actor in actors)
+            idle = not any(len(actor._hands) for actor in actors)
             if idle and not self.waiting():
                 return True
             quiet = quiet + 1 if len(self.tape.calls) == seen else 0

@@ -45,9 +45,13 @@ class Stand:
 
 
 @contextlib.asynccontextmanager
-async def standing(host: Host, base: Path, *, slots: int = 1) -> AsyncIterator[Stand]:
+async def standing(
+    host: Host, base: Path, *, slots: int = 1, suspended: str = ""
+) -> AsyncIterator[Stand]:
     """A node at work, stopped at the end."""
     stand = Stand(host, base, slots)
+    if suspended:
+        stand.actor.suspend(suspended)
     work = asyncio.create_task(stand.node.run())
     try:
         yield stand
@@ -76,3 +80,33 @@ async def test_a_task_that_nothing_can_start_is_never_buried(
 
         assert refusals == REFUSALS
         assert stand.stored("dead") == []
+
+
+async def unending(_: ContainerSpec, __: Path) -> int:
+    """Run until ended from outside."""
+    await asyncio.Event().wait()
+    return 0
+
+
+async def test_a_node_that_ends_lets_go_of_twins_too(tmp_path: Path) -> None:
+    """Two deliveries of one task: the second waits for the first, and both end with the node."""
+    host = Host(program=unending)
+    async with standing(host, tmp_path, slots=2) as stand:
+        for _ in range(2):
+            stand.broker.send("a", b"x", {"Nats-Msg-Id": "m1"})
+        await stand.until(lambda: host.starts and len(stand.actor._hands) == 2)
+        await stand.actor.abandon()
+
+        assert len(stand.actor._hands) == 0
+
+
+async def test_a_module_that_is_suspended_from_the_start_takes_nothing(tmp_path: Path) -> None:
+    """A disk that is full when the node starts: nothing is taken before there is room."""
+    host = Host(program=lambda _, __: 0)
+    async with standing(host, tmp_path, suspended="disk") as stand:
+        await stand.until(lambda: stand.broker.intakes)
+        (intake,) = stand.broker.intakes
+        granted = intake.granted
+        stand.actor.resume()
+
+        assert (granted, intake.granted) == (0, 1)

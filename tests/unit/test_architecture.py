@@ -14,7 +14,7 @@ FLOORS = {
     "message": 0, "records": 0, "policy": 0, "spec": 0, "ports": 0, "gather": 0, "effects": 0,
     "insight": 0, "placement": 0, "rights": 0, "sites": 0,
     "login": 0, "crossing": 0,
-    "journal": 1, "committer": 1, "groups": 1, "actor": 1, "launch": 1, "broker": 1,
+    "hands": 1, "journal": 1, "committer": 1, "groups": 1, "actor": 1, "launch": 1, "broker": 1,
     "ledger": 1, "courier": 1, "runtimes": 1, "server": 1, "testing": 1, "keys": 1,
     "node": 2, "local": 2, "operations": 2, "clerk": 2, "questions": 2, "health": 2,
     "cli": 3,
@@ -23,6 +23,7 @@ FLOORS = {
 # Floor 1 holds two rooms that others there may enter: they are parts of the actor's own path.
 NEIGHBOURS = {
     ("actor", "committer"): "the actor hands its effects to the committer",
+    ("actor", "hands"): "the actor works with its hands",
     ("actor", "journal"): "the actor writes its runs into the journal",
     ("actor", "ledger"): "the actor counts what came from other sites",
     ("courier", "ledger"): "the courier counts what it carried",

@@ -130,6 +130,7 @@ def check_fan_in(world: World) -> None:
     """One joined task, one result, no member and no open group left."""
     assert world.waiting() == []
     assert len(world.records()) == 4
+    assert world.bodies(NAMES.member("g", "*", "*")) == []
     (result,) = [msgspec.json.decode(body) for body in world.bodies(NAMES.result("g"))]
     assert (result["group"], sorted(result["members"])) == ("m1", ["x-1", "x-2"])
 

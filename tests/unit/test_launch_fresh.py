@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scalebox_actors.errors import RuntimeUnavailable
+from scalebox_actors.errors import NotPermitted, RuntimeUnavailable, SpecRejected
 from scalebox_actors.launch import workdir
 from scalebox_actors.launch.environment import Surroundings
 from scalebox_actors.launch.fresh import FreshLauncher, Workplace
@@ -96,3 +96,33 @@ async def test_a_full_disk_is_the_hosts_fault(
         await node.run(TASK)
 
     assert host.starts == []
+
+
+async def test_a_run_whose_work_directory_has_gone_is_run_again(tmp_path: Path) -> None:
+    """An exited container without its files says nothing: taken for done, its outputs were lost."""
+
+    def program(_: ContainerSpec, work: Path) -> int:
+        (work / "sink-tasks.txt").write_text("out\n")
+        return 0
+
+    host = Host(program=program)
+    await launcher(host, tmp_path).run(TASK)
+    workdir.remove_tree(tmp_path / host.starts[0])
+    outcome = await launcher(host, tmp_path).run(TASK)
+
+    assert [emission.body for emission in outcome.emissions] == [b"out"]
+    assert len(host.starts) == 2
+
+
+async def test_a_mount_that_is_missing_is_the_hosts_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that this host has not suspends the module here; the task is not to blame."""
+
+    async def refused(_: object, __: ContainerSpec) -> None:
+        raise NotPermitted("/data/in: no such directory to mount")
+
+    monkeypatch.setattr(ScriptedRuntime, "adopt_or_start", refused)
+
+    with pytest.raises(SpecRejected, match="/data/in: no such directory"):
+        await launcher(Host(program=forever), tmp_path).run(TASK)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from aiofiles import os as aios
 
 from scalebox_actors import node as node_module
 from scalebox_actors.launch import workdir
+from scalebox_actors.message import Message
 from scalebox_actors.names import Names
 from scalebox_actors.node import Node, Settings
+from scalebox_actors.ports import Task
 from scalebox_actors.testing.memory import MemoryBroker
 from scalebox_actors.testing.scripted import Host, ScriptedRuntime
 from scalebox_actors.topology.model import Module, Topology
@@ -66,3 +69,36 @@ async def test_a_directory_that_cannot_be_removed_ends_no_node(
         await chore
 
     assert chore.cancelled()
+
+
+async def test_the_reaper_leaves_what_was_made_in_its_own_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task may come back between the looks: the directory that it has made stays."""
+    node = node_on(tmp_path)
+    made = workdir.WorkDir(tmp_path, "sbx-t.again", 1, "n1")
+    monkeypatch.setattr(node, "since", made_before(made))
+    await node.reap()
+
+    assert made.path.exists()
+
+
+async def test_the_reaper_leaves_what_is_taken_in_hand_while_it_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that comes at the last moment finds its directory where it was."""
+    node = node_on(tmp_path)
+    made = workdir.WorkDir(tmp_path, "sbx-t.again", 1, "n1")
+    node.since = made_before(made) + 3600
+    held = iter([False, True])
+    monkeypatch.setattr(node.actors["a"], "holds", lambda _: next(held))
+    await node.reap()
+
+    assert made.path.exists()
+
+
+def made_before(directory: workdir.WorkDir) -> float:
+    """Prepare a work directory, and return a moment before that."""
+    before = time.time() - 1
+    directory.prepare(Task(message=Message(module="a", id="m1", body=b"x")))
+    return before
