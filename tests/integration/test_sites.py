@@ -41,6 +41,7 @@ modules:
   fail: {function: "work:fail", site: west, retry: {"*": 0}}
 """
 WORK = """
+import asyncio
 import json
 
 async def split(message):
@@ -52,8 +53,26 @@ async def shout(message):
 async def gather(message):
     return " ".join(sorted(json.loads(message.body)["members"]))
 
+async def pace(message):
+    await asyncio.sleep(0.2)
+    return message.body
+
+async def slow(message):
+    await asyncio.sleep(0.5)
+    return message.body
+
 async def fail(message):
     raise ValueError("as it should")
+"""
+HELPED = """
+topology: helped
+sites:
+  hub: {hub: true}
+  east:
+modules:
+  split: {function: "work:split", site: hub, sinks: [pace]}
+  pace: {function: "work:pace", site: hub, slots: 1, sinks: [slow]}
+  slow: {function: "work:slow", sites: [hub, east], slots: 1, overflow: {pending: 1}}
 """
 SHOUTED = " ".join(sorted(f"N{number}" for number in range(20)))
 
@@ -159,6 +178,21 @@ def test_an_ephemeral_run_needs_no_folder(relay: Path) -> None:
     assert done.stdout.strip() == SHOUTED, done.stderr
     assert "22 tasks done, 1 failed" in done.stderr  # split, 20 parts, their sum; and one dead
     assert done.returncode == 1
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(90)
+def test_another_site_helps_when_too_much_waits(relay: Path, tmp_path: Path) -> None:
+    """With `overflow`, what is more than one site can do goes to the other one, once."""
+    (tmp_path / "helped.yaml").write_text(HELPED)
+    store = ("--store", str(tmp_path / "store"))
+
+    done = command("run", str(relay.with_name("helped.yaml")), *store, "--send", "split", "x")
+
+    assert sorted(done.stdout.split()) == sorted(f"n{number}" for number in range(20)), done.stderr
+    records = printed("trace", "helped", *store)
+    nodes = [str(r["node"]).partition("-")[0] for r in records if r["module"] == "slow"]
+    assert {"hub", "east"} == set(nodes)
 
 
 @pytest.mark.integration
