@@ -103,7 +103,7 @@ def _names(site: Site) -> list[x509.GeneralName]:
     """Return every name under which somebody may reach a server of the site."""
     addresses = [site.address, site.listen, *site.servers]
     hosts = {sites.split_address(address, 0)[0].strip("[]") for address in addresses if address}
-    hosts = (hosts | {"localhost", "127.0.0.1", "::1"}) - {"0.0.0.0", "::"}  # noqa: S104 - none
+    hosts = (hosts | {site.name, "localhost", "127.0.0.1", "::1"}) - {"0.0.0.0", "::"}  # noqa: S104 - none
     return [_name(host) for host in sorted(hosts)]
 
 
