@@ -12,6 +12,9 @@ help:           ## list the targets
 demo:           ## the main job on a fresh machine: count the primes up to 100000
 	@deploy/venv && deploy/with-engine examples/primes/demo.sh
 
+wan-demo:       ## three sites: a link is cut for 10 s and heals, everything arrives once
+	@$(TESTS) PYTHONPATH=tests python -m faults.crossing
+
 demo-genomics:  ## real reads through bowtie2, samtools and bcftools, checked read for read
 	@deploy/venv && deploy/with-engine examples/lambda-phage/run.sh
 

@@ -6,7 +6,6 @@ down one message a second asks whether it is back, and the rest stay in the stre
 """
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -147,11 +146,14 @@ class Courier:
         """Let other couriers have at once what we have not sent; what is underway comes later."""
         items = [item for lane in self._lanes.values() for item in lane.items]
         self._lanes.clear()
-        for item in items:
-            item.delivery.let_go()
-        with contextlib.suppress(SbxError, TimeoutError):
+        try:
             async with asyncio.timeout(GIVE_BACK):
                 await asyncio.gather(*(item.delivery.give_back(0.0) for item in items))
+        except (SbxError, TimeoutError) as error:
+            log.warning("not_given_back", extra={"site": self.site, "why": repr(error)})
+        finally:
+            for item in items:
+                item.delivery.let_go()
 
     # --- taking ---------------------------------------------------------------------------------
 
@@ -202,6 +204,11 @@ class Courier:
         await delivery.done()
         self._release(1)
 
+    def _let_go(self, items: list[_Item]) -> None:
+        for item in items:
+            item.delivery.let_go()
+        self._release(len(items))
+
     def _release(self, count: int) -> None:
         self._in_hand -= count
         if self._intake is not None and not self._holding:
@@ -246,7 +253,7 @@ class Courier:
             if lane.items and lane.pause and not lane.knocking
         ]
         try:
-            async with asyncio.timeout(max(0.01, min(knocks)) if knocks else None):
+            async with asyncio.timeout(max(0.0, min(knocks)) if knocks else None):
                 await self._stirred.wait()
         except TimeoutError:
             return
@@ -283,8 +290,13 @@ class Courier:
         """Hand a parcel over; what did not arrive goes back to the head of its lane."""
         began = time.monotonic()
         seconds = KNOCK_SILENCE if lane.knocking else SILENCE
-        entries = [item.entry for item in parcel]
-        passages = await self._broker.forward(entries, seconds=seconds)
+        try:
+            passages = await self._broker.forward([item.entry for item in parcel], seconds=seconds)
+        except BaseException:
+            self._window.lost(size, time.monotonic())
+            lane.knocking = False
+            self._let_go(parcel)  # nobody works on them any more, so nobody may say so
+            raise
         now = time.monotonic()
         pairs = list(zip(parcel, passages, strict=True))
         arrived = [item for item, passage in pairs if passage.kind is Passed.ARRIVED]

@@ -62,9 +62,11 @@ class Ledger:
         `again` says that it may have been in somebody's hands before.
         """
         page = await self._page(key)
-        if sequence in page.open:
-            return
         if again and sequence in await self._counted(key, page):
+            return
+        # Asked after the last await before it is noted: an earlier delivery of the same message
+        # may have failed on the way to the disk, and have been stored meanwhile after all.
+        if sequence in page.open:
             return
         page.new[sequence] = mark
         while sequence in page.new:

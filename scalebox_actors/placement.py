@@ -23,6 +23,8 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     body: bytes = b""
     to_site: str = ""
+    repeatable: bool = False
+    """Whether the same id may be sent again at another site: then where it arises says nothing."""
 
 
 class Crossing(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +56,8 @@ def choose(topology: Topology, here: str, module: str, bound: Bound, *, pending:
             return _by_hash(places, bound.id.encode("utf-8", "surrogateescape"))
         case Route.BODY_HASH:
             return _by_hash(places, bound.body)
+        case Route.LOCAL_FIRST if bound.repeatable:
+            return _by_hash(places, bound.id.encode("utf-8", "surrogateescape"))
         case Route.LOCAL_FIRST:
             return _local_first(rules, places, here, bound.id, pending)
 

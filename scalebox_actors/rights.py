@@ -109,6 +109,7 @@ def _node(topology: Topology, names: Names) -> list[str]:
             *_consumes(stream, names.courier(other)),
             *(names.at(other).task(module) for module in topology.modules_at(other)),
             names.at(other).ctl(">"),
+            f"$JS.{other}.API.INFO",  # asked at every start, and not to be answered
         ]
     # A question may come from every site, and so may the questioner.
     subjects += [names.ctl(">"), *(f"_INBOX_{site}.>" for site in topology.site_names)]
@@ -147,7 +148,10 @@ def _trace(topology: Topology, names: Names) -> list[str]:
         f"$JS.API.DIRECT.GET.{trace}",
         f"$JS.API.DIRECT.GET.{trace}.>",
         *_topology_file(names),
-        f"$JS.API.DIRECT.GET.KV_{names.bucket}.$KV.{names.bucket}.node.>",
+        *(
+            f"$JS.API.DIRECT.GET.KV_{names.bucket}.$KV.{names.bucket}.{key}.>"
+            for key in ("node", "link")
+        ),
         *(names.at(site).ctl(verb) for site in sites for verb in LOOKING),
     ]
 

@@ -11,6 +11,7 @@ Two sites on one machine, joined by a real leaf link:
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
@@ -29,11 +30,12 @@ MAX_FILE = 1024 * 1024 * MIB
 CLUSTER_PORT = 6222
 
 CERTIFICATE, PRIVATE_KEY, AUTHORITY = "server.pem", "server.key", "ca.pem"
-LEAF_FILE, ROUTE_FILE = "leaf.conf", "route.conf"
-"""Files beside the certificate that set the variables below; a configuration holds no secret."""
-LEAF_SEED, ROUTE_PASSWORD = "LEAF_SEED", "ROUTE_PASSWORD"
+ROUTE_CERTIFICATE, ROUTE_KEY = "route.pem", "route.key"
+LEAF_FILE = "leaf.conf"
+"""The file beside the certificate that sets the variable below: a configuration holds no secret."""
+LEAF_SEED = "LEAF_SEED"
 
-_LOOPBACK = ("127.", "localhost", "[::1]", "::1")
+_LOOPBACK = re.compile(r"(127\.\d+\.\d+\.\d+|localhost|\[::1\]|::1)(:\d+)?")
 
 
 class Keys(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,8 +126,8 @@ def server_name(site: str, member: int = 0) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether `host:port` is reached from its own host alone."""
-    return address.startswith(_LOOPBACK)
+    """Whether `host:port` or `host` is reached from its own host alone."""
+    return _LOOPBACK.fullmatch(address) is not None
 
 
 def split_address(address: str, port: int) -> tuple[str, int]:
@@ -140,12 +142,10 @@ def split_address(address: str, port: int) -> tuple[str, int]:
 
 
 def _includes(topology: Topology, here: Site, keys: Keys | None) -> list[str]:
-    """Return the lines that bring in the secrets; a file without use would be refused."""
-    if keys is None:
+    """Return the line that brings in the leaf's seed; the hub would refuse it as unused."""
+    if keys is None or here.name == topology.hub:
         return []
-    files = [LEAF_FILE] if here.name != topology.hub else []
-    files += [ROUTE_FILE] if here.replicas > 1 else []
-    return [f"include {_quoted(str(PurePosixPath(keys.beside, file)))}\n" for file in files]
+    return [f"include {_quoted(str(PurePosixPath(keys.beside, LEAF_FILE)))}\n"]
 
 
 def _jetstream(here: Site, place: Ground) -> dict[str, object]:
@@ -169,9 +169,9 @@ def _cluster(here: Site, place: Ground, keys: Keys | None) -> dict[str, object]:
         "routes": [f"nats-route://{route}" for route in routes],
     }
     if keys is not None:
-        # The certificates of all sites have one authority: the password keeps the others out.
-        block["authorization"] = {"user": "route", "password": _Bare(f"${ROUTE_PASSWORD}")}
-        block["tls"] = _tls(keys, verify=True)
+        # The certificates of all sites have one authority; this one only these servers have.
+        own = (ROUTE_CERTIFICATE, ROUTE_KEY, ROUTE_CERTIFICATE)
+        block["tls"] = {**_tls(keys, files=own), "verify": True}
     return block
 
 
@@ -186,7 +186,7 @@ def _leafnodes(
             # Else a leaf hears of other addresses by gossip and goes around the one it was given.
             "no_advertise": True,
         }
-        return {**block, "tls": _tls(keys, verify=True)} if keys is not None else block
+        return {**block, "tls": {**_tls(keys), "verify": True}} if keys is not None else block
     return {"reconnect": "1s", "remotes": [_remote(hub, here, place, keys)]}
 
 
@@ -237,15 +237,17 @@ def _user(keys: Keys, site: str, role: Role, may: Rights) -> dict[str, object]:
     }
 
 
-def _tls(keys: Keys, *, verify: bool = False) -> dict[str, object]:
-    block: dict[str, object] = {
-        "cert_file": f"{keys.folder}/{CERTIFICATE}",
-        "key_file": f"{keys.folder}/{PRIVATE_KEY}",
-        "ca_file": f"{keys.folder}/{AUTHORITY}",
+def _tls(
+    keys: Keys, files: tuple[str, str, str] = (CERTIFICATE, PRIVATE_KEY, AUTHORITY)
+) -> dict[str, object]:
+    certificate, key, authority = files
+    return {
+        "cert_file": f"{keys.folder}/{certificate}",
+        "key_file": f"{keys.folder}/{key}",
+        "ca_file": f"{keys.folder}/{authority}",
         "min_version": "1.2",
         "timeout": 5,
     }
-    return {**block, "verify": True} if verify else block
 
 
 def _everywhere(address: str) -> str:

@@ -23,6 +23,7 @@ from scalebox_actors.sites import is_loopback
 OLDEST_SERVER = (2, 14)
 CONNECT_SECONDS = 5.0
 RECONNECT_FIRST, RECONNECT_MOST = 0.1, 10.0
+ABANDON = 1.0
 REFUSALS = 3
 """So often a login that worked may be refused before we believe it: a reload takes a moment."""
 
@@ -168,7 +169,8 @@ class _Start:
 
     async def abandon(self) -> None:
         with contextlib.suppress(Exception):
-            await self.client.close()
+            async with asyncio.timeout(ABANDON):  # a failed handshake is never closed by the peer
+                await self.client.close()
 
 
 def needs_tls(url: str, *, insecure: bool = False) -> bool:

@@ -80,13 +80,13 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
 
 def planned(topology: Topology, names: Names) -> list[Planned]:
     """Return everything that `ensure` would see to at the site of `names`, in its order."""
+    replicas = topology.sites.get(names.site, Site(name=names.site)).replicas
     streams = [
         ("stream", names.stream, _work_queue(topology, names)),
-        ("stream", names.trace_stream, _trace(names)),
+        ("stream", names.trace_stream, _trace(names, replicas)),
         ("bucket", f"KV_{names.bucket}", _bucket(names.bucket, STATE_BYTES)),
         ("bucket", f"KV_{names.nodes_bucket}", _bucket(names.nodes_bucket, NODES_BYTES)),
     ]
-    replicas = topology.sites.get(names.site, Site(name=names.site)).replicas
     copies = {"num_replicas": replicas}
     consumers = [
         *(consumer_config(names, module) for module in topology.modules_at(names.site)),
@@ -307,7 +307,7 @@ def _work_queue(topology: Topology, names: Names) -> dict[str, object]:
     }
 
 
-def _trace(names: Names) -> dict[str, object]:
+def _trace(names: Names, replicas: int) -> dict[str, object]:
     return {
         "name": names.trace_stream,
         "subjects": [names.trace("*")],
@@ -318,8 +318,8 @@ def _trace(names: Names) -> dict[str, object]:
         "max_age": TRACE_LIFE * NS,
         "duplicate_window": DUPLICATE_WINDOW * NS,
         "allow_direct": True,
-        # Insight may forget: this spares the disk a sync per message.
-        "persist_mode": "async",
+        # Insight may forget: this spares the disk a sync per message. Replicated streams refuse it.
+        **({"persist_mode": "async"} if replicas == 1 else {}),
     }
 
 

@@ -7,6 +7,7 @@ from scalebox_actors.cli.options import Common
 from scalebox_actors.errors import BadInput
 from scalebox_actors.keys.private import check_private
 from scalebox_actors.login import read_login
+from scalebox_actors.rights import Role
 from scalebox_actors.sites import AUTHORITY
 
 _JWT = "BEGIN NATS USER JWT"
@@ -33,6 +34,17 @@ def credentials_of(common: Common) -> Credentials | None:
         return Credentials(creds=common.creds, tls_ca=authority, insecure=common.insecure)
     read_login(text, common.creds)
     return Credentials(login=common.creds, tls_ca=authority, insecure=common.insecure)
+
+
+def may_answer(common: Common) -> bool:
+    """Whether a node may answer for its site: reading and changing all of it is not a node's.
+
+    With least privilege the clerk of a site is the process of its server.
+    """
+    if not common.creds:
+        return True
+    text = _text(common.creds)
+    return _JWT in text or read_login(text, common.creds).role in ("", Role.ADMIN)
 
 
 def _text(path: str) -> str:

@@ -19,6 +19,8 @@ from scalebox_actors.names import is_name
 def drain(common: Common, topology: str, node: str | None) -> None:
     """Let NODE, or every node of TOPOLOGY, take no more messages, finish what runs, and end.
 
+    With --nats: the nodes of that site.
+
     \b
     sbx-actor drain primes n07
     """  # noqa: D301 - click's mark for text that is not to be wrapped
@@ -28,7 +30,9 @@ def drain(common: Common, topology: str, node: str | None) -> None:
 
     async def work() -> list[str]:
         async with opened(common, want) as session:
-            answers = await session.broker.ask("drain", (node or "").encode())
+            answers = []
+            for site in session.near.values():
+                answers += await (await site.broker()).ask("drain", (node or "").encode())
         names = {msgspec.json.decode(answer, type=str) for answer in answers}
         return sorted(name for name in names if name)
 

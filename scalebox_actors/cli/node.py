@@ -7,6 +7,7 @@ import uvloop
 
 from scalebox_actors.clerk import Clerk
 from scalebox_actors.cli import logbook
+from scalebox_actors.cli.credentials import may_answer
 from scalebox_actors.cli.host import (
     Host,
     ceiling,
@@ -66,7 +67,8 @@ async def _node(common: Common, host: Host, want: Wanted, name: str) -> int:
             if want.loaded is None:
                 await session.site.join(session.topology)
             actors = Node(session.topology, session.broker, runtime, own)
-            await Clerk(session.site, session.broker, session.topology).serve(name)
+            if may_answer(common):
+                await Clerk(session.site, session.broker, session.topology).serve(name)
             kind = runtime.kind if runtime else "none"
             modules = ",".join(actors.actors)
             told = {"node": name, "site": session.names.site, "runtime": kind, "modules": modules}

@@ -35,7 +35,12 @@ class Outbox(msgspec.Struct, frozen=True, kw_only=True):
         )
         headers = wire_headers(message)
         check_size(body, headers, self.body_limit)
-        bound = Bound(id=message.id, body=body, to_site=self.headers.get(TO_SITE, ""))
+        bound = Bound(
+            id=message.id,
+            body=body,
+            to_site=self.headers.get(TO_SITE, ""),
+            repeatable=bool(self.given_id),
+        )
         site = choose(self.topology, self.names.site, self.module, bound)
         here = site == self.names.site
         subject = self.names.task(self.module) if here else self.names.out(site, self.module)

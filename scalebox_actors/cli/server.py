@@ -13,6 +13,7 @@ import msgspec
 
 from scalebox_actors import local
 from scalebox_actors.broker import Credentials
+from scalebox_actors.clerk import Clerk
 from scalebox_actors.cli import logbook
 from scalebox_actors.cli.options import Common, common, parameterised, texts
 from scalebox_actors.cli.topologies import load
@@ -34,6 +35,8 @@ from scalebox_actors.topology.model import Site, Topology
 
 AGAIN, PATIENCE = 2.0, 30.0
 CLIENT_PORT = 4222
+CLERK = "server"
+"""The name under which the server's process answers for its site."""
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +147,7 @@ async def _serve(topology: Topology, here: Site, wishes: Wishes, store: Path) ->
 
 
 async def _deploy(topology: Topology, site: str, reach: Reach) -> None:
-    """Make what the topology needs, then stay: the hub takes note of who is which site.
+    """Make what the topology needs, then stay to answer for the site.
 
     A cluster may take a while to find its majority, so what is not there yet is waited for.
     """
@@ -155,6 +158,7 @@ async def _deploy(topology: Topology, site: str, reach: Reach) -> None:
                 async with asyncio.timeout(PATIENCE):
                     changes = await place.deploy(topology)
                 log.info("deployed", extra={"site": site, "changes": "; ".join(changes) or "none"})
+                await Clerk(place, await place.broker(), topology).serve(CLERK)
                 await asyncio.Event().wait()
         except (Transient, TimeoutError) as error:
             log.warning("deploy_waits", extra={"why": str(error) or "no answer yet"})

@@ -15,7 +15,7 @@ from scalebox_actors.cli.options import Common, reaching, stores_root
 from scalebox_actors.cli.session import Session, opened, reach_of, wanted
 from scalebox_actors.cli.show import duration, moment, size, table
 from scalebox_actors.errors import SbxError
-from scalebox_actors.local import open_site
+from scalebox_actors.local import known_topology, open_site
 from scalebox_actors.names import Names, is_name
 from scalebox_actors.node import NodeStatus
 from scalebox_actors.questions import Look, ModuleState, Op, Question
@@ -168,7 +168,10 @@ def _running(store: Path) -> str:
 
 async def _list(common: Common) -> None:
     """Print which topologies there are: on the server, or in the stores of this user."""
-    if common.nats or common.store:
+    known = known_topology(Path(common.store)) if common.store else None
+    if known is not None and not common.nats:
+        rows = [(known.name, _running(Path(common.store or "")))]
+    elif common.nats or common.store:
         async with open_site(Names(LOCAL), reach_of(common, "", start=False)) as site:
             found = await deployed_topologies(site.link, site.link.domain or LOCAL)
             rows = [(name, "deployed") for name in found]

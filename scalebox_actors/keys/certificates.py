@@ -31,7 +31,7 @@ def make_authority(folder: Path, now: dt.datetime) -> Authority:
         check_private(key_path)
         return _read_key(key_path), x509.load_pem_x509_certificate(path.read_bytes())
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "scalebox_actors development CA")])
+    name = _common_name("scalebox_actors development CA")
     certificate = (
         _builder(name, name, key, now, _AUTHORITY_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -45,38 +45,55 @@ def make_authority(folder: Path, now: dt.datetime) -> Authority:
 
 def make_certificate(here: Path, site: Site, authority: Authority, now: dt.datetime) -> None:
     """Make the certificate of a site's servers unless there is one that will do."""
-    path, key_path = here / sites.CERTIFICATE, here / sites.PRIVATE_KEY
-    names = _names(site)
+    _make(here / sites.CERTIFICATE, here / sites.PRIVATE_KEY, site, authority, now)
+
+
+def make_route_certificate(here: Path, site: Site, now: dt.datetime) -> None:
+    """Make what the servers of one site know each other by: a certificate that signs itself.
+
+    The authority signs for every site, so it cannot tell a site's own servers from others.
+    """
+    _make(here / sites.ROUTE_CERTIFICATE, here / sites.ROUTE_KEY, site, None, now)
+
+
+def _make(
+    path: Path, key_path: Path, site: Site, authority: Authority | None, now: dt.datetime
+) -> None:
+    names, subject = _names(site), _common_name(sites.server_name(site.name))
+    issuer = authority[1].subject if authority else subject
     if path.exists() and key_path.exists():
         check_private(key_path)
-        if _serves(x509.load_pem_x509_certificate(path.read_bytes()), names, authority[1], now):
+        if _serves(x509.load_pem_x509_certificate(path.read_bytes()), names, issuer, now):
             return
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, sites.server_name(site.name))])
     uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     certificate = (
-        _builder(subject, authority[1].subject, key, now, _CERTIFICATE_DAYS)
+        _builder(subject, issuer, key, now, _CERTIFICATE_DAYS)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
-        .sign(authority[0], hashes.SHA256())
+        .sign(authority[0] if authority else key, hashes.SHA256())
     )
     write_private(key_path, _pem(key))
     write_private(path, certificate.public_bytes(serialization.Encoding.PEM))
 
 
+def _common_name(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
 def _serves(
     there: x509.Certificate,
     names: list[x509.GeneralName],
-    authority: x509.Certificate,
+    issuer: x509.Name,
     now: dt.datetime,
 ) -> bool:
     """Whether a certificate is still good: of our authority, for these names, and for a while."""
     said = there.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     ends = there.not_valid_after_utc
     return (
-        there.issuer == authority.subject
+        there.issuer == issuer
         and set(names) <= set(said)
         and ends - now > dt.timedelta(days=_RENEW_DAYS)
     )
@@ -86,7 +103,7 @@ def _names(site: Site) -> list[x509.GeneralName]:
     """Return every name under which somebody may reach a server of the site."""
     addresses = [site.address, site.listen, *site.servers]
     hosts = {sites.split_address(address, 0)[0].strip("[]") for address in addresses if address}
-    hosts = (hosts | {"localhost", "127.0.0.1", "::1"}) - {"0.0.0.0", "::"}  # noqa: S104 - none
+    hosts = (hosts | {site.name, "localhost", "127.0.0.1", "::1"}) - {"0.0.0.0", "::"}  # noqa: S104 - none
     return [_name(host) for host in sorted(hosts)]
 
 

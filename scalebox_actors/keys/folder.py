@@ -13,7 +13,11 @@ import nkeys
 
 from scalebox_actors import sites
 from scalebox_actors.errors import BadInput
-from scalebox_actors.keys.certificates import make_authority, make_certificate
+from scalebox_actors.keys.certificates import (
+    make_authority,
+    make_certificate,
+    make_route_certificate,
+)
 from scalebox_actors.keys.private import check_private, private_folder, write_private
 from scalebox_actors.login import Login, read_login, write_login
 from scalebox_actors.rights import CLIENTS, Role
@@ -52,8 +56,11 @@ def make_keys(topology: Topology, folder: Path, *, now: dt.datetime | None = Non
         roles = (*CLIENTS, Role.LEAF) if leaf else CLIENTS
         logins = {role: _login(here / login_file(role), site, role) for role in roles}
         public[site] = {role: _public_key(login) for role, login in logins.items()}
-        make_certificate(here, sites.site_of(topology, site), authority, moment)
-        _secrets(here, logins.get(Role.LEAF))
+        place = sites.site_of(topology, site)
+        make_certificate(here, place, authority, moment)
+        if place.replicas > 1:
+            make_route_certificate(here, place, moment)
+        _seed_file(here, logins.get(Role.LEAF))
         write_private(here / sites.AUTHORITY, (folder / sites.AUTHORITY).read_bytes())
     known = msgspec.json.format(msgspec.json.encode(public), indent=2) + b"\n"
     for site in topology.site_names:
@@ -98,12 +105,7 @@ def _public_key(login: Login) -> str:
     return bytes(pair.public_key).decode()
 
 
-def _secrets(here: Path, leaf: Login | None) -> None:
-    """Write the variables that the configuration names; the password is made once."""
+def _seed_file(here: Path, leaf: Login | None) -> None:
+    """Write the variable that the configuration of a leaf names."""
     if leaf is not None:
         write_private(here / sites.LEAF_FILE, f'{sites.LEAF_SEED}: "{leaf.seed}"\n'.encode())
-    route = here / sites.ROUTE_FILE
-    if route.exists():
-        check_private(route)
-    else:
-        write_private(route, f'{sites.ROUTE_PASSWORD}: "{secrets.token_hex(32)}"\n'.encode())

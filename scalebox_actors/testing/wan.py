@@ -15,15 +15,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
+
 from scalebox_actors.broker import Credentials, JetStreamBroker, Link, connect, ensure
+from scalebox_actors.crossing import Tally, received_key, sent_key
 from scalebox_actors.errors import Unavailable
+from scalebox_actors.ledger import Ledger
 from scalebox_actors.names import Names
 from scalebox_actors.server import find_binary
 from scalebox_actors.sites import Ground, server_configuration
 from scalebox_actors.testing.wire import Namespaces, ProxyWire, Way, Wire
 from scalebox_actors.topology.model import Topology
 
-__all__ = ["SiteServer", "Wan", "Way", "wan"]
+__all__ = ["Certificate", "SiteServer", "Wan", "Way", "certificates", "wan"]
 
 CLIENTS, LEAVES = 4222, 7422
 READY = 15.0
@@ -156,6 +160,44 @@ class Wan:
             await link.close()
         for server in self.servers.values():
             server.stop()
+
+
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """What both ends of a way from site to site say of what crossed it."""
+
+    origin: str
+    target: str
+    sent: Tally
+    received: Tally
+    """Of messages whose tasks have ended there."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the same messages were sent and received, each once."""
+        return (self.sent.count, self.sent.hash) == (self.received.count, self.received.hash)
+
+    def __str__(self) -> str:
+        word = "agree" if self.agrees else "DIFFER"
+        return (
+            f"{self.origin} -> {self.target}: sent {self.sent.count} {self.sent.hash[:16]}, "
+            f"received {self.received.count} {self.received.hash[:16]}: {word}"
+        )
+
+
+async def certificates(lab: Wan) -> list[Certificate]:
+    """Return what each pair of sites says of what crossed, as it is stored at both ends."""
+    ledgers = {site: Ledger(await lab.broker(site), "auditor") for site in lab.topology.site_names}
+    return [
+        Certificate(
+            origin=origin,
+            target=target,
+            sent=await ledgers[origin].totals(sent_key(target)),
+            received=await ledgers[target].totals(received_key(origin)),
+        )
+        for origin in ledgers
+        for target in ledgers
+        if origin != target
+    ]
 
 
 @asynccontextmanager

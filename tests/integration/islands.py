@@ -82,6 +82,13 @@ class Process:
             assert time.monotonic() < end, self.log
             time.sleep(0.01)
 
+    def kill(self) -> None:
+        """End it without a word."""
+        if self.running is not None:
+            self.running.kill()
+            self.running.wait()
+            self.running = None
+
     def stop(self) -> None:
         """End it; safe to repeat."""
         if self.running is not None:

@@ -41,6 +41,7 @@ modules:
   fail: {function: "work:fail", site: west, retry: {"*": 0}}
 """
 WORK = """
+import asyncio
 import json
 
 async def split(message):
@@ -52,8 +53,26 @@ async def shout(message):
 async def gather(message):
     return " ".join(sorted(json.loads(message.body)["members"]))
 
+async def pace(message):
+    await asyncio.sleep(0.2)
+    return message.body
+
+async def slow(message):
+    await asyncio.sleep(0.5)
+    return message.body
+
 async def fail(message):
     raise ValueError("as it should")
+"""
+HELPED = """
+topology: helped
+sites:
+  hub: {hub: true}
+  east:
+modules:
+  split: {function: "work:split", site: hub, sinks: [pace]}
+  pace: {function: "work:pace", site: hub, slots: 1, sinks: [slow]}
+  slow: {function: "work:slow", sites: [hub, east], slots: 1, overflow: {pending: 1}}
 """
 SHOUTED = " ".join(sorted(f"N{number}" for number in range(20)))
 
@@ -150,6 +169,51 @@ def test_primes_are_counted_at_two_sites_and_added_up_at_the_hub(tmp_path: Path)
     assert nodes == {"east", "west"}
 
 
+def stand_ins(app: Path) -> None:
+    """Write programs that send on what the genomics pipeline would, and compute nothing."""
+    app.mkdir()
+    lines: dict[str, list[dict[str, object]]] = {
+        "split.py": [{"body": f"c{n}", "headers": {"_chunks": "5"}} for n in range(5)],
+        "merge.py": [{"body": "merged", "module": sink} for sink in ("flagstat", "call")],
+    }
+    for name, sent in lines.items():
+        text = "".join(json.dumps(line) + "\n" for line in sent)
+        code = (
+            f"import os\nopen(os.environ['WORK_DIR'] + '/sink-tasks.jsonl', 'w').write({text!r})\n"
+        )
+        (app / name).write_text(code)
+    for name in ("align", "sort", "flagstat", "call"):
+        line = f'{{\\"body\\": \\"$1-{name}\\"}}'
+        (app / f"{name}.sh").write_text(f'echo "{line}" > $WORK_DIR/sink-tasks.jsonl\n')
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(90)
+def test_from_leaf_to_leaf_by_way_of_the_hub(tmp_path: Path) -> None:
+    """The three-sites example: what one leaf sends to another passes the hub, and groups meet."""
+    stand_ins(tmp_path / "app")
+    (tmp_path / "data").mkdir()
+    arguments = (
+        *("run", str(EXAMPLES / "three-sites/topology.yaml"), "--send", "split", "phage 5"),
+        *("--runtime", "process", "--set", f"APP={tmp_path / 'app'}"),
+        *("--set", f"DATA={tmp_path / 'data'}", "--mount-root", f"data={tmp_path / 'data'}:rw"),
+        *("--store", str(tmp_path / "store")),
+    )
+
+    done = command(*arguments, seconds=80)
+
+    assert sorted(done.stdout.split()) == ["merged-call", "merged-flagstat"], done.stderr
+    records = printed("trace", "three-sites", "--store", str(tmp_path / "store"))
+    ran = {str(r["module"]): str(r["node"]).partition("-")[0] for r in records}
+    assert ran == {
+        **dict.fromkeys(("split", "call"), "lab"),
+        "align": "fast",
+        **dict.fromkeys(("sort", "merge", "flagstat"), "archive"),
+    }
+    (site,) = printed("status", "--store", str(tmp_path / "store"))
+    assert site["topology"] == "three-sites"
+
+
 @pytest.mark.integration
 @pytest.mark.timeout(90)
 def test_an_ephemeral_run_needs_no_folder(relay: Path) -> None:
@@ -159,6 +223,21 @@ def test_an_ephemeral_run_needs_no_folder(relay: Path) -> None:
     assert done.stdout.strip() == SHOUTED, done.stderr
     assert "22 tasks done, 1 failed" in done.stderr  # split, 20 parts, their sum; and one dead
     assert done.returncode == 1
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(90)
+def test_another_site_helps_when_too_much_waits(relay: Path, tmp_path: Path) -> None:
+    """With `overflow`, what is more than one site can do goes to the other one, once."""
+    (tmp_path / "helped.yaml").write_text(HELPED)
+    store = ("--store", str(tmp_path / "store"))
+
+    done = command("run", str(relay.with_name("helped.yaml")), *store, "--send", "split", "x")
+
+    assert sorted(done.stdout.split()) == sorted(f"n{number}" for number in range(20)), done.stderr
+    records = printed("trace", "helped", *store)
+    nodes = [str(r["node"]).partition("-")[0] for r in records if r["module"] == "slow"]
+    assert {"hub", "east"} == set(nodes)
 
 
 @pytest.mark.integration

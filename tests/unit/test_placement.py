@@ -120,6 +120,18 @@ def test_others_help_from_the_backlog_on(here: str, pending: int, expected: set[
     assert expected == actual
 
 
+def test_an_id_given_by_hand_goes_to_one_site_wherever_it_is_sent() -> None:
+    """Sent again at another site, a message meets its done-record and does not run there, too."""
+    found = topology()
+    ids = [f"i{n}" for n in range(30)]
+    chosen = [
+        [choose(found, here, "b", Bound(id=i, repeatable=True)) for i in ids] for here in SITES
+    ]
+
+    assert chosen[0] == chosen[1] == chosen[2]
+    assert set(chosen[0]) == set(SITES)
+
+
 def test_a_body_that_is_its_identity_asks_for_no_site() -> None:
     """Two senders of one body cannot send it to two sites, which would both run it."""
     found = topology(route=Route.BODY_HASH, identity=Identity.BODY)

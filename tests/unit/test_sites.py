@@ -78,12 +78,12 @@ def test_with_keys_everything_is_encrypted(topology: Topology) -> None:
 
 
 def test_no_secret_stands_in_a_configuration(topology: Topology) -> None:
-    """Seed and password are variables of files that only their owner may read."""
+    """The seed of a link is a variable of a file that only its owner may read."""
     text = server_configuration(topology, "b", KEYS)
 
-    assert text.startswith('include "leaf.conf"\ninclude "route.conf"\n')
+    assert text.startswith('include "leaf.conf"\n')
     assert "nkey: $LEAF_SEED" in text
-    assert "password: $ROUTE_PASSWORD" in text
+    assert "password" not in text
     assert "include" not in server_configuration(topology, "hub", KEYS)
 
 

@@ -1,0 +1,105 @@
+"""F8: three replicas of one site. One may fail, two stop the writing, and nothing is lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from integration.islands import Process, free_port
+
+from scalebox_actors.broker import Credentials, Link, connect, ensure
+from scalebox_actors.keys.folder import make_keys, read_keys
+from scalebox_actors.names import Names
+from scalebox_actors.sites import Ground, server_configuration
+from scalebox_actors.topology.load import load
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
+
+TOPOLOGY = load(
+    b"topology: t\n"
+    b"sites:\n"
+    b"  c: {hub: true, replicas: 3, servers: [s1, s2, s3]}\n"
+    b"modules:\n"
+    b"  m: {image: x}\n",
+    path="t.yaml",
+)
+NAMES = Names("t", "c")
+MEMBERS = (1, 2, 3)
+
+
+class Cluster:
+    """Three servers of one site on loopback, with keys."""
+
+    def __init__(self, root: Path) -> None:
+        make_keys(TOPOLOGY, root / "keys")
+        self.keys = root / "keys" / "c"
+        routes = tuple(f"127.0.0.1:{free_port()}" for _ in MEMBERS)
+        self.servers = []
+        for member, route in zip(MEMBERS, routes, strict=True):
+            listen = f"127.0.0.1:{free_port()}"
+            folder = root / f"s{member}"
+            folder.mkdir()
+            ground = Ground(
+                store=str(folder / "js"), listen=listen, member=member, cluster_listen=route,
+                routes=routes,
+            )  # fmt: skip
+            keys = read_keys(root / "keys", "c", beside="../keys/c")
+            (folder / "nats.conf").write_text(server_configuration(TOPOLOGY, "c", keys, ground))
+            self.servers.append(Process(folder, f"nats://{listen}"))
+
+    async def link(self, server: Process) -> Link:
+        """Connect to one of them; it tells us of the others."""
+        login = Credentials(login=str(self.keys / "admin.nk"))
+        return await connect(server.url, name="t", events=lambda *_: None, credentials=login)
+
+
+@asynccontextmanager
+async def cluster(root: Path) -> AsyncIterator[tuple[Cluster, Link]]:
+    """Start all three and wait until they have agreed on a leader and on the streams."""
+    three = Cluster(root)
+    try:
+        for server in three.servers:
+            server.start()
+        for server in three.servers:
+            server.ready()
+        link = await three.link(three.servers[0])
+        try:
+            async with asyncio.timeout(60):
+                await ensure(link, TOPOLOGY, NAMES)
+            yield three, link
+        finally:
+            await link.close()
+    finally:
+        for server in three.servers:
+            server.stop()
+
+
+async def put(link: Link, number: int) -> None:
+    """Store one message; returns when a majority has it on disk."""
+    await link.call(NAMES.task("m"), b"x", {"Nats-Msg-Id": f"m{number}"})
+
+
+async def test_one_of_three_may_fail_and_two_may_not(tmp_path: Path) -> None:
+    """With one server killed writing goes on; with two it waits, and resumes: nothing is lost."""
+    async with cluster(tmp_path) as (three, link):
+        info = await link.api(f"STREAM.INFO.{NAMES.stream}")
+        for number in range(20):
+            await put(link, number)
+        three.servers[2].kill()
+        async with asyncio.timeout(30):
+            for number in range(20, 40):
+                await put(link, number)
+        three.servers[1].kill()
+        stuck = asyncio.create_task(put(link, 40))
+        done, _ = await asyncio.wait({stuck}, timeout=3)
+        assert not done  # no majority: not stored, and not said to be
+        three.servers[1].start()
+        async with asyncio.timeout(60):
+            await stuck
+            state = (await link.api(f"STREAM.INFO.{NAMES.stream}"))["state"]
+
+    assert isinstance(info["config"], dict)
+    assert info["config"]["num_replicas"] == 3
+    assert isinstance(state, dict)
+    assert state["messages"] == 41
