@@ -5,6 +5,7 @@ both under the task's name and carries on where it stopped. They go only after t
 """
 
 import asyncio
+import logging
 import time
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +38,8 @@ TIMED_OUT, UNUSABLE, ORPHAN, KILLED = 124, 120, 123, 137
 WARNINGS_KEPT = 50
 LOOK_SECONDS = 2.0
 """So long an engine may take to say that an adopted run has ended."""
+
+log = logging.getLogger(__name__)
 
 
 class Workplace(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +103,9 @@ class FreshLauncher:
         """Remove the container and the work directory, and the files declared as removable."""
         if outcome is not None and outcome.removed:
             paths = self._paths(self._spec(task))
-            await asyncio.to_thread(workdir.remove_declared, outcome.removed, paths)
+            left = await asyncio.to_thread(workdir.remove_declared, outcome.removed, paths)
+            if left:
+                log.warning("files_not_removed", extra={"task": task.message.id, "files": left[:5]})
         await self._runtime.remove(self._name(task))
         await asyncio.to_thread(self._workdir(task).remove)
 

@@ -12,6 +12,7 @@ import contextlib
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -111,10 +112,14 @@ def remove_declared(paths_to_remove: Iterable[str], paths: Paths) -> list[str]:
         real = Path(os.path.realpath(host.parent)) / host.name if host is not None else None
         if real is None or not any(root in real.parents for root in allowed):
             refused.append(f"{text}: not below a writable mount, left alone")
-        elif real.is_dir() and not real.is_symlink():
-            remove_tree(real)
-        else:
-            real.unlink(missing_ok=True)
+            continue
+        try:
+            if real.is_dir() and not real.is_symlink():
+                remove_tree(real)
+            else:
+                real.unlink(missing_ok=True)
+        except OSError as error:
+            refused.append(f"{text}: {error.strerror}")
     return refused
 
 
@@ -124,17 +129,22 @@ def remove_tree(path: Path) -> None:
 
 
 def discard(parent: Path) -> None:
-    """Remove a run's directory. Killed in the middle, what is left is known as nobody's."""
-    gone = parent.with_name(GONE + parent.name)
-    if gone.exists():
+    """Remove a run's directory. Killed in the middle, what is left is known as nobody's.
+
+    So is what we may not remove: a container's root may leave folders that another user's node
+    has no right to. No task waits for that; the reaper says how much of it there is.
+    """
+    try:
+        gone = set_aside(parent)
+    except FileNotFoundError:
+        return
+    with contextlib.suppress(OSError):
         remove_tree(gone)
-    with contextlib.suppress(FileNotFoundError):
-        remove_tree(set_aside(parent))
 
 
 def set_aside(parent: Path) -> Path:
     """Rename a run's directory so that it is known as nobody's, and return what to remove."""
-    return parent.rename(parent.with_name(GONE + parent.name))
+    return parent.rename(parent.with_name(f"{GONE}{time.time_ns()}.{parent.name}"))
 
 
 def owner_of(parent: Path) -> str | None:
