@@ -206,7 +206,7 @@ async def test_a_program_has_no_input_and_little_environment(
     "wish",
     [
         {"user": "nobody-of-that-name"},
-        {"mounts": (Mount(source="/tmp", target="/data"),)},  # noqa: S108 - named, not used
+        {"mounts": (Mount(source="/tmp", target="/data"),)},
         {"command": ()},
         {"command": ("a\0b",)},
         {"name": "../up"},

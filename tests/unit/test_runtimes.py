@@ -130,7 +130,7 @@ def test_wishes_reach_the_engine() -> None:
     assert "NetworkDisabled" not in body
     assert (body["User"], host["NetworkMode"]) == ("65534", "lab")
     assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (2**26, 2**26, 1_500_000_000)
-    assert "mode=1777" in host["Tmpfs"]["/tmp"]  # noqa: S108 - in a container
+    assert "mode=1777" in host["Tmpfs"]["/tmp"]
     assert host["Devices"][0]["PathOnHost"] == "/dev/fuse"
     assert host["Mounts"][1]["ReadOnly"] is True
     assert "unshare" in host["SecurityOpt"][1]
@@ -251,7 +251,7 @@ def test_system_directories_are_never_roots(path: str) -> None:
 
 def test_memory_scratch_may_be_mounted() -> None:
     """The one place below /dev that programs share on purpose."""
-    assert check_root("/dev/shm") == "/dev/shm"  # noqa: S108 - named, not used
+    assert check_root("/dev/shm") == "/dev/shm"
 
 
 def test_guarded_places_are_out_of_reach(tmp_path: Path) -> None:
