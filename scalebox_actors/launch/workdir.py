@@ -46,7 +46,8 @@ class WorkDir:
         """Make it anew with the task's input files; what an earlier run left is removed."""
         discard(self.parent)
         fresh = self.parent / ".new"
-        fresh.mkdir(parents=True, mode=0o700)
+        self.parent.mkdir(parents=True, mode=0o700)
+        fresh.mkdir(mode=0o700)
         (self.parent / OWNER).write_text(self._owner, "utf-8")
         message = task.message
         (fresh / "body").write_bytes(message.body)
@@ -73,9 +74,36 @@ class WorkDir:
                 found[path.name] = _read_regular(path, path.name)
         return found
 
+    def has_outputs(self) -> bool:
+        """Whether the program left any interface file."""
+        try:
+            return not _READ.isdisjoint(os.listdir(self.path))  # noqa: PTH208 - names alone
+        except FileNotFoundError:
+            return False
+
     def remove(self) -> None:
         """Remove it with everything in it, also what has no permissions; safe to repeat."""
         discard(self.parent)
+
+    def remove_inputs(self) -> bool:
+        """Remove it if nothing but our own input files is in it; False if something else is.
+
+        Six system calls, where a tree is walked and may be of any size.
+        """
+        try:
+            gone = set_aside(self.parent)
+        except FileNotFoundError:
+            return True
+        inside = gone / self.path.name
+        try:
+            for file in (inside / "body", inside / "headers.json", gone / OWNER):
+                file.unlink()
+            inside.rmdir()
+            gone.rmdir()
+        except OSError:
+            gone.rename(self.parent)
+            return False
+        return True
 
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True):
