@@ -321,7 +321,7 @@ class Actor:
         """Consume a member: it is counted in its group, which may thereby be complete."""
         self._settling.add(delivery.message_id)
         self._hands.vacate()
-        settlement = await self._committer.commit(self._scribe.member(message, delivery.stored))
+        settlement = await self._committer.commit(self._scribe.member(message))
         if settlement.kind in (Settled.LATE, Settled.UNACCEPTABLE):
             reason = Reason.LATE if settlement.kind is Settled.LATE else Reason.REFUSED
             verdict = Bury(reason, settlement.text)
