@@ -72,6 +72,7 @@ class Actor:
         self._counts: Counts = desk.journal.of(module.name)
         self._hands = Hands(module.slots, self._work)
         self._slots = list(range(module.slots - 1, -1, -1))
+        self._seats: dict[str, int] = {}
         self._tasks: dict[str, Task] = {}
         self._settling: set[str] = set()
         self._killing = False
@@ -110,6 +111,7 @@ class Actor:
             return await self._suspend(delivery, task, before, str(error))
         if outcome.cause is Cause.NOT_STARTED:
             return await self._suspend(delivery, task, before, outcome.detail)
+        self._vacate(delivery)
         if self._killing and outcome.exit_code != 0:  # a person ended it: no verdict on the task
             await self._launcher.clear(task)
             return await delivery.give_back(0.0)
@@ -176,9 +178,18 @@ class Actor:
         finally:
             self._counts.running -= 1
             self._settling.discard(delivery.message_id)
-            task = self._tasks.pop(delivery.message_id, None)
-            if task is not None:
-                self._slots.append(task.slot)
+            self._tasks.pop(delivery.message_id, None)
+            self._stand_up(delivery)
+
+    def _vacate(self, delivery: Delivery) -> None:
+        """Let the next run begin: what is left to do for this one needs no slot."""
+        self._stand_up(delivery)
+        self._hands.vacate()
+
+    def _stand_up(self, delivery: Delivery) -> None:
+        seat = self._seats.pop(delivery.message_id, None)
+        if seat is not None:
+            self._slots.append(seat)
 
     async def _hand_back(self, delivery: Delivery) -> None:
         with contextlib.suppress(SbxError):
@@ -213,7 +224,7 @@ class Actor:
         if members:
             body = gather.joined_body(gather.key_of(message), members)
             message = msgspec.structs.replace(message, body=body)
-        slot = self._slots.pop() if self._slots else self.module.slots
+        slot = self._seats[message.id] = self._slots.pop() if self._slots else self.module.slots
         task = Task(message=message, attempt=attempts.number, members=members, slot=slot)
         self._tasks[message.id] = task
         return task
@@ -313,7 +324,8 @@ class Actor:
     async def _join(self, delivery: Delivery, message: Message) -> None:
         """Consume a member: it is counted in its group, which may thereby be complete."""
         self._settling.add(delivery.message_id)
-        effects = self._scribe.member(message, delivery.stored)
+        self._hands.vacate()
+        effects = self._scribe.member(message)
         settlement = await self._committer.commit(placed(effects, delivery))
         if settlement.kind in (Settled.LATE, Settled.UNACCEPTABLE):
             reason = Reason.LATE if settlement.kind is Settled.LATE else Reason.REFUSED

@@ -110,12 +110,12 @@ class Scribe(msgspec.Struct, frozen=True, kw_only=True):
         """Return what cancelling a task stores; whatever runs of it still live then lose."""
         return Effects(record=self._record(message, Ended.CANCELLED, None))
 
-    def member(self, message: Message, stored: float) -> Effects:
+    def member(self, message: Message) -> Effects:
         """Return what the arrival of a member stores; raises BadMessage without group or count."""
         module = self.topology.modules[message.module]
         if module.gather is None:
             raise BadMessage(f"module {module.name!r} gathers nothing")
-        joining = group_of(self.names, module.gather, message, stored)
+        joining = group_of(self.names, module.gather, message)
         record = self._record(message, Ended.DONE, None, reason=f"joined {joining.group}")
         return Effects(record=record, joining=joining)
 

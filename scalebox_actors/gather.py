@@ -44,7 +44,6 @@ class Joining(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     """The group as the user names it."""
     need: int
-    stored: float
     message: Message
     entry: Entry
     subject: str
@@ -64,7 +63,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     need: int
     count: int = 0
     opened: float = 0.0
-    """When its first member was stored, by the server's clock."""
+    """When its first count was stored, by the server's clock; 0 in that first count itself."""
     released: bool = False
     root: str = ""
     hop: int = 0
@@ -77,7 +76,7 @@ class Fold(msgspec.Struct, frozen=True, kw_only=True):
     accepted: int
 
 
-def group_of(names: Names, gather: Gather, message: Message, stored: float) -> Joining:
+def group_of(names: Names, gather: Gather, message: Message) -> Joining:
     """Say which group a member belongs to; raises BadMessage if it does not tell."""
     key = _key(gather, message)
     token = digest("gather", message.module, key)
@@ -87,7 +86,6 @@ def group_of(names: Names, gather: Gather, message: Message, stored: float) -> J
         module=message.module,
         key=key,
         need=_need(gather.count, message),
-        stored=stored,
         message=message,
         subject=names.group(message.module, token),
         entry=Entry(
@@ -110,11 +108,12 @@ def fold(
     group = decode(stored.body) if stored else _opened(first)
     if group.released:
         return Fold(entries=(), accepted=0)
+    if stored is not None:
+        group = msgspec.structs.replace(group, opened=opened_at(group, stored))
     taken = list(joinings[: group.need - group.count])
     group = msgspec.structs.replace(
         group,
         count=group.count + len(taken),
-        opened=min([group.opened, *(joining.stored for joining in taken)]),
         hop=max([group.hop, *(joining.message.hop for joining in taken)]),
     )
     entries = [joining.entry for joining in taken]
@@ -125,6 +124,15 @@ def fold(
         )
     count = _count(first.subject, group, stored, {})
     return Fold(entries=(*entries, count), accepted=len(taken))
+
+
+def opened_at(group: Group, stored: Stored) -> float:
+    """Return when a group was opened, given its newest count as it is stored.
+
+    It counts from the first member that was taken, not from when that was sent: members may have
+    waited for an outage to end, and their time begins when they are looked at.
+    """
+    return group.opened or stored.time
 
 
 def release(
@@ -201,7 +209,6 @@ def _opened(first: Joining) -> Group:
         module=first.module,
         key=first.key,
         need=first.need,
-        opened=first.stored,
         root=first.message.root,
     )
 

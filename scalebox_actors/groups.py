@@ -5,7 +5,7 @@ group has moved and leaves it alone.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 
 import msgspec
 
@@ -18,6 +18,8 @@ from scalebox_actors.names import digest
 from scalebox_actors.policy import Bury, Reason
 from scalebox_actors.ports import Broker, Entry, Stored
 from scalebox_actors.topology.model import Module
+
+PAGE = 1_000
 
 log = logging.getLogger(__name__)
 
@@ -40,48 +42,73 @@ class Groups:
         self._broker = broker
         self._scribe = scribe
         self._tally = counts
+        self._start = 1
 
     async def open(self) -> list[OpenGroup]:
         """Return the groups that still wait for members, oldest first."""
-        counts = await self._counts()
-        groups = [gather.decode(stored.body) for stored in counts.values()]
-        return [
-            OpenGroup(module=g.module, key=g.key, count=g.count, need=g.need, opened=g.opened)
-            for g in sorted(groups, key=lambda group: group.opened)
-            if not g.released
-        ]
+        found = []
+        for stored in (await self._open_counts()).values():
+            group = gather.decode(stored.body)
+            found.append(
+                OpenGroup(
+                    module=group.module,
+                    key=group.key,
+                    count=group.count,
+                    need=group.need,
+                    opened=gather.opened_at(group, stored),
+                )
+            )
+        return sorted(found, key=lambda group: group.opened)
 
     async def sweep(self) -> None:
         """Let go or bury the groups whose time is up, and purge counts that were replaced."""
-        counts = await self._counts(purge=True)
+        counts = await self._open_counts(purge=True)
         wait = self._module.gather.timeout if self._module.gather else None
         if wait is None or not counts:
             return
         now = await self._broker.clock()
         for stored in counts.values():
             group = gather.decode(stored.body)
-            if not group.released and group.opened + wait <= now:
+            if gather.opened_at(group, stored) + wait <= now:
                 await self._time_is_up(group, stored)
 
-    async def _counts(self, *, purge: bool = False) -> dict[str, Stored]:
-        """Return each group's newest count by its subject."""
-        pattern = self._broker.names.group(self._module.name, "*")
+    async def _open_counts(self, *, purge: bool = False) -> dict[str, Stored]:
+        """Return the newest count of each open group by its subject.
+
+        Counts of groups that were let go stay for a day. Looks begin at the oldest count of an
+        open group: what lies before it is closed for good, since a count only ever moves up.
+        """
         newest: dict[str, Stored] = {}
         replaced: set[str] = set()
-        for stored in await self._broker.read_all(pattern):
-            if stored.subject in newest:
+        after = self._start
+        async for stored in self._counts(self._start):
+            after = stored.sequence + 1
+            if newest.pop(stored.subject, None) is not None:
                 replaced.add(stored.subject)
-            try:
-                gather.decode(stored.body)
-            except BadMessage as error:
-                log.warning(
-                    "group_unreadable", extra={"subject": stored.subject, "why": str(error)}
-                )
-                continue
-            newest[stored.subject] = stored
+            if not gather.decode(stored.body).released:
+                newest[stored.subject] = stored
+        self._start = min((stored.sequence for stored in newest.values()), default=after)
         for subject in replaced if purge else ():
             await self._broker.purge(subject, keep=1)
         return newest
+
+    async def _counts(self, start: int) -> AsyncIterator[Stored]:
+        """Give every count that can be read, oldest first."""
+        pattern = self._broker.names.group(self._module.name, "*")
+        page: list[Stored] = []
+        while not page or len(page) == PAGE:
+            page = await self._broker.read_all(pattern, start=start, most=PAGE)
+            for stored in page:
+                start = stored.sequence + 1
+                try:
+                    gather.decode(stored.body)
+                except BadMessage as error:
+                    why = {"subject": stored.subject, "why": str(error)}
+                    log.warning("group_unreadable", extra=why)
+                else:
+                    yield stored
+            if not page:
+                return
 
     async def _time_is_up(self, group: gather.Group, stored: Stored) -> None:
         rules = self._module.gather

@@ -1,8 +1,9 @@
 """The deliveries that an actor has in hand, and the slots that they take.
 
 A slot is asked for when it falls free and not before: a message that was fetched and lies waiting
-would be delivered to somebody else as well. Two deliveries of one task are worked on one after the
-other, so that a task never has two runs on a host.
+would be delivered to somebody else as well. It falls free when the run has ended: storing what came
+of it needs no slot, so the next run need not wait for the disk of the broker. Two deliveries of one
+task are worked on one after the other, so that a task never has two runs on a host.
 """
 
 import asyncio
@@ -10,6 +11,8 @@ from collections.abc import Callable, Coroutine, Iterator
 
 from scalebox_actors.ports import Delivery, Intake
 
+SETTLING = 64
+"""So many deliveries, or as many as there are slots, may be settled beside those that run."""
 SETTLE_SECONDS = 5.0
 """What has ended may take so long to be committed when the node stops."""
 
@@ -22,9 +25,11 @@ class Hands:
     def __init__(self, slots: int, work: Work) -> None:
         self.slots = slots
         self._work = work
+        self._most_settling = max(slots, SETTLING)
         self._intake: Intake | None = None
         self._all: set[asyncio.Task[None]] = set()
         self._latest: dict[str, asyncio.Task[None]] = {}
+        self._vacated: set[asyncio.Task[None]] = set()
         self._closed = False
         self._suspended = False
 
@@ -47,6 +52,13 @@ class Hands:
         self._latest[key] = hand
         hand.add_done_callback(lambda done: self._put_down(key, done))
 
+    def vacate(self) -> None:
+        """Let the slot of the current work be taken: nothing runs for it any more."""
+        me = asyncio.current_task()
+        if me in self._all and me not in self._vacated and len(self._vacated) < self._most_settling:
+            self._vacated.add(me)
+            self._ask(1)
+
     def close(self) -> None:
         """Ask for nothing more, for good; what is in hand goes on."""
         self._closed = True
@@ -62,7 +74,7 @@ class Hands:
     def resume(self) -> None:
         """Ask for as many deliveries as there are free slots."""
         self._suspended = False
-        self._ask(max(0, self.slots - len(self._all)))
+        self._ask(max(0, self.slots - len(self._all) + len(self._vacated)))
 
     async def empty(self) -> None:
         """Wait until nothing is in hand."""
@@ -97,7 +109,10 @@ class Hands:
         self._all.discard(hand)
         if self._latest.get(key) is hand:
             del self._latest[key]
-        self._ask(1)
+        if hand in self._vacated:
+            self._vacated.discard(hand)
+        else:
+            self._ask(1)
 
     def _ask(self, count: int) -> None:
         if self._intake is not None and not (self._closed or self._suspended):

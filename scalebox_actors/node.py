@@ -230,10 +230,14 @@ class Node:
 
     async def _reap_directories(self, kept: set[str]) -> None:
         prefix = f"sbx-{self.topology.name}."
+        left = []
         for name in await aios.listdir(self._base):
             place = self._base / name
             if name.startswith(workdir.GONE):
-                await asyncio.to_thread(workdir.remove_tree, place)
+                try:
+                    await asyncio.to_thread(workdir.remove_tree, place)
+                except OSError as error:
+                    left.append(f"{place}: {error.strerror}")
             if name in kept or self._in_hand(name) or not name.startswith(prefix):
                 continue
             with contextlib.suppress(FileNotFoundError):  # its task has just ended
@@ -245,6 +249,8 @@ class Node:
                 # removal of its container and its own.
                 if self._outlived(made) or (owner is not None and made < self.since):
                     await self._discard(name)
+        if left:
+            log.warning("directories_left", extra={"count": len(left), "first": left[0]})
 
     async def _discard(self, name: str) -> None:
         """Remove a work directory, unless its task has come back while we looked."""
@@ -254,9 +260,10 @@ class Node:
             # In this turn of the loop: a task that comes now makes one of its own, and a program
             # never loses the one that it runs in.
             gone = workdir.set_aside(self._base / name)
-        except OSError:
-            return  # not there; or an earlier one is not removed yet, and goes at the next turn
-        await asyncio.to_thread(workdir.remove_tree, gone)
+        except FileNotFoundError:
+            return
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(workdir.remove_tree, gone)
 
     def _outlived(self, ended: float) -> bool:
         """Whether something has been left alone for its grace, also since this node started."""

@@ -177,8 +177,8 @@ class Broker(Protocol):
     async def read(self, subject: str) -> Stored | None:
         """Return the last message on `subject`, which may not have wildcards."""
 
-    async def read_all(self, pattern: str, *, most: int = 10_000) -> list[Stored]:
-        """Return the messages on subjects that match `pattern`, oldest first."""
+    async def read_all(self, pattern: str, *, start: int = 1, most: int = 10_000) -> list[Stored]:
+        """Return messages on subjects that match `pattern`, oldest first, from a sequence on."""
 
     async def purge(self, pattern: str, *, keep: int = 0) -> None:
         """Remove the messages on matching subjects but the `keep` newest of each subject."""

@@ -83,9 +83,9 @@ class JetStreamBroker:
         """Return the last message on `subject`, which may not have wildcards."""
         return await self._reader.last(self.names.stream, subject)
 
-    async def read_all(self, pattern: str, *, most: int = 10_000) -> list[Stored]:
-        """Return the messages on subjects that match `pattern`, oldest first."""
-        pages = self._reader.pages(self.names.stream, pattern, most=most)
+    async def read_all(self, pattern: str, *, start: int = 1, most: int = 10_000) -> list[Stored]:
+        """Return messages on subjects that match `pattern`, oldest first, from a sequence on."""
+        pages = self._reader.pages(self.names.stream, pattern, start=start, most=most)
         return list(chain.from_iterable([page async for page in pages]))
 
     async def purge(self, pattern: str, *, keep: int = 0) -> None:

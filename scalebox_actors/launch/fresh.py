@@ -5,6 +5,7 @@ both under the task's name and carries on where it stopped. They go only after t
 """
 
 import asyncio
+import logging
 import time
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from scalebox_actors.launch import workdir
 from scalebox_actors.launch.accounting import account
 from scalebox_actors.launch.environment import Surroundings, environment
 from scalebox_actors.launch.workdir import Paths, WorkDir
-from scalebox_actors.limits import STOP_GRACE
+from scalebox_actors.limits import KIB, STOP_GRACE
 from scalebox_actors.names import run_name
 from scalebox_actors.ports import Exit, Logs, Run, Runtime, Task
 from scalebox_actors.records import Cause, Outcome, Usage
@@ -35,8 +36,11 @@ from scalebox_actors.topology.model import Module
 
 TIMED_OUT, UNUSABLE, ORPHAN, KILLED = 124, 120, 123, 137
 WARNINGS_KEPT = 50
+SMALL_BODY = 64 * KIB
 LOOK_SECONDS = 2.0
 """So long an engine may take to say that an adopted run has ended."""
+
+log = logging.getLogger(__name__)
 
 
 class Workplace(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +70,7 @@ class FreshLauncher:
 
     async def underway(self, task: Task) -> bool:
         """Whether a container of this attempt, running or exited, is on this host."""
-        if not await aios.path.isdir(self._workdir(task).path):
+        if not self._workdir(task).path.is_dir():
             return False
         return await self._runtime.find(self._name(task)) is not None
 
@@ -88,6 +92,8 @@ class FreshLauncher:
         outcome = self._outcome(exit_, logs, timed_out=timed_out)
         if outcome.exit_code != 0 or outcome.cause is not Cause.EXIT:
             return outcome
+        if not directory.has_outputs():
+            return outcome
         return await asyncio.to_thread(self._collect, directory, spec, outcome)
 
     async def stop(self, task: Task) -> None:
@@ -100,9 +106,13 @@ class FreshLauncher:
         """Remove the container and the work directory, and the files declared as removable."""
         if outcome is not None and outcome.removed:
             paths = self._paths(self._spec(task))
-            await asyncio.to_thread(workdir.remove_declared, outcome.removed, paths)
+            left = await asyncio.to_thread(workdir.remove_declared, outcome.removed, paths)
+            if left:
+                log.warning("files_not_removed", extra={"task": task.message.id, "files": left[:5]})
         await self._runtime.remove(self._name(task))
-        await asyncio.to_thread(self._workdir(task).remove)
+        directory = self._workdir(task)
+        if not directory.remove_inputs():
+            await asyncio.to_thread(directory.remove)
 
     async def ready(self) -> None:
         """Raise ImageMissing or RuntimeUnavailable if the module could not start now."""
@@ -123,7 +133,11 @@ class FreshLauncher:
 
     async def _prepare(self, directory: WorkDir, task: Task) -> None:
         try:
-            await asyncio.to_thread(directory.prepare, task)
+            # A few small files cost less than the way to a thread and back.
+            if task.members or len(task.message.body) > SMALL_BODY:
+                await asyncio.to_thread(directory.prepare, task)
+            else:
+                directory.prepare(task)
         except OSError as error:  # the host's disk is full or broken; the task is not to blame
             reason = f"work directory {directory.path}: {error.strerror}"
             raise RuntimeUnavailable(reason) from error

@@ -12,6 +12,7 @@ import contextlib
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -45,7 +46,8 @@ class WorkDir:
         """Make it anew with the task's input files; what an earlier run left is removed."""
         discard(self.parent)
         fresh = self.parent / ".new"
-        fresh.mkdir(parents=True, mode=0o700)
+        self.parent.mkdir(parents=True, mode=0o700)
+        fresh.mkdir(mode=0o700)
         (self.parent / OWNER).write_text(self._owner, "utf-8")
         message = task.message
         (fresh / "body").write_bytes(message.body)
@@ -72,9 +74,36 @@ class WorkDir:
                 found[path.name] = _read_regular(path, path.name)
         return found
 
+    def has_outputs(self) -> bool:
+        """Whether the program left any interface file."""
+        try:
+            return not _READ.isdisjoint(os.listdir(self.path))  # noqa: PTH208 - names alone
+        except FileNotFoundError:
+            return False
+
     def remove(self) -> None:
         """Remove it with everything in it, also what has no permissions; safe to repeat."""
         discard(self.parent)
+
+    def remove_inputs(self) -> bool:
+        """Remove it if nothing but our own input files is in it; False if something else is.
+
+        Six system calls, where a tree is walked and may be of any size.
+        """
+        try:
+            gone = set_aside(self.parent)
+        except FileNotFoundError:
+            return True
+        inside = gone / self.path.name
+        try:
+            for file in (inside / "body", inside / "headers.json", gone / OWNER):
+                file.unlink()
+            inside.rmdir()
+            gone.rmdir()
+        except OSError:
+            gone.rename(self.parent)
+            return False
+        return True
 
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,10 +140,14 @@ def remove_declared(paths_to_remove: Iterable[str], paths: Paths) -> list[str]:
         real = Path(os.path.realpath(host.parent)) / host.name if host is not None else None
         if real is None or not any(root in real.parents for root in allowed):
             refused.append(f"{text}: not below a writable mount, left alone")
-        elif real.is_dir() and not real.is_symlink():
-            remove_tree(real)
-        else:
-            real.unlink(missing_ok=True)
+            continue
+        try:
+            if real.is_dir() and not real.is_symlink():
+                remove_tree(real)
+            else:
+                real.unlink(missing_ok=True)
+        except OSError as error:
+            refused.append(f"{text}: {error.strerror}")
     return refused
 
 
@@ -124,17 +157,22 @@ def remove_tree(path: Path) -> None:
 
 
 def discard(parent: Path) -> None:
-    """Remove a run's directory. Killed in the middle, what is left is known as nobody's."""
-    gone = parent.with_name(GONE + parent.name)
-    if gone.exists():
+    """Remove a run's directory. Killed in the middle, what is left is known as nobody's.
+
+    So is what we may not remove: a container's root may leave folders that another user's node
+    has no right to. No task waits for that; the reaper says how much of it there is.
+    """
+    try:
+        gone = set_aside(parent)
+    except FileNotFoundError:
+        return
+    with contextlib.suppress(OSError):
         remove_tree(gone)
-    with contextlib.suppress(FileNotFoundError):
-        remove_tree(set_aside(parent))
 
 
 def set_aside(parent: Path) -> Path:
     """Rename a run's directory so that it is known as nobody's, and return what to remove."""
-    return parent.rename(parent.with_name(GONE + parent.name))
+    return parent.rename(parent.with_name(f"{GONE}{time.time_ns()}.{parent.name}"))
 
 
 def owner_of(parent: Path) -> str | None:

@@ -116,10 +116,10 @@ class MemoryBroker:
         await self.tape.after(number)
         return found
 
-    async def read_all(self, pattern: str, *, most: int = 10_000) -> list[Stored]:
-        """Return the messages on subjects that match `pattern`, oldest first."""
+    async def read_all(self, pattern: str, *, start: int = 1, most: int = 10_000) -> list[Stored]:
+        """Return messages on subjects that match `pattern`, oldest first, from a sequence on."""
         number = await self.tape.before("broker.read_all")
-        found = self.messages(pattern)[:most]
+        found = [s for s in self.messages(pattern) if s.sequence >= start][:most]
         await self.tape.after(number)
         return found
 

@@ -4,7 +4,8 @@ import random
 import signal
 import time
 
-from faults.stage import ACK_WAIT, EXIT_OF_TERM, Stage, show, until
+from faults.process import EXIT_OF_TERM, until
+from faults.stage import ACK_WAIT, Stage, show
 from faults.workload import check, pipeline, topology
 
 KILLS = 5

@@ -1,6 +1,7 @@
 """Faults that operators make: a topology that forgets modules, a program that is not there."""
 
-from faults.stage import Stage, show, until
+from faults.process import until
+from faults.stage import Stage, show
 from faults.workload import STAMP, check, pipeline, read_witness, topology
 
 BAD_INPUT = 65

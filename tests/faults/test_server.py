@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults.stage import ACK_WAIT, Stage, show, staged, until
+from faults.process import until
+from faults.stage import ACK_WAIT, Stage, show, staged
 from faults.workload import check, pipeline, topology
 
 from scalebox_actors.limits import KIB

@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
-from faults.stage import PACKAGE_ROOT, PROGRAM, Stage, show, until
+from faults.process import PACKAGE_ROOT, PROGRAM, until
+from faults.stage import Stage, show
 from faults.workload import STAMP, check, pipeline, read_witness, shell, topology
 
 from scalebox_actors.limits import CONTAINER_LOG_BYTES, FAILING_RUNS, MIB, OUTPUT_TEXT_BYTES

@@ -82,7 +82,7 @@ BAD = [
     ("check {good} --env-file {binary}", 65, "binary.yaml"),
     ("run {good} --mount-root data", 65, "--mount-root"),
     ("run {good} --mount-root data=rel", 65, "--mount-root"),
-    ("run {good} --mount-root data=/etc", 65, "no mount root"),
+    ("run {good} --mount-root data=/etc", 65, "never mounted"),
     ("run {good} --mount-root data={missing}", 65, "no such directory"),
     ("run {good} --mount-root d=/tmp --mount-root d=/tmp", 65, "twice"),
     ("run {good} --max-memory lots", 65, "--max-memory"),

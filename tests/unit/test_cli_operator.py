@@ -68,7 +68,7 @@ def test_the_ceiling_is_what_was_typed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["/", "/etc", "/proc", "/dev", "/usr/../etc"])
 def test_directories_of_the_system_are_no_mount_roots(path: str) -> None:
     """Also by a detour."""
-    with pytest.raises(BadInput, match="never mounted|no such directory"):
+    with pytest.raises(BadInput, match=r"never mounted|no such directory"):
         ceiling(Host(mount_roots=(f"data={path}",)))
 
 

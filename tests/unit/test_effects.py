@@ -195,14 +195,14 @@ def test_a_member_needs_its_group() -> None:
     message = msgspec.structs.replace(MESSAGE, module="c")
 
     with pytest.raises(BadMessage, match="no header 'day'"):
-        SCRIBE.member(message, 1.0)
+        SCRIBE.member(message)
 
 
 def test_a_member_is_consumed_by_its_own_record() -> None:
     """A member's record fences it as any other's; what it joins comes with it."""
     message = msgspec.structs.replace(MESSAGE, module="c", headers={"day": "mon", "parts": "2"})
 
-    effects = SCRIBE.member(message, 5.0)
+    effects = SCRIBE.member(message)
 
     assert effects.record.subject == "sbx.t.local.done.c.p"
     assert effects.joining is not None

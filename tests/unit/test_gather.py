@@ -20,7 +20,7 @@ def member(number: int, need: int = 3, rules: Gather | None = None, body: bytes 
     """The member of group `g` with this number, stored at that time."""
     headers = {"group": "g", "parts": str(need), "_kept": "yes"}
     message = Message(module="m", id=f"i{number}", body=body, root="r", headers=headers)
-    return group_of(NAMES, rules or Gather(by="group", count="parts"), message, float(number))
+    return group_of(NAMES, rules or Gather(by="group", count="parts"), message)
 
 
 def stored(entry: Entry, sequence: int) -> Stored:
@@ -81,14 +81,6 @@ def test_a_released_group_is_remembered_for_a_while() -> None:
     assert count is not None
     assert count.headers[MSG_TTL] == "60s"
     assert fold(NAMES, stored(count, 9), [member(4)], remember=60) == Fold(entries=(), accepted=0)
-
-
-def test_the_oldest_member_opens_the_group() -> None:
-    """The timeout counts from when the first member was stored, whoever is handled first."""
-    count = count_in(fold(NAMES, None, [member(7), member(4)], remember=60).entries)
-
-    assert count is not None
-    assert gather.decode(count.body).opened == 4.0
 
 
 @pytest.mark.parametrize(
@@ -153,6 +145,6 @@ def test_forged_state_is_named() -> None:
 def test_a_member_from_far_away_is_read_back() -> None:
     """A topology may allow more hops than usual: a member that was taken in can be read again."""
     message = Message(module="m", id="i1", body=b"x", root="r", hop=900)
-    entry = group_of(NAMES, Gather(by="root", count=2), message, 1.0).entry
+    entry = group_of(NAMES, Gather(by="root", count=2), message).entry
 
     assert gather.member_of(stored(entry, 1), "m") == message

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
+from scalebox_actors import groups
 from scalebox_actors.committer import Committer
 from scalebox_actors.effects import DETAIL, Scribe
 from scalebox_actors.groups import Groups
@@ -35,11 +36,11 @@ class Room:
         self.counts = Counts()
         self.groups = Groups(module, self.broker, self.scribe, self.counts)
 
-    async def join(self, number: int) -> Settlement:
-        """Let member `number` of the one group arrive now."""
-        headers = {"day": "monday", "parts": "3"}
+    async def join(self, number: int, day: str = "monday") -> Settlement:
+        """Let member `number` of a group arrive now."""
+        headers = {"day": day, "parts": "3"}
         message = Message(module="g", id=f"i{number}", body=b"x", headers=headers)
-        return await self.committer.commit(self.scribe.member(message, self.broker.now))
+        return await self.committer.commit(self.scribe.member(message))
 
     def joined(self) -> list[dict[str, object]]:
         """The bodies of the joined messages that were sent."""
@@ -142,3 +143,40 @@ async def test_two_nodes_bury_a_group_once(room: Room) -> None:
 
     assert len(room.broker.messages(NAMES.dead("g", "*"))) == 1
     assert room.counts.dead == 1
+
+
+async def test_members_that_waited_for_an_outage_are_not_late(room: Room) -> None:
+    """A group's time begins when its first member is taken, not when that was sent."""
+    room.broker.advance(1000)  # all three were sent long ago
+    await room.join(1)
+
+    await room.groups.sweep()
+    await room.join(2)
+    await room.join(3)
+
+    assert [body["count"] for body in room.joined()] == [3]
+
+
+async def test_later_counts_keep_the_first_time(room: Room) -> None:
+    """A group that gets member after member still ends at its timeout."""
+    await room.join(1)
+    room.broker.advance(8)
+    await room.join(2)
+    room.broker.advance(3)
+
+    await room.groups.sweep()
+
+    assert len(room.broker.messages(NAMES.dead("g", "*"))) == 1
+
+
+async def test_closed_groups_hide_no_open_one(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many groups were let go today, the open ones are found and looked at."""
+    monkeypatch.setattr(groups, "PAGE", 2)
+    for number in range(7):
+        await room.join(number, day=f"d{number // 3}")
+
+    await room.groups.sweep()
+    (group,) = await room.groups.open()
+
+    assert (group.key, group.count) == ("d2", 1)
+    assert room.groups._start > 1

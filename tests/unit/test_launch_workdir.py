@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from scalebox_actors.errors import BadOutput
+from scalebox_actors.launch import workdir
 from scalebox_actors.launch.workdir import Paths, WorkDir, make_base, remove_declared
 from scalebox_actors.limits import OUTPUT_FILE_BYTES
 from scalebox_actors.message import Message
@@ -154,3 +155,20 @@ def test_only_what_may_be_written_is_removed(tmp_path: Path) -> None:
     assert not (tmp_path / "work" / "f").exists()
     assert (tmp_path / "ro" / "f").exists()
     assert [line.partition(":")[0] for line in refused] == ["/ro/f", "/rw", "/", "/rw/out/f"]
+
+
+def test_what_we_may_not_remove_stands_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders of a container's root, for a node of another user: set aside, the task goes on."""
+
+    def refused(path: Path) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(workdir, "remove_tree", refused)
+    directory = WorkDir(make_base(tmp_path), "sbx-t.x", 1)
+    for _ in range(3):
+        directory.prepare(Task(message=MESSAGE))
+        (directory.path / "left").mkdir()
+
+    assert len(list(tmp_path.glob(f"{workdir.GONE}*"))) == 2

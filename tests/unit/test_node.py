@@ -47,21 +47,36 @@ async def test_the_reaper_gets_over_directories_that_go_while_it_looks(
     assert not left.exists()
 
 
-async def test_a_directory_that_cannot_be_removed_ends_no_node(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_what_cannot_be_removed_keeps_the_reaper_from_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A chore that the host refuses is reported, and tried again at its next turn."""
-    loop, tries = asyncio.get_running_loop(), asyncio.Queue[Path]()
+    """Folders that this user has no right to are told of; all others are still looked at."""
+    (tmp_path / f"{workdir.GONE}1.sbx-t.root").mkdir()
     (tmp_path / "sbx-t.left").mkdir()
+    real = workdir.remove_tree
 
     def refused(path: Path) -> None:
-        loop.call_soon_threadsafe(tries.put_nowait, path)  # trees are removed in threads
-        raise PermissionError(1, "Operation not permitted", str(path))
+        if path.name.endswith("root"):
+            raise PermissionError(1, "Operation not permitted", str(path))
+        real(path)
 
     monkeypatch.setattr(workdir, "remove_tree", refused)
     monkeypatch.setattr(node_module, "REAPER_GRACE", -1.0)
-    node = node_on(tmp_path)
-    chore = asyncio.create_task(node._every(0.001, node.reap, first=0.0))
+    await node_on(tmp_path).reap()
+
+    assert await aios.listdir(tmp_path) == [f"{workdir.GONE}1.sbx-t.root"]
+    assert "directories_left" in caplog.messages
+
+
+async def test_a_chore_that_the_host_refuses_ends_no_node(tmp_path: Path) -> None:
+    """It is reported, and tried again at its next turn."""
+    tries = asyncio.Queue[int]()
+
+    async def refused() -> None:
+        tries.put_nowait(1)
+        raise OSError(5, "Input/output error")
+
+    chore = asyncio.create_task(node_on(tmp_path)._every(0.001, refused, first=0.0))
     for _ in range(2):
         await tries.get()
     chore.cancel()
