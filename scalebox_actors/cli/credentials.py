@@ -53,4 +53,4 @@ def _text(path: str) -> str:
     except UnicodeDecodeError:
         raise BadInput("this is no file of credentials", path=path) from None
     except OSError as error:
-        raise BadInput(f"it cannot be read: {error.strerror}", path=path) from None
+        raise BadInput(f"credentials cannot be read: {error.strerror}", path=path) from None
