@@ -10,6 +10,8 @@ from scalebox_actors.actor import Actor
 from scalebox_actors.limits import LOOP_LATE, MIB
 
 TICK = 1.0
+MARK = "disk: "
+"""What the reasons of this room begin with."""
 
 log = logging.getLogger(__name__)
 
@@ -19,27 +21,21 @@ class Disk:
 
     def __init__(self, base: Path, actors: Sequence[Actor], least: int) -> None:
         self._base, self._actors, self._least = base, actors, least
-        self._reason = ""
 
     async def look(self) -> None:
         """Suspend or resume, by the room there is now.
 
         Stopping before the disk is full means that nothing is buried for want of room: what waits
-        goes on waiting, what is in hand can still write its outputs.
+        goes on waiting, what is in hand can still write its outputs. Every look says it anew, so
+        a module that was suspended for something else does not resume onto a full disk for long.
         """
         free = (await asyncio.to_thread(shutil.disk_usage, self._base)).free
-        if free < self._least and not self._reason:
-            self._reason = (
-                f"disk: {free // MIB} MiB free in {self._base}, less than {self._least // MIB} MiB"
-            )
-            for actor in self._actors:
-                if not actor.suspended:
-                    actor.suspend(self._reason)
-        elif free >= self._least and self._reason:
-            for actor in self._actors:
-                if actor.suspended == self._reason:
-                    actor.resume()
-            self._reason = ""
+        for actor in self._actors:
+            if free < self._least and not actor.suspended:
+                room, least = free // MIB, self._least // MIB
+                actor.suspend(f"{MARK}{room} MiB free in {self._base}, less than {least} MiB")
+            elif free >= self._least and actor.suspended.startswith(MARK):
+                actor.resume()
 
 
 async def watch_loop(late: Callable[[float], None]) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from scalebox_actors.crossing import Passage
 from scalebox_actors.limits import HEADER_BLOCK_BYTES
-from scalebox_actors.message import Message, Raw
+from scalebox_actors.message import USER, Message, Raw
 from scalebox_actors.names import Names
 from scalebox_actors.records import Outcome
 from scalebox_actors.spec import ContainerSpec
@@ -38,7 +38,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def size(self) -> int:
         """What the entry takes on the wire, guessed from above."""
-        return len(self.body) + (1024 if len(self.headers) <= FEW_HEADERS else HEADER_BLOCK_BYTES)
+        if len(self.headers) > FEW_HEADERS:
+            return len(self.body) + HEADER_BLOCK_BYTES
+        return len(self.body) + len(self.headers.get(USER, "")) + 1024
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):

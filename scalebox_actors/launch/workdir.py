@@ -69,6 +69,8 @@ class WorkDir:
             paths = list(self.path.iterdir())
         except FileNotFoundError:
             return found
+        except PermissionError as error:  # the program took its own directory from us
+            raise BadOutput(f"the work directory cannot be read: {error.strerror}") from error
         for path in paths:
             if path.name in _READ:
                 found[path.name] = _read_regular(path, path.name)
@@ -80,6 +82,8 @@ class WorkDir:
             return not _READ.isdisjoint(os.listdir(self.path))  # noqa: PTH208 - names alone
         except FileNotFoundError:
             return False
+        except PermissionError:
+            return True  # `collect` says what is wrong
 
     def remove(self) -> None:
         """Remove it with everything in it, also what has no permissions; safe to repeat."""
@@ -220,6 +224,6 @@ def _grant_and_retry(_: Callable[[str], object], name: str, error: object) -> No
         if not place.is_symlink():
             place.chmod(0o700)
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        remove_tree(path)
     else:
         path.unlink()
