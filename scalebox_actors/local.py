@@ -7,7 +7,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import chain
 from pathlib import Path
@@ -282,17 +282,21 @@ async def until_drained(
     """
     began = moved = time.monotonic()
     last: _Look | None = None
+    held: dict[str, tuple[str, float]] = {}
     while True:
         look = await _look(posts)
         watch(look.views)
         now = time.monotonic()
-        if last is None or look.views != last.views:
+        # A module that is tried and suspended again and again moves nothing by that.
+        held |= {view.module: (view.suspended, now) for view in look.views if view.suspended}
+        stopped = {module: why for module, (why, seen) in held.items() if now - seen < STUCK_AFTER}
+        if last is None or _progress(look, stopped) != _progress(last, stopped):
             moved = now
         # Between the commit of a task and the counting of its outputs, or while a message is on
         # a link, nothing may seem to wait. Two idle looks with nothing stored between them are
         # the end: whatever was under way would have been stored somewhere, or would be seen.
         over = look.idle and last is not None and last.idle and look.stored == last.stored
-        stuck = "" if now - moved < STUCK_AFTER else _stuck(look.views)
+        stuck = "" if now - moved < STUCK_AFTER else _stuck(stopped)
         if over or stuck:
             groups = sum([await post.node.open_groups() for post in posts])
             if stuck or not groups or not _will_time_out(posts):
@@ -331,9 +335,16 @@ async def _views(post: Post, several: bool) -> list[ModuleView]:
     return views
 
 
-def _stuck(views: tuple[ModuleView, ...]) -> str:
-    reasons = [f"{v.module}: {v.suspended}" for v in views if v.suspended]
-    return "; ".join(reasons)
+def _progress(look: _Look, stopped: Mapping[str, str]) -> list[tuple[int, ...]]:
+    """Return what changes when anything is done; of stopped modules, only what has ended."""
+    return [
+        (v.done, v.retried, v.dead, *(() if v.module in stopped else (v.waiting, v.in_hand)))
+        for v in look.views
+    ]
+
+
+def _stuck(stopped: Mapping[str, str]) -> str:
+    return "; ".join(f"{module}: {why}" for module, why in stopped.items())
 
 
 def _will_time_out(posts: Sequence[Post]) -> bool:
