@@ -250,7 +250,7 @@ class Courier:
         knocks = [
             lane.next - now
             for lane in self._lanes.values()
-            if lane.items and lane.pause and not lane.knocking
+            if lane.items and lane.next > now and not lane.knocking
         ]
         try:
             async with asyncio.timeout(max(0.0, min(knocks)) if knocks else None):
@@ -352,7 +352,7 @@ class Courier:
         lane.next = now + lane.pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
 
     def _came_through(self, lane: _Lane) -> None:
-        lane.pause = 0.0
+        lane.pause = lane.next = 0.0
         if not any(other.pause for other in self._lanes.values()):
             self._down_since, self._why = 0.0, ""
         log.warning("road_open", extra={"site": self.site, "target": lane.module})
