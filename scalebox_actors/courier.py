@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections import deque
+from functools import partial
 
 import msgspec
 
@@ -204,11 +205,6 @@ class Courier:
         await delivery.done()
         self._release(1)
 
-    def _let_go(self, items: list[_Item]) -> None:
-        for item in items:
-            item.delivery.let_go()
-        self._release(len(items))
-
     def _release(self, count: int) -> None:
         self._in_hand -= count
         if self._intake is not None and not self._holding:
@@ -230,7 +226,7 @@ class Courier:
             lane.knocking = bool(lane.pause)
             flight = tasks.create_task(self._carry(lane, parcel, size))
             self._flights.add(flight)
-            flight.add_done_callback(self._landed)
+            flight.add_done_callback(partial(self._landed, lane, parcel))
             await self._pay(len(parcel), size)
 
     def _ready(self) -> _Lane | None:
@@ -250,7 +246,7 @@ class Courier:
         knocks = [
             lane.next - now
             for lane in self._lanes.values()
-            if lane.items and lane.pause and not lane.knocking
+            if lane.items and lane.next > now and not lane.knocking
         ]
         try:
             async with asyncio.timeout(max(0.0, min(knocks)) if knocks else None):
@@ -282,23 +278,25 @@ class Courier:
                 bucket.take(amount)
                 await asyncio.sleep(bucket.delay(time.monotonic()))
 
-    def _landed(self, flight: "asyncio.Task[None]") -> None:
+    def _landed(self, lane: _Lane, parcel: list[_Item], flight: "asyncio.Task[None]") -> None:
         self._flights.discard(flight)
+        if parcel:  # it ended without an answer: nobody works on them, so nobody may say so
+            self._window.lost(sum(item.size for item in parcel), time.monotonic())
+            lane.knocking = False
+            for item in parcel:
+                item.delivery.let_go()
+            self._release(len(parcel))
         self._stirred.set()
 
     async def _carry(self, lane: _Lane, parcel: list[_Item], size: int) -> None:
         """Hand a parcel over; what did not arrive goes back to the head of its lane."""
         began = time.monotonic()
         seconds = KNOCK_SILENCE if lane.knocking else SILENCE
-        try:
-            passages = await self._broker.forward([item.entry for item in parcel], seconds=seconds)
-        except BaseException:
-            self._window.lost(size, time.monotonic())
-            lane.knocking = False
-            self._let_go(parcel)  # nobody works on them any more, so nobody may say so
-            raise
+        entries = [item.entry for item in parcel]
+        passages = await self._broker.forward(entries, seconds=seconds)
         now = time.monotonic()
         pairs = list(zip(parcel, passages, strict=True))
+        parcel.clear()  # from here on each of them goes its own way
         arrived = [item for item, passage in pairs if passage.kind is Passed.ARRIVED]
         failed = [(item, passage) for item, passage in pairs if passage.kind is not Passed.ARRIVED]
         if any(passage.kind is Passed.SILENT for passage in passages):
@@ -352,7 +350,7 @@ class Courier:
         lane.next = now + lane.pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
 
     def _came_through(self, lane: _Lane) -> None:
-        lane.pause = 0.0
+        lane.pause = lane.next = 0.0
         if not any(other.pause for other in self._lanes.values()):
             self._down_since, self._why = 0.0, ""
         log.warning("road_open", extra={"site": self.site, "target": lane.module})

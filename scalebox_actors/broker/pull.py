@@ -25,7 +25,7 @@ from scalebox_actors.broker.wire import (
     read_headers,
     read_reply,
 )
-from scalebox_actors.errors import SbxError, Unavailable
+from scalebox_actors.errors import NotPermitted, SbxError, Unavailable
 from scalebox_actors.limits import HEARTBEAT
 from scalebox_actors.message import MSG_TTL, Raw, identify
 from scalebox_actors.names import Names
@@ -292,6 +292,9 @@ class PullIntake:
                 if await ensure_consumer(self._link, stream, self._config):
                     text = f"{self._consumer} of {stream} was gone"
                     self._link.events("consumer_made_again", text)
+            except NotPermitted as error:
+                self._fail(error)  # making consumers is the admin's; waiting would look like idling
+                return
             except (NoResponders, ApiError) as error:
                 self._link.events("pull_waits", str(error))  # the server is not ready yet
                 await asyncio.sleep(_AGAIN)

@@ -100,7 +100,7 @@ class Traffic:
         doubled = sum(found.values()) - len(found)
         for site in self.brokers:
             mine = await self.results(site, "local")
-            lost += self.locals - len(mine)
+            lost += max(0, self.locals - len(mine))  # the last may not have been counted
             doubled += sum(mine.values()) - len(mine)
         async with asyncio.timeout(CLEAR):
             while True:

@@ -21,6 +21,8 @@ AFTER_HEAL = 5.0
 TRANSFER = 3.0
 """What carrying the backlog may take on a busy machine with two cores; see docs/wan.md."""
 AFTER_KILL = 12.0
+AFTER_LOSS = 13.0
+"""Where packets are lost and the link is not given up, TCP itself may wait as long as the cut."""
 LONG = [
     pytest.param(8.0, id="8s"),
     pytest.param(30.0, id="30s", marks=[pytest.mark.soak, pytest.mark.timeout(180)]),
@@ -161,4 +163,4 @@ async def test_packets_that_are_really_lost_lose_no_message(tmp_path: Path) -> N
         show("F10 namespaces", resumed=took, roots=flow.roots)
 
         await certified(flow)
-        assert took < AFTER_HEAL + TRANSFER
+        assert took < AFTER_LOSS

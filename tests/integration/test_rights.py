@@ -12,6 +12,7 @@ from integration.islands import SOON, Islands, Process, free_port, islands, said
 
 from scalebox_actors.broker import Credentials, JetStreamBroker, Link, connect
 from scalebox_actors.broker.client import Client
+from scalebox_actors.broker.streams import consumer_config, ensure_consumer
 from scalebox_actors.errors import NotPermitted, Unavailable
 from scalebox_actors.keys.folder import read_keys
 from scalebox_actors.names import Names
@@ -166,6 +167,22 @@ async def test_a_node_can_do_its_work(sites: Islands) -> None:
 
     assert (refusal, state, backlog.waiting, sites.denials()) == (None, b"{}", 0, [])
     assert ended is not None
+
+
+async def test_a_lost_consumer_is_told_of(sites: Islands) -> None:
+    """A node may not make consumers: when its own is gone it ends with the reason, not idles."""
+    names = Names("t", "a")
+    config = consumer_config(names, "count")
+    async with sites.link("a", Role.ADMIN) as admin, sites.link("a", Role.NODE) as link:
+        broker = await JetStreamBroker.open(link, names)
+        try:
+            async with broker.intake("count") as intake, asyncio.timeout(20):
+                intake.grant(1)
+                await admin.api(f"CONSUMER.DELETE.{names.stream}.run_count")
+                with pytest.raises(NotPermitted, match="CONSUMER"):
+                    await anext(aiter(intake))
+        finally:
+            await ensure_consumer(admin, names.stream, config)
 
 
 async def test_a_node_can_gather(sites: Islands) -> None:
