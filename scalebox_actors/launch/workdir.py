@@ -28,6 +28,7 @@ OWNER = ".owner"
 """The file beside the work directory that names the node it belongs to."""
 GONE = ".gone."
 """Names in the base that begin so are on their way out: nobody needs them, whoever they were."""
+_INPUTS = frozenset({"body", "headers.json"})
 _READ = frozenset(READ_FILES)
 _TEXTS = frozenset({"auxout.txt", "custom-out.txt", "user-file.txt"})
 """Texts are cut, not refused: the end of one that is too long is kept."""
@@ -92,21 +93,21 @@ class WorkDir:
     def remove_inputs(self) -> bool:
         """Remove it if nothing but our own input files is in it; False if something else is.
 
-        Six system calls, where a tree is walked and may be of any size.
+        A few system calls, where a tree is walked and may be of any size. Looked at before it is
+        touched: killed in the middle, what is left must be known as ours or as nobody's.
         """
         try:
+            if not _INPUTS.issuperset(os.listdir(self.path)):  # noqa: PTH208 - names alone
+                return False
             gone = set_aside(self.parent)
         except FileNotFoundError:
-            return True
-        inside = gone / self.path.name
-        try:
-            for file in (inside / "body", inside / "headers.json", gone / OWNER):
-                file.unlink()
-            inside.rmdir()
+            return not self.parent.exists()
+        with contextlib.suppress(OSError):  # what came in between is the reaper's
+            for name in _INPUTS:
+                (gone / self.path.name / name).unlink()
+            (gone / self.path.name).rmdir()
+            (gone / OWNER).unlink()
             gone.rmdir()
-        except OSError:
-            gone.rename(self.parent)
-            return False
         return True
 
 
