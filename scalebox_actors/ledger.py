@@ -6,6 +6,7 @@ place in somebody's tally and does not count it twice.
 """
 
 import asyncio
+from collections import deque
 
 import msgspec
 
@@ -15,6 +16,8 @@ from scalebox_actors.names import is_name
 from scalebox_actors.ports import Broker, Delivery
 from scalebox_actors.records import DoneRecord
 
+CLOSED_KEPT = 512
+"""More than can be acked between two syncs of a server's consumer state."""
 LOOK_AGAIN = 1.0
 """Seconds for which the tallies of other nodes are believed."""
 
@@ -29,6 +32,8 @@ class _Page:
     def __init__(self) -> None:
         self.tally = Tally()
         self.open: set[int] = set()
+        self.closed: deque[int] = deque()
+        """Those of the open places whose ack was confirmed, oldest first."""
         self.loaded = False
         self.new: dict[int, int] = {}
         """Place to mark of messages that are not in the stored tally yet."""
@@ -77,8 +82,12 @@ class Ledger:
     def closed(self, key: str, sequence: int) -> None:
         """Note that a counted message has left the stream and cannot come again."""
         page = self._pages.get(key)
-        if page is not None:
-            page.open.discard(sequence)
+        if page is not None and sequence in page.open:
+            # A server that is killed may forget an ack that it had confirmed, and hand the
+            # message out again: the places of the last ones stay written down.
+            page.closed.append(sequence)
+            if len(page.closed) > CLOSED_KEPT:
+                page.open.discard(page.closed.popleft())
 
     async def receive(self, delivery: Delivery, module: str, *, committed: bool) -> None:
         """Ack a delivery whose task has ended; one from another site is counted first.
@@ -117,6 +126,7 @@ class Ledger:
                         page.tally = _decode(stored)
                         # Counted in an earlier life: those that had left come never again.
                         page.open = set(page.tally.open)
+                        page.closed.extend(sorted(page.open))
                     page.loaded = True
         return page
 
