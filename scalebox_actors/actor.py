@@ -30,7 +30,7 @@ from scalebox_actors.ledger import Ledger, placed
 from scalebox_actors.limits import DONE_RECORD_LIFE, GROUP_MEMBERS
 from scalebox_actors.message import Message, read
 from scalebox_actors.names import attempts_key, run_name
-from scalebox_actors.policy import Bury, Done, Reason, TryAgain, Verdict, judge, poisoned
+from scalebox_actors.policy import Bury, Done, Reason, TryAgain, Verdict, describe, judge, poisoned
 from scalebox_actors.ports import Broker, Delivery, Launcher, Settled, Stored, Task
 from scalebox_actors.records import Attempts, Cause, DoneRecord, Ended, Outcome
 from scalebox_actors.topology.model import Module
@@ -378,6 +378,9 @@ class Actor:
     def _note(self, delivery: Delivery, task: Task, outcome: Outcome, word: str) -> None:
         """Count a run and keep its record."""
         self._counts.count(word, outcome.finished - outcome.started)
+        if word == "dead":
+            what = {"sbx_module": self.module.name, "task": task.message.id}
+            log.warning("task_dead", extra={**what, "why": describe(outcome)})
         self._journal.add(run_record(delivery, task, outcome, word))
 
 

@@ -44,6 +44,11 @@ class Groups:
         self._tally = counts
         self._start = 1
 
+    @property
+    def timed(self) -> bool:
+        """Whether groups end by themselves when their time is up."""
+        return self._module.gather is not None and self._module.gather.timeout is not None
+
     async def open(self) -> list[OpenGroup]:
         """Return the groups that still wait for members, oldest first."""
         found = []

@@ -299,7 +299,9 @@ async def until_drained(
         stuck = "" if now - moved < STUCK_AFTER else _stuck(stopped)
         if over or stuck:
             groups = sum([await post.node.open_groups() for post in posts])
-            if stuck or not groups or not _will_time_out(posts):
+            # Groups with a timeout end by themselves: it is worth waiting for them.
+            expiring = sum([await post.node.expiring_groups() for post in posts])
+            if stuck or not expiring:
                 views = tuple(view for view in look.views if not view.link)
                 return Ending(seconds=now - began, modules=views, open_groups=groups, stuck=stuck)
         last = look
@@ -345,9 +347,3 @@ def _progress(look: _Look, stopped: Mapping[str, str]) -> list[tuple[int, ...]]:
 
 def _stuck(stopped: Mapping[str, str]) -> str:
     return "; ".join(f"{module}: {why}" for module, why in stopped.items())
-
-
-def _will_time_out(posts: Sequence[Post]) -> bool:
-    """Whether open groups end by themselves: then it is worth waiting for them."""
-    modules = chain.from_iterable(post.node.topology.modules.values() for post in posts)
-    return all(m.gather.timeout is not None for m in modules if m.gather is not None)

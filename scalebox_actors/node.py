@@ -205,6 +205,11 @@ class Node:
         """Return how many groups still wait for members."""
         return sum([len(await groups.open()) for groups in self._groups])
 
+    async def expiring_groups(self) -> int:
+        """Return how many of them end by themselves, at their timeout."""
+        timed = [groups for groups in self._groups if groups.timed]
+        return sum([len(await groups.open()) for groups in timed])
+
     async def reap(self) -> None:
         """Remove containers and work directories of ours that no task needs any more.
 

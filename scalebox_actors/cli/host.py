@@ -125,15 +125,19 @@ def settings(host: Host, name: str, base: Path, *, url: str, folder: Path) -> Se
 
 @asynccontextmanager
 async def opened_runtime(
-    host: Host, topology: Topology, settings: Settings
+    host: Host, topology: Topology, settings: Settings, *, isolated: bool
 ) -> AsyncIterator[Runtime | None]:
-    """Open the runtime that the operator wants; None if the topology has only functions."""
+    """Open the runtime that the operator wants; None if the topology has only functions.
+
+    With `isolated`, or under a ceiling, programs run as plain processes only if that was asked.
+    """
     if all(module.launch is Launch.FUNCTION for module in topology.modules.values()):
         yield None
         return
     # Its own folder for every node: the shepherd of processes serves one of them.
     state = settings.base / f"shepherd.{topology.name}.{settings.name}"
-    runtime = await open_runtime(host.runtime, state=state)
+    guarded = isolated or settings.ceiling != Ceiling(slots=settings.ceiling.slots)
+    runtime = await open_runtime(host.runtime, state=state, isolated=guarded)
     try:
         yield runtime
     finally:

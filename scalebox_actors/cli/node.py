@@ -62,7 +62,9 @@ async def _node(common: Common, host: Host, want: Wanted, name: str) -> int:
         own = settings(host, name, base, url=common.nats or "", folder=want.folder)
         async with (
             opened(common, want, deploy=True) as session,
-            opened_runtime(host, session.topology.part(session.names.site), own) as runtime,
+            opened_runtime(
+                host, session.topology.part(session.names.site), own, isolated=True
+            ) as runtime,
         ):
             if want.loaded is None:
                 await session.site.join(session.topology)

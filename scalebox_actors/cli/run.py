@@ -1,7 +1,7 @@
 """`sbx-actor run`: a server, a node and messages in one command, until all is worked off."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -97,7 +97,9 @@ async def _run(common: Common, host: Host, loaded: Loaded, wishes: Wishes) -> in
         for site in sites.values():
             own = _settings(host, base, site, loaded, url=common.nats or "")
             part = topology.part(site.names.site)
-            runtime = await stack.enter_async_context(opened_runtime(host, part, own))
+            runtime = await stack.enter_async_context(
+                opened_runtime(host, part, own, isolated=False)
+            )
             broker = await site.broker()
             node = Node(topology, broker, runtime, own)
             posts.append(Post(site=site, node=node, broker=broker))
@@ -107,7 +109,9 @@ async def _run(common: Common, host: Host, loaded: Loaded, wishes: Wishes) -> in
         ending, interrupts = await _watched(topology.name, posts, wishes)
         for site in sites.values():
             await _print_results(site, before[site.names.site], by_record=common.json)
-        return await _verdict(topology, tuple(sites.values()), ending, interrupts)
+        if ending is None:
+            return await _cut_short(topology, tuple(sites.values()), interrupts)
+        return await _verdict(topology, tuple(sites.values()), ending, before)
 
 
 def _settings(host: Host, base: Path, site: Site, loaded: Loaded, *, url: str) -> Settings:
@@ -146,23 +150,25 @@ async def _watched(
 
 
 async def _verdict(
-    topology: Topology, sites: Sequence[Site], ending: Ending | None, interrupts: Interrupts
+    topology: Topology, sites: Sequence[Site], ending: Ending, before: Mapping[str, int]
 ) -> int:
     """Say how it ended and return the exit code that says the same."""
-    if ending is None:
-        left = ", ".join([await _left(site, topology) for site in sites])
-        output.say(f"{topology.name}: ended early; {left}")
-        return interrupts.exit_code or 1
     output.say(farewell(topology.name, ending.modules, ending.seconds))
     if ending.dead:
         for site in sites:
-            await _tell_of_letters(site)
+            await _tell_of_letters(site, before[site.names.site])
         output.say(f"see `sbx-actor dead list {topology.name}`")
     if ending.stuck:
         output.say(f"nothing can go on: {ending.stuck}")
     if ending.open_groups:
         output.say(f"{plural(ending.open_groups, 'group')} still without all members")
     return 1 if ending.dead or ending.stuck or ending.open_groups else 0
+
+
+async def _cut_short(topology: Topology, sites: Sequence[Site], interrupts: Interrupts) -> int:
+    left = ", ".join([await _left(site, topology) for site in sites])
+    output.say(f"{topology.name}: ended early; {left}")
+    return interrupts.exit_code or 1
 
 
 async def _left(site: Site, topology: Topology) -> str:
@@ -206,8 +212,10 @@ async def _print_results(site: Site, after: int, *, by_record: bool) -> None:
     output.flush()
 
 
-async def _tell_of_letters(site: Site) -> None:
-    pages = site.admin.messages(site.names.dead("*", "*"), most=LETTERS_SHOWN)
+async def _tell_of_letters(site: Site, after: int) -> None:
+    """Name some of the letters that were written since; older ones are not this run's."""
+    pattern = site.names.dead("*", "*")
+    pages = site.admin.messages(pattern, start=after + 1, most=LETTERS_SHOWN)
     async for page in pages:
         for stored in page:
             letter = letter_fields(stored)

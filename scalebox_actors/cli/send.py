@@ -56,7 +56,7 @@ def send(common: Common, /, **given: object) -> None:
 
     \b
     sbx-actor send primes split 100000
-    seq 1 100000 | sbx-actor send primes count -
+    seq 1000 1100 | sbx-actor send primes split -
     sbx-actor send primes split --file request.json --header priority=7
     """  # noqa: D301 - click's mark for text that is not to be wrapped
     body, file = given["body"], given["file"]

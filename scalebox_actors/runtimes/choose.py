@@ -1,6 +1,7 @@
 """Which runtime a node uses: the one it was told, else the first that answers."""
 
 import logging
+import os
 from pathlib import Path
 
 from scalebox_actors.errors import BadInput, RuntimeUnavailable
@@ -19,11 +20,13 @@ async def open_runtime(
     state: str | Path | None = None,
     host: str | None = None,
     deny_list: bool = False,
+    isolated: bool = False,
 ) -> Runtime:
     """Return the runtime named `kind`, or without one docker, else process with a warning.
 
-    `state` is where the process runtime keeps its runs; `host` and `deny_list` go to the docker
-    runtime. Raises RuntimeUnavailable, or NotPermitted for an unsafe engine.
+    Never process unasked where isolation is expected: `isolated` says so, or a DOCKER_HOST that
+    does not answer. `state` is where the process runtime keeps its runs; `host` and `deny_list`
+    go to the docker runtime. Raises RuntimeUnavailable, or NotPermitted for an unsafe engine.
     """
     if kind not in (None, *KINDS):
         raise BadInput(f"runtime {kind!r} is not known: {', '.join(KINDS)}")
@@ -34,5 +37,8 @@ async def open_runtime(
     except RuntimeUnavailable as error:
         if kind is not None:
             raise
+        if isolated or host or os.environ.get("DOCKER_HOST"):
+            hint = "`--runtime process` runs programs without isolation"
+            raise RuntimeUnavailable(f"{error}; {hint}") from error
         log.warning("runtime_fallback", extra={"detail": f"{error}; using `process`"})
     return await ProcessRuntime.open(state)

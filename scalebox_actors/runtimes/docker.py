@@ -37,6 +37,7 @@ from scalebox_actors.runtimes.docker_inspect import (
     Inspected,
     booted,
     exit_of,
+    has_processes,
     read_inspected,
     seconds,
 )
@@ -299,7 +300,11 @@ class DockerRuntime:
         if answer.kind in NOT_STARTED:
             run.failed_to_start(answer)
             return run
+        if answer.kind is Kind.HALF_STARTED and await asyncio.to_thread(has_processes, container):
+            raise RuntimeUnavailable(f"container {name} runs, and its engine does not know it")
         await self._delete(container)
+        if answer.kind is Kind.HALF_STARTED:
+            return None  # it can never be started; another takes its name
         raise SpecRejected(answer.text.strip())
 
     def _starter(self, container: str) -> Callable[[], Awaitable[bytes]]:

@@ -34,6 +34,8 @@ class Kind(StrEnum):
     """The program is not in the image; the shell's 127."""
     NOT_EXECUTABLE = "not_executable"
     """The program cannot be executed as this user; the shell's 126."""
+    HALF_STARTED = "half_started"
+    """The engine died while it started this container, and has forgotten how far it came."""
     NO_LOGS = "no_logs"
     REJECTED = "rejected"
     """The engine will never make this container."""
@@ -64,6 +66,8 @@ ANSWERS: tuple[tuple[Step | None, frozenset[int], str, Kind], ...] = (
     (Step.CREATE, frozenset((409,)), "", Kind.NAME_TAKEN),
     (Step.CREATE, BAD, "json:", Kind.REJECTED),
     (Step.CREATE, BAD, "cannot mkdir", Kind.REJECTED),
+    (Step.START, ANY, "already exists", Kind.HALF_STARTED),
+    (Step.START, ANY, "id already in use", Kind.HALF_STARTED),
     (Step.START, ANY, "network", Kind.REJECTED),
     (Step.START, BAD, "logging driver", Kind.REJECTED),
     (Step.START, BAD, "device", Kind.REJECTED),

@@ -7,13 +7,15 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import pytest
 
-from scalebox_actors.errors import SpecRejected
+from scalebox_actors.errors import RuntimeUnavailable, SpecRejected
 from scalebox_actors.limits import CONTAINER_LOG_BYTES
 from scalebox_actors.runtimes.choose import open_runtime
+from scalebox_actors.runtimes.docker import DockerRuntime
 from scalebox_actors.runtimes.process import ProcessRuntime
 from scalebox_actors.spec import ContainerSpec, Mount
 
@@ -21,6 +23,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
 NODE = """
 import asyncio, sys, msgspec
+from scalebox_actors.runtimes.docker import DockerRuntime
 from scalebox_actors.runtimes.process import ProcessRuntime
 from scalebox_actors.spec import ContainerSpec
 
@@ -241,10 +244,32 @@ async def test_without_an_engine_the_process_runtime_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No engine answers and none was asked for: programs run as processes, with a warning."""
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/absent.sock")
+
+    async def absent(*_: object, **__: object) -> NoReturn:
+        raise RuntimeUnavailable("no engine")
+
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr(DockerRuntime, "open", absent)
 
     runtime = await open_runtime(None, state=tmp_path / "state")
     await runtime.close()
 
     assert runtime.kind == "process"
     assert {"runtime_fallback", "runtime_process"} <= {record.message for record in caplog.records}
+
+
+@pytest.mark.parametrize(("variable", "isolated"), [("DOCKER_HOST", False), ("OTHER", True)])
+async def test_isolation_is_never_given_up_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, isolated: bool
+) -> None:
+    """Where an engine was named, or isolation is expected, its absence is an error."""
+
+    async def absent(*_: object, **__: object) -> NoReturn:
+        raise RuntimeUnavailable("no engine")
+
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setenv(variable, f"unix://{tmp_path}/absent.sock")
+    monkeypatch.setattr(DockerRuntime, "open", absent)
+
+    with pytest.raises(RuntimeUnavailable, match="--runtime process"):
+        await open_runtime(None, state=tmp_path / "state", isolated=isolated)
