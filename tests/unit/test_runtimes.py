@@ -60,6 +60,8 @@ SPEC = ContainerSpec(
         (Step.START, 500, "fork: resource temporarily unavailable", Kind.TRANSIENT),
         (Step.OTHER, 404, "No such container: x", Kind.GONE),
         (Step.OTHER, 409, "removal of container x is already in progress", Kind.TRANSIENT),
+        (Step.START, 500, "task c66b77: already exists", Kind.HALF_STARTED),
+        (Step.START, 409, "id already in use", Kind.HALF_STARTED),
         (Step.OTHER, 501, "configured logging driver does not support reading", Kind.NO_LOGS),
         (Step.OTHER, 500, "something broke", Kind.TRANSIENT),
         (Step.OTHER, 900, "Cannot connect to Docker Engine", Kind.TRANSIENT),
