@@ -8,6 +8,7 @@ Exits are heard of on one stream of events (docker_events.py) and read from insp
 import asyncio
 import contextlib
 import json
+import logging
 import math
 import re
 import time
@@ -37,11 +38,11 @@ from scalebox_actors.runtimes.docker_inspect import (
     Inspected,
     booted,
     exit_of,
-    has_processes,
     read_inspected,
     seconds,
 )
 from scalebox_actors.runtimes.docker_logs import Frames
+from scalebox_actors.runtimes.docker_orphans import end_processes
 from scalebox_actors.runtimes.mounts import real_mounts
 from scalebox_actors.spec import ContainerSpec
 
@@ -50,6 +51,7 @@ START_WAIT = 2.0
 """So long a container is left to whoever created it before we start it ourselves."""
 TURNS = 25
 """So often a container that vanishes or changes under our hands is looked at anew."""
+log = logging.getLogger(__name__)
 _REFERENCE = re.compile(r"[a-zA-Z0-9][\w.:@/-]{0,500}")
 
 
@@ -300,12 +302,21 @@ class DockerRuntime:
         if answer.kind in NOT_STARTED:
             run.failed_to_start(answer)
             return run
-        if answer.kind is Kind.HALF_STARTED and await asyncio.to_thread(has_processes, container):
+        if answer.kind is Kind.HALF_STARTED:
+            await self._give_up(name, container)
+            return None
+        await self._delete(container)
+        raise SpecRejected(answer.text.strip())
+
+    async def _give_up(self, name: str, container: str) -> None:
+        """Remove a container that can never be started again; another takes its name.
+
+        Its program may run or have run, but nobody will ever be told with which exit code.
+        """
+        log.warning("container_half_started", extra={"run": name})
+        if not await asyncio.to_thread(end_processes, container):
             raise RuntimeUnavailable(f"container {name} runs, and its engine does not know it")
         await self._delete(container)
-        if answer.kind is Kind.HALF_STARTED:
-            return None  # it can never be started; another takes its name
-        raise SpecRejected(answer.text.strip())
 
     def _starter(self, container: str) -> Callable[[], Awaitable[bytes]]:
         """Return what starts a container once, however often it is called.
@@ -321,6 +332,8 @@ class DockerRuntime:
                 found = await self.engine.request("GET", f"containers/{container}/json")
                 if not read_inspected(found).waits_for_start:
                     return b""
+                # An engine that died in it may have forgotten a start, and even a whole run.
+                log.warning("start_repeated", extra={"container": container})
             repeated = True
             return await self.engine.request("POST", f"containers/{container}/start")
 

@@ -89,17 +89,6 @@ def booted() -> float:
     return time.time() - uptime
 
 
-def has_processes(container: str) -> bool:
-    """Whether any process of this host is in the cgroup of a container, by the container's id."""
-    for place in Path("/proc").glob("[0-9]*/cgroup"):
-        try:
-            if container in place.read_text(encoding="utf-8", errors="replace"):
-                return True
-        except OSError:
-            continue  # it has ended meanwhile
-    return False
-
-
 def exit_of(
     found: Inspected, *, signalled: bool = False, unseen: bool = False, boot: float = 0.0
 ) -> Exit:

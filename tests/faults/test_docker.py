@@ -27,8 +27,10 @@ RECOVERY = 15.0
 """F12, F13: seconds until a task ends again."""
 FROZEN = 12.0
 """F13: seconds; longer than a call to the engine may take."""
-CONNECTIONS = 2 * 7
-"""I7: for each slot of the workload one run and one clean-up may talk to the engine at a time,
+SLOTS = 7
+"""Of the workload, over its modules."""
+CONNECTIONS = 2 * SLOTS
+"""I7: for each slot one run and one clean-up may talk to the engine at a time,
 and their connections are kept for the next; a frozen engine adds none."""
 PROGRAM = Path(__file__).parents[2] / "deploy" / "private-dockerd"
 CONTAINED: Mapping[str, object] = {
@@ -210,7 +212,10 @@ async def test_a_missing_image_suspends_its_module_until_it_is_there(
 async def test_an_engine_that_dies_is_not_the_tasks_failure(
     fragile: Stage, dockerd: Dockerd, how: signal.Signals
 ) -> None:
-    """F12: killed or restarted under running containers, dockerd costs no run and no failure."""
+    """F12: killed or restarted under running containers, dockerd costs no failure and no run.
+
+    But for a start that dockerd was killed in: it forgets that one, which is told and run again.
+    """
     modules = pipeline("/witness/file", pause=1.0, extra=CONTAINED)
     await fragile.deploy(topology("engine", modules))
     node = fragile.node("n1", *reaching(fragile), DOCKER_HOST=fragile.docker_host)
@@ -224,10 +229,12 @@ async def test_an_engine_that_dies_is_not_the_tasks_failure(
     recovery = await fragile.moved(seconds=RECOVERY)
     await fragile.drained(seconds=DRAIN)
     audit = await fragile.audit()
-    show("F12", how=how.name, repeats=audit.witness.repeats, recovery=recovery)
+    forgotten = len(node.events("container_half_started")) + len(node.events("start_repeated"))
+    repeats = audit.witness.repeats
+    show("F12", how=how.name, repeats=repeats, recovery=recovery, forgotten=forgotten)
 
-    check(audit, ["r0"])
-    assert audit.witness.repeats == 0
+    check(audit, ["r0"], killed=len(node.events("container_half_started")))
+    assert repeats <= forgotten <= SLOTS
 
 
 async def test_an_engine_that_hangs_is_waited_for(fragile: Stage, dockerd: Dockerd) -> None:
