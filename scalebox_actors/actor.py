@@ -32,10 +32,9 @@ from scalebox_actors.message import Message, read
 from scalebox_actors.names import attempts_key, run_name
 from scalebox_actors.policy import Bury, Done, Reason, TryAgain, Verdict, describe, judge, poisoned
 from scalebox_actors.ports import Broker, Delivery, Launcher, Settled, Stored, Task
-from scalebox_actors.records import Attempts, Cause, DoneRecord, Ended, Outcome
+from scalebox_actors.records import ORPHAN, UNUSABLE, Attempts, Cause, DoneRecord, Ended, Outcome
 from scalebox_actors.topology.model import Module
 
-UNUSABLE = 120
 AGAIN_LATER = 30.0
 """Seconds before a message is offered again that this node could not even start."""
 ENGINE_PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
@@ -266,7 +265,7 @@ class Actor:
         if settlement.kind is Settled.UNACCEPTABLE:
             verdict = Bury(Reason.REFUSED, settlement.text)
             letter = self._scribe.dead(message, verdict, outcome)
-            await self._inter(placed(letter, delivery), verdict)
+            await self._inter(placed(letter, delivery))
         # Killed here, the task is committed but not acked: it comes again, finds its record and
         # is acked without a run. Acking first would lose the outputs, or leave members behind.
         if isinstance(verdict, Done):
@@ -330,27 +329,34 @@ class Actor:
         if settlement.kind in (Settled.LATE, Settled.UNACCEPTABLE):
             reason = Reason.LATE if settlement.kind is Settled.LATE else Reason.REFUSED
             verdict = Bury(reason, settlement.text)
-            await self._inter(placed(self._scribe.dead(message, verdict), delivery), verdict)
-            self._counts.dead += 1
+            await self._bury(delivery, self._scribe.dead(message, verdict), verdict)
         await self._end(delivery, committed=settlement.kind is Settled.COMMITTED)
 
     async def _bury_unread(self, delivery: Delivery, verdict: Bury) -> None:
         module, raw = self.module.name, delivery.raw
         letter = self._scribe.unread(raw, module, delivery.message_id, verdict)
-        await self._inter(placed(letter, delivery), verdict)
-        self._counts.dead += 1
+        await self._bury(delivery, letter, verdict)
         await self._end(delivery, committed=False)
 
     async def _end(self, delivery: Delivery, *, committed: bool) -> None:
         """Ack a task whose end is stored."""
         await self._ledger.receive(delivery, self.module.name, committed=committed)
 
-    async def _inter(self, effects: Effects, verdict: Bury) -> None:
+    async def _bury(self, delivery: Delivery, letter: Effects, verdict: Bury) -> None:
+        """Set aside a message that was never run, and say so."""
+        await self._inter(placed(letter, delivery))
+        self._counts.dead += 1
+        self._tell_dead(delivery.message_id, verdict.text)
+
+    async def _inter(self, effects: Effects) -> None:
         """Store a dead letter; one that the broker refuses is set aside, never dropped."""
         settlement = await self._committer.commit(effects)
         if settlement.kind is Settled.UNACCEPTABLE:
-            raise Transient(f"cannot be buried ({settlement.text}): {verdict.text}")
-        log.warning("task_dead", extra={"record": effects.record.subject, "why": verdict.text})
+            raise Transient(f"cannot be buried: {settlement.text}")
+
+    def _tell_dead(self, task_id: str, why: str) -> None:
+        what = {"sbx_module": self.module.name, "task": task_id}
+        log.warning("task_dead", extra={**what, "why": why})
 
     async def _suspend(self, delivery: Delivery, task: Task, before: Attempts, reason: str) -> None:
         """Take nothing more until the module can be started here; the task is not to blame."""
@@ -379,9 +385,10 @@ class Actor:
         """Count a run and keep its record."""
         self._counts.count(word, outcome.finished - outcome.started)
         if word == "dead":
-            what = {"sbx_module": self.module.name, "task": task.message.id}
-            log.warning("task_dead", extra={**what, "why": describe(outcome)})
+            self._tell_dead(task.message.id, describe(outcome))
         self._journal.add(run_record(delivery, task, outcome, word))
 
 
-_POISON = Outcome(exit_code=123, cause=Cause.LOST, detail="started again and again without an end")
+_POISON = Outcome(
+    exit_code=ORPHAN, cause=Cause.LOST, detail="started again and again without an end"
+)

@@ -76,10 +76,15 @@ class Fold(msgspec.Struct, frozen=True, kw_only=True):
     accepted: int
 
 
+def token_of(module: str, key: str) -> str:
+    """Return a group's token in subjects, which is the id of its joined message too."""
+    return digest("gather", module, key)
+
+
 def group_of(names: Names, gather: Gather, message: Message) -> Joining:
     """Say which group a member belongs to; raises BadMessage if it does not tell."""
     key = _key(gather, message)
-    token = digest("gather", message.module, key)
+    token = token_of(message.module, key)
     headers = wire_headers(message)
     headers.pop(MSG_ID)  # the done-record fences a member; the window must not refuse it
     return Joining(
@@ -147,7 +152,7 @@ def release(
 
     The joined message carries the `_` headers of the member that completed the group.
     """
-    token = digest("gather", group.module, group.key)
+    token = token_of(group.module, group.key)
     closed = msgspec.structs.replace(group, released=True)
     life = {MSG_TTL: f"{max(1, round(remember))}s"}
     count = _count(names.group(group.module, token), closed, stored, life)

@@ -14,7 +14,6 @@ from scalebox_actors.effects import Scribe
 from scalebox_actors.errors import BadMessage
 from scalebox_actors.journal import Counts
 from scalebox_actors.message import Message
-from scalebox_actors.names import digest
 from scalebox_actors.policy import Bury, Reason
 from scalebox_actors.ports import Broker, Entry, Stored
 from scalebox_actors.topology.model import Module
@@ -132,7 +131,7 @@ class Groups:
             log.warning(event, extra={"group": group.key, "have": group.count, "need": group.need})
 
     def _burial(self, group: gather.Group, joined: Entry) -> tuple[Entry, ...]:
-        token = digest("gather", group.module, group.key)
+        token = gather.token_of(group.module, group.key)
         message = Message(
             module=group.module,
             id=token,

@@ -2,7 +2,6 @@
 
 import time
 
-from scalebox_actors.names import run_name
 from scalebox_actors.policy import Done, TryAgain, Verdict
 from scalebox_actors.ports import Delivery, Settled, Settlement, Task
 from scalebox_actors.records import Outcome, RunRecord
@@ -52,8 +51,3 @@ def run_record(delivery: Delivery, task: Task, outcome: Outcome, word: str) -> R
         extras=outcome.extras,
         usage=outcome.usage,
     )
-
-
-def run_of(topology: str, record: RunRecord) -> str:
-    """Return the name of the container that a run record is about."""
-    return run_name(topology, record.module, record.id)

@@ -6,6 +6,9 @@ import msgspec
 
 from scalebox_actors.contract import Cut, Emission
 
+UNUSABLE, ORPHAN, TIMED_OUT = 120, 123, 124
+"""Exit codes that we give and no program has to: bad output, lost run, ended at its timeout."""
+
 
 class Cause(StrEnum):
     """Why a run ended as it did; the name that people see."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Concatenate, ParamSpec
 
 import click
 
@@ -20,8 +21,28 @@ from scalebox_actors.policy import Reason
 from scalebox_actors.ports import Stored
 from scalebox_actors.questions import Op, Question
 
+P = ParamSpec("P")
+Command = Callable[..., None]
 DETAIL_SHOWN = 60
 REASONS = click.Choice([str(reason) for reason in Reason])
+
+
+def _choosing(function: Callable[Concatenate[Common, P], None]) -> Command:
+    """Give a command what `retry` and `drop` choose letters by."""
+    command = reaching(function)
+    for part in reversed(_CHOICE):
+        command = part(command)
+    return command
+
+
+_CHOICE: tuple[Callable[[Command], Command], ...] = (
+    click.argument("topology"),
+    click.argument("message_ids", metavar="[ID]...", nargs=-1),
+    click.option("--all", "everything", is_flag=True,
+                 help="All letters, or all that are narrowed to."),
+    click.option("--module", help="Only letters of this module."),
+    click.option("--reason", type=REASONS, help="Only letters with this reason."),
+)  # fmt: skip
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -90,12 +111,7 @@ def show(common: Common, topology: str, message_id: str, module: str | None) -> 
 
 
 @dead.command("retry")
-@click.argument("topology")
-@click.argument("message_ids", metavar="[ID]...", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All letters, or all that are narrowed to.")
-@click.option("--module", help="Only letters of this module.")
-@click.option("--reason", type=REASONS, help="Only letters with this reason.")
-@reaching
+@_choosing
 def retry(common: Common, /, **given: object) -> None:
     """Send dead letters of TOPOLOGY again, as new tasks; their letters are removed.
 
@@ -107,12 +123,7 @@ def retry(common: Common, /, **given: object) -> None:
 
 
 @dead.command("drop")
-@click.argument("topology")
-@click.argument("message_ids", metavar="[ID]...", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All letters, or all that are narrowed to.")
-@click.option("--module", help="Only letters of this module.")
-@click.option("--reason", type=REASONS, help="Only letters with this reason.")
-@reaching
+@_choosing
 def drop(common: Common, /, **given: object) -> None:
     """Remove dead letters of TOPOLOGY for good.
 

@@ -11,7 +11,6 @@ from scalebox_actors.contract import FileEntry, Outputs
 from scalebox_actors.launch.workdir import Paths
 
 MEMORY_PREFIX = "/dev/shm/"  # noqa: S108 - a layer to be told, not a place to write
-LAYERS = ("tmpfs", "local", "global")
 
 
 class Accounting(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,11 +30,11 @@ from scalebox_actors.launch.workdir import Paths, WorkDir
 from scalebox_actors.limits import KIB, STOP_GRACE
 from scalebox_actors.names import run_name
 from scalebox_actors.ports import Exit, Logs, Run, Runtime, Task
-from scalebox_actors.records import Cause, Outcome, Usage
+from scalebox_actors.records import ORPHAN, TIMED_OUT, UNUSABLE, Cause, Outcome, Usage
 from scalebox_actors.spec import Ceiling, ContainerSpec, Frame, container_spec
 from scalebox_actors.topology.model import Module
 
-TIMED_OUT, UNUSABLE, ORPHAN, KILLED = 124, 120, 123, 137
+KILLED = 137
 WARNINGS_KEPT = 50
 SMALL_BODY = 64 * KIB
 LOOK_SECONDS = 2.0

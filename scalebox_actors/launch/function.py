@@ -14,11 +14,8 @@ from scalebox_actors.contract import Cut, Emission, truncate
 from scalebox_actors.errors import BadInput
 from scalebox_actors.message import Message
 from scalebox_actors.ports import Task
-from scalebox_actors.records import Cause, Outcome
+from scalebox_actors.records import TIMED_OUT, UNUSABLE, Cause, Outcome
 from scalebox_actors.topology.model import Module
-
-TIMED_OUT = 124
-UNUSABLE = 120
 
 Answer = None | bytes | str | Emission | Iterable[bytes | str | Emission]
 Function = Callable[[Message], Awaitable[Answer]]
