@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How fast a busy machine draws examples is no promise of ours; what they must show stays asserted.
+settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 BUSYBOX_IMAGE = "sbx/test-busybox:1"
 
