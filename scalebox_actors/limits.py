@@ -27,6 +27,11 @@ GROUP_MEMBERS = 10_000
 PATTERN_LENGTH = 256
 CPUS_MINIMUM = 0.01
 PIDS_CEILING = 4_194_304
+WARM_PER_MODULE = 64
+BATCH_TASKS = 1_000
+"""Messages that a slot takes at once."""
+KEEP_RUNS = 1_000_000
+SLOT_RESTARTS = 1_000
 FUNCTION_SLOTS = 64
 """Slots of a module that is a function, unless it says otherwise."""
 

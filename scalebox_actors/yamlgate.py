@@ -174,6 +174,10 @@ def _events(text: str, source: str) -> Iterator[yaml.Event]:
         mark = error.problem_mark or error.context_mark
         place = _Place(source, mark.line + 1, mark.column + 1) if mark else _Place(source, 1, 1)
         problem = error.problem or error.context or "cannot be read"
+        if "maximum nesting depth" in problem:
+            # libyaml reads ahead by a thousand brackets and, since PyYAML 6.0.4, has a limit of
+            # its own: it may pass that before we have seen where ours was passed.
+            place.refuse(f"nested more than {TOPOLOGY_DEPTH} levels deep")
         hint = next((ours for theirs, ours in _HINTS.items() if theirs in problem), problem)
         place.refuse(f"not valid YAML: {hint}")
     except (yaml.YAMLError, ValueError, OverflowError) as error:

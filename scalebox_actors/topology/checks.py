@@ -10,6 +10,7 @@ from scalebox_actors import limits
 from scalebox_actors.names import is_name
 from scalebox_actors.topology.container_checks import check_container
 from scalebox_actors.topology.findings import Finding, Path, between, error, plain_text, warning
+from scalebox_actors.topology.launch_checks import check_launch
 from scalebox_actors.topology.model import Gather, Launch, Module, Retry, Topology
 from scalebox_actors.topology.quantity import show_duration, show_size
 from scalebox_actors.topology.reference import image_fault, is_pinned
@@ -97,6 +98,7 @@ def _module(module: Module, topology: Topology) -> Iterator[Finding]:
     if module.gather is not None:
         yield from _gather((*at, "gather"), module.gather)
     yield from check_module_sites(at, module, topology)
+    yield from check_launch(at, module)
     yield from check_container(at, module)
 
 

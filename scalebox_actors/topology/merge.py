@@ -10,7 +10,7 @@ from scalebox_actors.yamlgate import ListNode, MapNode, Node, ScalarNode, scalar
 
 CONTAINER_ONLY = (
     *("image", "command", "args", "limits", "env", "mounts"),
-    *("network", "user", "read_only", "devices"),
+    *("network", "user", "read_only", "devices", "warm", "batch", "keep"),
 )
 """Fields that say something about a container and nothing about a function."""
 

@@ -34,7 +34,13 @@ class Launch(StrEnum):
     """How a module's container meets its messages."""
 
     FRESH = "fresh"
+    """A new container for every message; with `warm`, one that was started ahead."""
+    SLOT = "slot"
+    """A long-lived container per slot, and in it a new process for every message."""
+    RESIDENT = "resident"
+    """A long-lived container whose program itself reads messages and writes answers."""
     FUNCTION = "function"
+    """An async Python function in the node."""
 
 
 class Identity(StrEnum):
@@ -108,6 +114,31 @@ class Gather(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return _HEADER.fullmatch(self.by) is not None
 
 
+class Batch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """With `launch: slot`: several messages for a slot at once."""
+
+    size: int
+    """So many at most; a slot does not wait for more to come."""
+    atomic: bool = False
+    """The program runs once for all of them, and one exit code holds for all."""
+
+
+class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long a container lives that is there before its message comes or after it has gone."""
+
+    runs: int = 0
+    """After so many runs it ends and another takes its place; 0: never for that."""
+    age: Duration | None = None
+    """So old it ends at its next pause and another takes its place."""
+    idle: Duration = Duration(600)
+    """So long without a message it ends, until there is one again."""
+    shortest: Duration = Duration(0)
+    """Three runs on end, each shorter than this, close the slot: a host that is broken must not
+    drain the queue."""
+    restarts: int = 3
+    """So often on end a slot that failed is opened again."""
+
+
 class Overflow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """With `route: local-first`, when other sites help out."""
 
@@ -155,6 +186,10 @@ class Module(msgspec.Struct, frozen=True, kw_only=True):
     args: tuple[str, ...] | None = None
     function: str = ""
     launch: Launch = Launch.FRESH
+    warm: int = 0
+    """With `launch: fresh`: so many containers per node are started ahead."""
+    batch: Batch | None = None
+    keep: Keep = Keep()
     sinks: tuple[str, ...] = ()
     slots: int = 1
     timeout: Duration = Duration(3600)

@@ -32,8 +32,6 @@ SITE = tuple(f for f in Site.__struct_fields__ if f != "name")
 CODE = re.compile(r"\*|[0-9]{1,9}")
 RETRY_FORM = "`{75: 3, '*': 1}` or `['75:3', '*']`"
 
-_LATER = {"warm": "containers started ahead are not supported by this version yet"}
-_LATER_LAUNCH = ("warm", "slot", "resident")
 _FOREIGN = {
     "app": "topology",
     "base_image": "image",
@@ -184,9 +182,6 @@ class _Reader:
         for key, _ in node.items:
             if key.value in known:
                 continue
-            if key.value in _LATER:
-                self._note(key, f"`{key.value}`: {_LATER[key.value]}")
-                continue
             foreign = _FOREIGN.get(key.value)
             hint = f" (did you mean `{foreign}`?)" if foreign in known else ""
             hint = hint or suggestion(key.value, known) or f"; there are {listed(known)}"
@@ -240,9 +235,9 @@ class _Reader:
             return self._note(node, f"{what} must be {form}, but is {kind_of(node)}")
         if node.value in words:
             return kind(node.value)
-        if kind is Launch and node.value in _LATER_LAUNCH:
-            later = "is not supported by this version yet; there are"
-            return self._note(node, f"{what}: `{node.value}` {later} {form}")
+        if kind is Launch and node.value == "warm":
+            hint = "; for containers started ahead write `warm: 2`, say"
+            return self._note(node, f"{what} must be {form}, but {made_of(node)}{hint}")
         hint = suggestion(node.value, words) or suggestion(node.value.upper(), words)
         return self._note(node, f"{what} must be {form}, but {made_of(node)}{hint}")
 

@@ -16,8 +16,10 @@ import msgspec
 from scalebox_actors import limits
 from scalebox_actors.names import NAME_GRAMMAR
 from scalebox_actors.topology.model import (
+    Batch,
     Duration,
     Gather,
+    Keep,
     Limits,
     Link,
     Module,
@@ -53,6 +55,16 @@ DESCRIPTIONS: Mapping[str, str] = {
     "args": "Instead of body and headers: arguments with {body} {headers} {id} {work}.",
     "function": "An async Python function, `module:function`, instead of an image.",
     "launch": "How the program meets its messages; a function is launched as `function`.",
+    "warm": "With `launch: fresh`: so many containers on each node are started ahead.",
+    "batch": "With `launch: slot`: several messages for a slot at once.",
+    "size": "So many messages at most.",
+    "atomic": "The program runs once for all of them.",
+    "keep": "How long a container lives that outlives a message, or is there before it.",
+    "runs": "After so many runs another container takes its place; 0: never for that.",
+    "age": "So old another container takes its place.",
+    "idle": "So long without a message it ends, until there is one again.",
+    "shortest": "Three runs on end, each shorter than this, close the slot.",
+    "restarts": "So often on end a slot that failed is opened again.",
     "sinks": "The modules that this one may send to; without any, its outputs are results.",
     "slots": "How many of its tasks run at once on each node.",
     "timeout": "After this time a run is ended (exit code 124).",
@@ -100,6 +112,10 @@ DESCRIPTIONS: Mapping[str, str] = {
 _RANGES: Mapping[str, Schema] = {
     "hops": {"minimum": 1, "maximum": limits.HOPS_CEILING},
     "slots": {"minimum": 1, "maximum": limits.SLOTS_PER_NODE},
+    "warm": {"minimum": 0, "maximum": limits.WARM_PER_MODULE},
+    "size": {"minimum": 1, "maximum": limits.BATCH_TASKS},
+    "runs": {"minimum": 0, "maximum": limits.KEEP_RUNS},
+    "restarts": {"minimum": 0, "maximum": limits.SLOT_RESTARTS},
     "pids": {"minimum": 1, "maximum": limits.PIDS_CEILING},
     "cpus": {"minimum": limits.CPUS_MINIMUM},
     "factor": {"minimum": 1},
@@ -167,6 +183,8 @@ def schema() -> Schema:
             "Retry": _retry(),
             # What a module's gather lacks may come from `defaults`, so nothing is required.
             "Gather": _struct(Gather),
+            "Batch": _struct(Batch),
+            "Keep": _struct(Keep),
             "Overflow": _struct(Overflow),
             "Site": _struct(Site, leave_out=("name",)),
             "Link": _struct(Link),

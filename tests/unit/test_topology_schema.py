@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from unit.strategies import over_sites, topologies
 
 from scalebox_actors.topology.model import (
+    Batch,
     Gather,
+    Keep,
     Limits,
     Link,
     Module,
@@ -55,7 +57,7 @@ def test_an_editor_accepts_every_rendering(topology: Topology) -> None:
 
 def test_every_field_has_a_sentence() -> None:
     """Completion in an editor explains every field, and nothing that is none."""
-    structs = (Module, Limits, Retry, Gather, Topology, Site, Link, Overflow)
+    structs = (Module, Limits, Retry, Gather, Batch, Keep, Topology, Site, Link, Overflow)
     fields = {f.name for kind in structs for f in msgspec.structs.fields(kind)}
 
     assert set(DESCRIPTIONS) == (fields | set(TOP) | {"site"}) - {"name", "rules"}

@@ -1,0 +1,130 @@
+"""Named pipes: how a node talks with a program that lives longer than one message.
+
+A folder on the host holds two pipes, `in` and `out`; it is mounted into the container, where a
+program, or the shell before it, opens them by name. So every runtime can do it: none needs a way
+to attach. The node makes and opens both before the container starts and never opens them again,
+so what a program does to its folder is of no use to it.
+
+Both ends are opened for reading and writing: opening never waits for the other side, and a side
+that dies leaves the pipe as it was. That a program has ended is heard of from its runtime.
+"""
+
+import asyncio
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from scalebox_actors.errors import Transient
+
+IN, OUT = "in", "out"
+"""The names of the pipes as the program sees them: it reads from `in` and writes to `out`."""
+_PIECE = 64 * 1024
+_FLAGS = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class PipeClosed(Transient):
+    """The pipes are closed: the container that was to be told something is gone."""
+
+
+class Pipes:
+    """The node's ends of the two pipes in a folder; lines go in whole and come out whole."""
+
+    def __init__(self, to_program: int, from_program: int, longest: int) -> None:
+        self._to, self._from = to_program, from_program
+        self._longest = longest
+        self._loop = asyncio.get_running_loop()
+        self._turn = asyncio.Lock()
+        self._begun = bytearray()
+        self._skipping = False
+        self._take: Callable[[bytes | None], None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._closed = False
+
+    @classmethod
+    def make(cls, folder: Path, *, longest: int) -> Self:
+        """Make and open the pipes of a folder, which must exist; old ones are made anew.
+
+        A line from the program may have at most `longest` bytes.
+        """
+        ends = []
+        for name in (IN, OUT):
+            path = folder / name
+            path.unlink(missing_ok=True)
+            os.mkfifo(path)
+            path.chmod(0o666)  # any image user; the folder's parent is ours alone
+            end = os.open(path, _FLAGS)
+            if not stat.S_ISFIFO(os.fstat(end).st_mode):
+                raise OSError(f"{path} is no pipe")
+            ends.append(end)
+        return cls(ends[0], ends[1], longest)
+
+    def listen(self, take: Callable[[bytes | None], None]) -> None:
+        """Call `take` with every line, without its end; None stands for one that was too long."""
+        self._take = take
+        self._loop.add_reader(self._from, self._readable)
+
+    async def say(self, data: bytes) -> None:
+        """Write bytes, whole, after what others are writing; waits while the pipe is full.
+
+        Raises PipeClosed if the pipes are closed, also while it waits. Cancelled in the middle
+        it would leave half a line behind, so whoever gives up has to end the program.
+        """
+        async with self._turn:
+            rest = memoryview(data)
+            while rest:
+                if self._closed:
+                    raise PipeClosed
+                try:
+                    rest = rest[os.write(self._to, rest) :]
+                except BlockingIOError:
+                    await self._until_room()
+
+    def close(self) -> None:
+        """Let go of both pipes; whoever waits to write is told."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._from)
+        self._loop.remove_writer(self._to)
+        os.close(self._from)
+        os.close(self._to)
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    async def _until_room(self) -> None:
+        self._room = self._loop.create_future()
+        self._loop.add_writer(self._to, self._has_room)
+        try:
+            await self._room
+        finally:
+            if not self._closed:
+                self._loop.remove_writer(self._to)
+
+    def _has_room(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def _readable(self) -> None:
+        try:
+            piece = os.read(self._from, _PIECE)
+        except BlockingIOError:
+            return
+        *ended, begun = piece.split(b"\n")
+        for part in ended:
+            self._end_line(part)
+        if not self._skipping:
+            self._begun += begun
+            if len(self._begun) > self._longest:
+                self._begun.clear()
+                self._skipping = True
+
+    def _end_line(self, part: bytes) -> None:
+        line: bytes | None = bytes(self._begun) + part
+        if self._skipping or len(line or b"") > self._longest:
+            line = None
+        self._begun.clear()
+        self._skipping = False
+        if self._take is not None and not self._closed:
+            self._take(line)

@@ -1,0 +1,55 @@
+"""How a module is launched: which fields go with which mode, and how far they go."""
+
+from collections.abc import Iterator
+
+from scalebox_actors import limits
+from scalebox_actors.topology.findings import Finding, Path, between, error, warning
+from scalebox_actors.topology.model import Keep, Launch, Module
+from scalebox_actors.topology.quantity import show_duration
+
+_LASTING = (Launch.SLOT, Launch.RESIDENT)
+
+
+def check_launch(at: Path, module: Module) -> Iterator[Finding]:
+    """Check `warm`, `batch` and `keep` of a module that has containers."""
+    if module.launch is Launch.FUNCTION:
+        return
+    yield from _warm((*at, "warm"), module)
+    yield from _batch((*at, "batch"), module)
+    yield from _keep((*at, "keep"), module)
+
+
+def _warm(at: Path, module: Module) -> Iterator[Finding]:
+    if not 0 <= module.warm <= limits.WARM_PER_MODULE:
+        yield error(at, between("warm", module.warm, 0, limits.WARM_PER_MODULE))
+    elif module.warm and module.launch is not Launch.FRESH:
+        yield error(at, f"`warm` goes with `launch: fresh`, not with `{module.launch.value}`")
+
+
+def _batch(at: Path, module: Module) -> Iterator[Finding]:
+    if module.batch is None:
+        return
+    if module.launch is not Launch.SLOT:
+        yield error(at, f"`batch` goes with `launch: slot`, not with `{module.launch.value}`")
+    if not 1 <= module.batch.size <= limits.BATCH_TASKS:
+        yield error((*at, "size"), between("size", module.batch.size, 1, limits.BATCH_TASKS))
+
+
+def _keep(at: Path, module: Module) -> Iterator[Finding]:
+    keep = module.keep
+    if keep == Keep():
+        return
+    if module.launch not in _LASTING and not module.warm:
+        yield warning(
+            at,
+            "`keep` has no effect without `warm`, `launch: slot` or `launch: resident`",
+            at_key=True,
+        )
+    for name, most in (("runs", limits.KEEP_RUNS), ("restarts", limits.SLOT_RESTARTS)):
+        if not 0 <= getattr(keep, name) <= most:
+            yield error((*at, name), between(name, getattr(keep, name), 0, most))
+    for name, least in (("age", 1), ("idle", 1), ("shortest", 0)):
+        seconds = getattr(keep, name)
+        if seconds is not None and not least <= seconds <= limits.RUN_SECONDS:
+            low = "1s" if least else 0
+            yield error((*at, name), between(name, seconds, low, "30d", show_duration))
