@@ -372,7 +372,7 @@ async def test_a_node_that_died_after_counting_has_its_message_not_counted_again
     first = await take_one(there)
     assert await there.write([placed(record(), first).record]) is None
     await Ledger(there, "n1").count(
-        received_key("hub"), first.sequence, mark("calc", "calc0", b"0"), again=False
+        received_key("hub"), first.sequence, [mark("calc", "calc0", b"0")], again=False
     )
     first.let_go()
     there.advance(61)
