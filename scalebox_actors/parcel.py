@@ -92,7 +92,7 @@ def unpack(raw: Raw, count: int) -> Sequence[Raw]:
 def _parts(body: bytes, count: int) -> list[msgspec.Raw]:
     try:
         parts: list[msgspec.Raw] = _loosely(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise BadMessage(f"a parcel that cannot be read: {error}") from error
     if len(parts) != count:
         raise BadMessage(f"a parcel of {count} messages holds {len(parts)}")
