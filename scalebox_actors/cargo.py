@@ -12,7 +12,7 @@ import msgspec
 from scalebox_actors.crossing import CARRIED, mark
 from scalebox_actors.errors import BadMessage
 from scalebox_actors.message import MSG_ID, Raw
-from scalebox_actors.names import Names, digest, is_id, is_reserved_id, waiting
+from scalebox_actors.names import Names, bound_for, digest, is_id, is_reserved_id
 from scalebox_actors.parcel import unpack
 from scalebox_actors.ports import Delivery, Entry
 
@@ -93,7 +93,7 @@ class Lane:
 
 def opened(delivery: Delivery, here: Names, there: Names) -> tuple[list[Item], list[Unreadable]]:
     """Return the messages in a delivery that can be handed over, and those that cannot."""
-    bound = waiting(delivery.raw.subject)
+    bound = bound_for(delivery.raw.subject)
     raws: list[tuple[Raw, str]] = []
     if not bound.parcel:
         raws = [(delivery.raw, delivery.message_id)]

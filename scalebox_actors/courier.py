@@ -16,11 +16,11 @@ import msgspec
 
 from scalebox_actors.cargo import Item, Lane, Packet, Unreadable, opened
 from scalebox_actors.committer import Committer
-from scalebox_actors.crossing import Bucket, Passage, Passed, Window, sent_key
+from scalebox_actors.crossing import Passage, Passed, Toll, Window, sent_key
 from scalebox_actors.effects import Scribe
 from scalebox_actors.errors import SbxError, Transient
 from scalebox_actors.ledger import Ledger
-from scalebox_actors.names import waiting
+from scalebox_actors.names import bound_for
 from scalebox_actors.policy import Bury, Reason
 from scalebox_actors.ports import Broker, Delivery, Intake
 from scalebox_actors.topology.model import Site
@@ -59,6 +59,7 @@ class CourierDesk(msgspec.Struct, frozen=True, kw_only=True):
     committer: Committer
     scribe: Scribe
     ledger: Ledger
+    toll: Toll
 
 
 class Courier:
@@ -71,8 +72,6 @@ class Courier:
         self._priorities = here.priorities
         self._lanes: dict[str, Lane] = {}
         self._window = Window()
-        self._rate = Bucket(here.link.rate) if here.link.rate else None
-        self._bandwidth = Bucket(float(here.link.bandwidth)) if here.link.bandwidth else None
         self._stirred = asyncio.Event()
         self._flights: set[asyncio.Task[None]] = set()
         self._intake: Intake | None = None
@@ -162,7 +161,7 @@ class Courier:
 
     async def _take(self, delivery: Delivery) -> None:
         self._asked = max(0, self._asked - 1)
-        bound = waiting(delivery.raw.subject)
+        bound = bound_for(delivery.raw.subject)
         lane = self._lanes.get(bound.module)
         if lane is None:
             priority = self._priorities.get(bound.module, 0)
@@ -232,7 +231,9 @@ class Courier:
             flight = tasks.create_task(self._carry(lane, load, size))
             self._flights.add(flight)
             flight.add_done_callback(partial(self._landed, lane, load))
-            await self._pay(len(load), size)
+            wait = self._desk.toll.pay(len(load), size, time.monotonic())
+            if wait:
+                await asyncio.sleep(wait)
 
     def _ready(self) -> Lane | None:
         if len(self._flights) >= LOADS or (self._window.flying and not self._window.room()):
@@ -261,20 +262,9 @@ class Courier:
 
     def _load(self, lane: Lane) -> list[Item]:
         """Take what goes together: one message if the lane only knocks."""
-        messages, room = LOAD_MESSAGES, min(LOAD_BYTES, self._window.room())
-        now = time.monotonic()
-        if self._rate is not None:
-            messages = min(messages, round(self._rate.left(now)))
-        if self._bandwidth is not None:
-            room = min(room, round(self._bandwidth.left(now)))
+        room = min(LOAD_BYTES, self._window.room())
+        messages, room = self._desk.toll.room(LOAD_MESSAGES, room, time.monotonic())
         return lane.load(1 if lane.pause else messages, room)
-
-    async def _pay(self, messages: int, size: int) -> None:
-        """Wait as the link's `rate` and `bandwidth` ask."""
-        for bucket, amount in ((self._rate, messages), (self._bandwidth, size)):
-            if bucket is not None:
-                bucket.take(amount)
-                await asyncio.sleep(bucket.delay(time.monotonic()))
 
     def _landed(self, lane: Lane, load: list[Item], flight: "asyncio.Task[None]") -> None:
         self._flights.discard(flight)

@@ -32,7 +32,7 @@ from scalebox_actors.message import (
     header_block_size,
     wire_headers,
 )
-from scalebox_actors.names import Names, body_id, child_id, waiting
+from scalebox_actors.names import Names, body_id, bound_for, child_id
 from scalebox_actors.placement import TO_SITE, Bound, choose
 from scalebox_actors.policy import Bury
 from scalebox_actors.ports import Entry
@@ -210,7 +210,7 @@ class Scribe(msgspec.Struct, frozen=True, kw_only=True):
         """
         if not self.names.is_out(entry.subject):
             return False
-        module = self.topology.modules[waiting(entry.subject).module]
+        module = self.topology.modules[bound_for(entry.subject).module]
         return module.identity is not Identity.BODY
 
     def _sink(self, module: Module, emission: Emission, index: int) -> str:

@@ -27,7 +27,7 @@ from scalebox_actors.broker import (
     ensure,
 )
 from scalebox_actors.errors import Unavailable
-from scalebox_actors.names import Names, waiting
+from scalebox_actors.names import Names, bound_for
 from scalebox_actors.node import Node
 from scalebox_actors.sites import Ground, server_configuration
 from scalebox_actors.topology.load import load_file
@@ -75,7 +75,7 @@ class Site:
         """Return how much waits here to be carried, by the site it is for."""
         counts: dict[str, int] = {}
         for subject, count in (await self.admin.list_subjects(self.names.out("*", ">"))).items():
-            bound = waiting(subject)
+            bound = bound_for(subject)
             counts[bound.site] = counts.get(bound.site, 0) + count * bound.count
         return counts
 

@@ -88,7 +88,7 @@ def parcel_of(subject: str, count: int) -> str:
     return f"{subject}.x{count}"
 
 
-class Waiting(msgspec.Struct, frozen=True):
+class BoundFor(msgspec.Struct, frozen=True):
     """What the subject of a stored message that waits to be carried says of it."""
 
     site: str
@@ -99,12 +99,12 @@ class Waiting(msgspec.Struct, frozen=True):
     parcel: bool
 
 
-def waiting(subject: str) -> Waiting:
+def bound_for(subject: str) -> BoundFor:
     """Read a subject of `out`; a parcel whose number cannot be read counts as one message."""
     tokens = subject.split(".")
     parcel = len(tokens) > _OUT_TOKENS
     found = _COUNT.fullmatch(tokens[-1]) if parcel else None
-    return Waiting(tokens[4], tokens[5], int(found[1]) if found else 1, parcel)
+    return BoundFor(tokens[4], tokens[5], int(found[1]) if found else 1, parcel)
 
 
 class Names(msgspec.Struct, frozen=True):

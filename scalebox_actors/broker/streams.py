@@ -12,7 +12,7 @@ from scalebox_actors.broker.client import ApiError
 from scalebox_actors.broker.link import Link
 from scalebox_actors.errors import BadInput, Permanent
 from scalebox_actors.limits import ACK_WAIT, MIB, TRACE_BYTES, TRACE_LIFE
-from scalebox_actors.names import Names, waiting
+from scalebox_actors.names import Names, bound_for
 from scalebox_actors.placement import destinations
 from scalebox_actors.topology.model import Site, Topology
 
@@ -200,7 +200,7 @@ async def count_subjects(link: Link, stream: str, pattern: str) -> dict[str, int
 def messages_on(counts: Mapping[str, int]) -> int:
     """Return how many messages there are on subjects: a parcel is as many as it holds."""
     return sum(
-        count * (waiting(subject).count if subject.split(".")[3:4] == ["out"] else 1)
+        count * (bound_for(subject).count if subject.split(".")[3:4] == ["out"] else 1)
         for subject, count in counts.items()
     )
 
@@ -259,15 +259,15 @@ async def _check_removed(link: Link, plan: Planned, subjects: Sequence[str], nam
 def _told(subject: str, names: Names) -> str:
     """Return the module that a subject is for, and its site if that is another one."""
     if names.is_out(subject):
-        bound = waiting(subject)
+        bound = bound_for(subject)
         return f"{bound.module} at {bound.site}"
     return subject.rpartition(".")[2]
 
 
 def _unused(removed: Sequence[str], kept: set[str], names: Names) -> Iterator[str]:
     """Yield the consumers that no subject is left for."""
-    carried = {waiting(subject).site for subject in kept if names.is_out(subject)}
-    sites = {waiting(subject).site for subject in removed if names.is_out(subject)}
+    carried = {bound_for(subject).site for subject in kept if names.is_out(subject)}
+    sites = {bound_for(subject).site for subject in removed if names.is_out(subject)}
     yield from (names.courier(site) for site in sites - carried)
     for subject in removed:
         module = subject.rpartition(".")[2]

@@ -16,7 +16,7 @@ from scalebox_actors.limits import (
     MIB,
 )
 from scalebox_actors.message import MSG_ID
-from scalebox_actors.names import Names, waiting
+from scalebox_actors.names import Names, bound_for
 from scalebox_actors.ports import (
     Answer,
     Backlog,
@@ -158,14 +158,15 @@ class MemoryBroker:
     async def waiting_to(self, site: str) -> int:
         """Return how many messages are here to be carried to another site."""
         number = await self.tape.before("broker.waiting_to")
-        found = sum(waiting(m.subject).count for m in self.messages(self.names.out(site, ">")))
+        found = sum(bound_for(m.subject).count for m in self.messages(self.names.out(site, ">")))
         await self.tape.after(number)
         return found
 
     async def state_keys(self, prefix: str) -> Sequence[str]:
         """Return the keys that begin with `prefix` and a dot."""
         number = await self.tape.before("broker.state_keys")
-        keys = [key for key in self._values if key.startswith(f"{prefix}.")]
+        alive = (key for key, (_, expires) in self._values.items() if expires > self.now)
+        keys = [key for key in alive if key.startswith(f"{prefix}.")]
         await self.tape.after(number)
         return keys
 

@@ -15,17 +15,26 @@ from scalebox_actors import courier as courier_module
 from scalebox_actors import ledger as ledger_module
 from scalebox_actors.committer import Committer
 from scalebox_actors.courier import Courier, CourierDesk
-from scalebox_actors.crossing import CARRIED, Passage, Passed, Tally, mark, received_key, sent_key
+from scalebox_actors.crossing import (
+    CARRIED,
+    Passage,
+    Passed,
+    Tally,
+    Toll,
+    mark,
+    received_key,
+    sent_key,
+)
 from scalebox_actors.effects import Effects, Scribe
 from scalebox_actors.ledger import Ledger, placed
-from scalebox_actors.message import MSG_ID, REASON
-from scalebox_actors.names import Names, parcel_of, waiting
+from scalebox_actors.message import MSG_ID, REASON, USER
+from scalebox_actors.names import Names, bound_for, parcel_of
 from scalebox_actors.parcel import seal
 from scalebox_actors.ports import Delivery, Entry
 from scalebox_actors.records import DoneRecord
 from scalebox_actors.testing.memory import MemoryBroker
 from scalebox_actors.testing.tape import Fault, Tape
-from scalebox_actors.topology.model import Link, Module, Site, Topology
+from scalebox_actors.topology.model import Link, Module, Site, Size, Topology
 
 HERE, THERE = Names("t", "hub"), Names("t", "a")
 TOPOLOGY = Topology(
@@ -58,12 +67,13 @@ class Road:
         self.here.join(self.there)
         self.site = here or Site(name="hub", hub=True)
         self.lives = 0
+        self.nodes = 1
         self.courier: Courier | None = None
 
-    def put(self, count: int, module: str = "calc", first: int = 0, **headers: str) -> None:
+    def put(self, count: int, module: str = "calc", first: int = 0, own: str = "") -> None:
         """Let messages wait for the other site, each alone."""
         for number in range(first, first + count):
-            given = {MSG_ID: f"{module}{number}", **headers}
+            given = {MSG_ID: f"{module}{number}"} | ({USER: own} if own else {})
             self.here.shelf.store(HERE.out("a", module), b"%d" % number, given)
 
     def enclose(self, *numbers: int, module: str = "calc") -> None:
@@ -81,7 +91,10 @@ class Road:
         committer = Committer(self.here, remember=60)
         scribe = Scribe(topology=TOPOLOGY, names=HERE, node=node, body_limit=1000)
         self.ledger = Ledger(self.here, node)
-        desk = CourierDesk(committer=committer, scribe=scribe, ledger=self.ledger)
+        desk = CourierDesk(
+            committer=committer, scribe=scribe, ledger=self.ledger, toll=Toll(self.site.link)
+        )
+        desk.toll.share(self.nodes)
         courier = self.courier = Courier("a", self.site, self.here, desk)
 
         async def life() -> None:
@@ -94,7 +107,7 @@ class Road:
     @property
     def waiting(self) -> int:
         """How much has not been taken out of our stream."""
-        return sum(waiting(m.subject).count for m in self.here.messages(HERE.out("a", ">")))
+        return sum(bound_for(m.subject).count for m in self.here.messages(HERE.out("a", ">")))
 
     async def live(self) -> None:
         """Let couriers live, on two nodes in turn, until nothing waits any more."""
@@ -167,7 +180,7 @@ async def running(road: Road) -> Any:
 async def test_what_waits_arrives_with_its_id_and_leaves() -> None:
     """Body and headers are those that were written; the courier adds where they come from."""
     road = Road()
-    road.put(3, **{"Sbx-Headers": '{"k":"v"}'})
+    road.put(3, own='{"k":"v"}')
     async with running(road):
         await carried(road, 3)
 
@@ -403,6 +416,37 @@ async def test_a_link_keeps_its_rate() -> None:
         await carried(road, 100)
 
     assert loop.time() - began > 0.2
+
+
+async def test_two_couriers_keep_the_rate_of_their_link() -> None:
+    """The limit is the link's: two nodes have half of it each."""
+    road = Road(here=Site(name="hub", hub=True, link=Link(rate=200.0)))
+    road.nodes = 2
+    road.put(150)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with running(road):
+        first = road.courier
+        async with running(road):
+            await until(lambda: not road.waiting)
+            second = road.courier
+    assert first is not None
+    assert second is not None
+
+    assert loop.time() - began > (150 - 0.25 * 200 - 2) / 200
+    assert first.carried + second.carried == 150
+
+
+async def test_couriers_to_two_sites_pay_at_one_toll() -> None:
+    """What may leave a site is one limit, wherever messages go."""
+    toll = Toll(Link(rate=100.0, bandwidth=Size(1000)))
+    toll.share(2)
+    first, second = toll.room(256, 10_000, 1.0), toll.pay(12, 125, 1.0)
+    later = toll.room(256, 10_000, 1.0)
+
+    assert (first, second) == ((12, 125), 0.0)
+    assert later == (1, 1)
+    assert toll.pay(1, 500, 1.0) == pytest.approx(1.0)
 
 
 async def test_an_ordered_stop_gives_back_what_was_not_sent(

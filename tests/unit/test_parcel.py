@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scalebox_actors.errors import BadMessage
 from scalebox_actors.limits import HEADER_BLOCK_BYTES, MIB, PARCEL_BYTES, PARCEL_MESSAGES
 from scalebox_actors.message import MSG_ID, Raw
-from scalebox_actors.names import Names, Waiting, parcel_of, waiting
+from scalebox_actors.names import BoundFor, Names, bound_for, parcel_of
 from scalebox_actors.parcel import lots, pack, seal, unpack
 from scalebox_actors.ports import Entry
 
@@ -40,7 +40,7 @@ def test_what_comes_out_is_what_went_in(messages: list[tuple[str, bytes]]) -> No
         for n, (text, body) in enumerate(messages)
     ]
     sealed = seal(entries)
-    found = unpack(raw_of(sealed), waiting(sealed.subject).count)
+    found = unpack(raw_of(sealed), bound_for(sealed.subject).count)
 
     assert [(raw.body, raw.headers, raw.fault) for raw in found] == [
         (one.body, one.headers, "") for one in entries
@@ -92,16 +92,16 @@ def test_the_id_of_a_parcel_follows_from_its_messages() -> None:
 @pytest.mark.parametrize(
     ("subject", "expected"),
     [
-        pytest.param(OUT, Waiting("a", "calc", 1, False), id="alone"),
-        pytest.param(f"{OUT}.x256", Waiting("a", "calc", 256, True), id="parcel"),
-        pytest.param(f"{OUT}.x0", Waiting("a", "calc", 1, True), id="none"),
-        pytest.param(f"{OUT}.x1234", Waiting("a", "calc", 1, True), id="too-many"),
-        pytest.param(f"{OUT}.y2", Waiting("a", "calc", 1, True), id="something-else"),
+        pytest.param(OUT, BoundFor("a", "calc", 1, False), id="alone"),
+        pytest.param(f"{OUT}.x256", BoundFor("a", "calc", 256, True), id="parcel"),
+        pytest.param(f"{OUT}.x0", BoundFor("a", "calc", 1, True), id="none"),
+        pytest.param(f"{OUT}.x1234", BoundFor("a", "calc", 1, True), id="too-many"),
+        pytest.param(f"{OUT}.y2", BoundFor("a", "calc", 1, True), id="something-else"),
     ],
 )
-def test_what_waits_can_be_counted_by_its_subject(subject: str, expected: Waiting) -> None:
+def test_what_waits_can_be_counted_by_its_subject(subject: str, expected: BoundFor) -> None:
     """Sums are exact without a look inside; a strange subject counts as what it is, one."""
-    assert expected == waiting(subject)
+    assert expected == bound_for(subject)
 
 
 @pytest.mark.parametrize(
