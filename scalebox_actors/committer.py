@@ -16,6 +16,7 @@ import msgspec
 from scalebox_actors import gather
 from scalebox_actors.effects import Effects
 from scalebox_actors.limits import BATCH_BYTES, BATCH_MESSAGES
+from scalebox_actors.parcel import pack
 from scalebox_actors.ports import (
     Broker,
     Entry,
@@ -125,6 +126,8 @@ class Committer:
                 entries.append(pending.effects.record)
                 entries += pending.effects.outputs
         entries += joins
+        crossing = [entry for p in group if p not in late for entry in p.effects.crossing]
+        entries += pack(crossing, self._broker.body_limit)
         refusal = await self._broker.write(entries) if entries else None
         if refusal is None:
             for pending in group:

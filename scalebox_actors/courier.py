@@ -9,59 +9,37 @@ import asyncio
 import logging
 import random
 import time
-from collections import deque
+from collections.abc import Collection
 from functools import partial
 
 import msgspec
 
+from scalebox_actors.cargo import Item, Lane, Packet, Unreadable, opened
 from scalebox_actors.committer import Committer
-from scalebox_actors.crossing import CARRIED, Bucket, Passage, Passed, Window, mark, sent_key
+from scalebox_actors.crossing import Passage, Passed, Toll, Window, sent_key
 from scalebox_actors.effects import Scribe
 from scalebox_actors.errors import SbxError, Transient
 from scalebox_actors.ledger import Ledger
-from scalebox_actors.message import MSG_ID
-from scalebox_actors.names import digest, is_reserved_id
+from scalebox_actors.names import bound_for
 from scalebox_actors.policy import Bury, Reason
-from scalebox_actors.ports import Broker, Delivery, Entry, Intake
+from scalebox_actors.ports import Broker, Delivery, Intake
 from scalebox_actors.topology.model import Site
 
-IN_HAND = 4096
-"""Messages of one link in the hands of one courier."""
-PARCEL_MESSAGES, PARCEL_BYTES = 256, 512 * 1024
-PARCELS = 8
+IN_HAND, IN_HAND_BYTES = 8192, 32 * 1024 * 1024
+"""Messages of one link in the hands of one courier, and bytes; it asks for no more above them."""
+ASKED = 64
+"""Deliveries that are asked for at once; each may be a parcel."""
+LOAD_MESSAGES, LOAD_BYTES = 256, 512 * 1024
+LOADS = 8
 """On their way at once, to each site."""
-OVERHEAD = 400
-"""Bytes that headers and subject of a message are taken for."""
 GIVE_BACK = 2.0
 PAUSE_FIRST, PAUSE_MOST = 0.05, 1.0
 SILENCE, KNOCK_SILENCE = 5.0, 2.0
-"""Seconds after which a parcel, or a message that asks if the link is back, counts as lost."""
+"""Seconds after which a load, or a message that asks if the link is back, counts as lost."""
 ABANDON_AFTER = 5.0
 """So long a module may be absent there, while others arrive, before its messages are let go."""
 
 log = logging.getLogger(__name__)
-
-
-class _Item(msgspec.Struct, eq=False):
-    """A message in our hands, as it will be handed over."""
-
-    delivery: Delivery
-    entry: Entry
-    mark: int
-    size: int
-
-
-class _Lane:
-    """The messages for one module at the other site."""
-
-    def __init__(self, module: str, priority: int) -> None:
-        self.module, self.priority = module, priority
-        self.items: deque[_Item] = deque()
-        self.pause = 0.0
-        """How long it waits before it knocks again; 0 while messages arrive."""
-        self.next = 0.0
-        self.knocking = False
-        self.down_since = 0.0
 
 
 class RoadStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +59,7 @@ class CourierDesk(msgspec.Struct, frozen=True, kw_only=True):
     committer: Committer
     scribe: Scribe
     ledger: Ledger
+    toll: Toll
 
 
 class Courier:
@@ -91,14 +70,14 @@ class Courier:
         self.carried = 0
         self._broker, self._desk = broker, desk
         self._priorities = here.priorities
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
         self._window = Window()
-        self._rate = Bucket(here.link.rate) if here.link.rate else None
-        self._bandwidth = Bucket(float(here.link.bandwidth)) if here.link.bandwidth else None
         self._stirred = asyncio.Event()
         self._flights: set[asyncio.Task[None]] = set()
         self._intake: Intake | None = None
-        self._in_hand = 0
+        self._asked = 0
+        self._packets: set[Packet] = set()
+        self._in_hand = self._bytes = 0
         self._holding = False
         self._arrived_at = 0.0
         self._down_since = 0.0
@@ -112,8 +91,7 @@ class Courier:
                 asyncio.TaskGroup() as tasks,
             ):
                 self._intake = intake
-                if not self._holding:
-                    intake.grant(IN_HAND)
+                self._ask()
                 tasks.create_task(self._dispatch(tasks))
                 async for delivery in intake:
                     await self._take(delivery)
@@ -143,51 +121,74 @@ class Courier:
             why=self._why,
         )
 
+    def withdraw(self, sequences: Collection[int]) -> list[int]:
+        """Let go of what is to be taken back; returns the places of what is on its way already.
+
+        What is let go comes again after its `ack_wait`, if it is there by then.
+        """
+        found = [p for p in self._packets if p.delivery.sequence in sequences]
+        for packet in found:
+            if packet.untouched:
+                for lane in self._lanes.values():
+                    lane.drop(packet)
+                packet.delivery.let_go()
+                self._release(packet)
+        return [packet.delivery.sequence for packet in found if not packet.untouched]
+
     async def _give_back(self) -> None:
         """Let other couriers have at once what we have not sent; what is underway comes later."""
-        items = [item for lane in self._lanes.values() for item in lane.items]
         self._lanes.clear()
         try:
             async with asyncio.timeout(GIVE_BACK):
-                await asyncio.gather(*(item.delivery.give_back(0.0) for item in items))
+                back = [p.delivery.give_back(0.0) for p in self._packets if not p.flying]
+                await asyncio.gather(*back)
         except (SbxError, TimeoutError) as error:
             log.warning("not_given_back", extra={"site": self.site, "why": repr(error)})
         finally:
-            for item in items:
-                item.delivery.let_go()
+            for packet in self._packets:
+                packet.delivery.let_go()
+            self._packets.clear()
 
     # --- taking ---------------------------------------------------------------------------------
 
-    async def _take(self, delivery: Delivery) -> None:
-        self._in_hand += 1
-        module = delivery.raw.subject.rpartition(".")[2]
-        if delivery.raw.fault:
-            await self._bury(delivery, module)
+    def _ask(self) -> None:
+        """Ask for deliveries while there is room; how many messages each holds is not known."""
+        full = self._in_hand >= IN_HAND or self._bytes >= IN_HAND_BYTES
+        if self._intake is None or self._holding or full or self._asked > ASKED // 2:
             return
-        lane = self._lanes.get(module)
+        self._intake.grant(ASKED - self._asked)
+        self._asked = ASKED
+
+    async def _take(self, delivery: Delivery) -> None:
+        self._asked = max(0, self._asked - 1)
+        bound = bound_for(delivery.raw.subject)
+        lane = self._lanes.get(bound.module)
         if lane is None:
-            lane = self._lanes[module] = _Lane(module, self._priorities.get(module, 0))
+            priority = self._priorities.get(bound.module, 0)
+            lane = self._lanes[bound.module] = Lane(bound.module, priority)
         if lane.pause and self._abandoned(lane):
             await delivery.give_back(ABANDON_AFTER)
-            self._release(1)
+            self._ask()
             return
-        lane.items.append(self._item(delivery, module))
+        names = self._broker.names
+        items, unreadable = opened(delivery, names, names.at(self.site))
+        for bad in unreadable:
+            await self._bury(bad, bound.module)
+        if items:
+            self._receive(lane, items)
+        else:
+            await delivery.done()
+        self._ask()
+
+    def _receive(self, lane: Lane, items: list[Item]) -> None:
+        packet = items[0].packet
+        self._packets.add(packet)
+        self._in_hand += packet.count
+        self._bytes += packet.size
+        lane.items.extend(items)
         self._stirred.set()
 
-    def _item(self, delivery: Delivery, module: str) -> _Item:
-        names = self._broker.names
-        message_id = delivery.message_id
-        if is_reserved_id(message_id):
-            message_id = digest("carried", names.site, message_id)  # the same whenever it comes
-        # A stored member of a batch still says so; over there it would be one of a broken batch.
-        raw = delivery.raw.headers.items()
-        headers = {name: value for name, value in raw if not name.startswith("Nats-")}
-        headers[MSG_ID], headers[CARRIED] = message_id, names.site
-        body = delivery.raw.body
-        entry = Entry(subject=names.at(self.site).task(module), body=body, headers=headers)
-        return _Item(delivery, entry, mark(module, message_id, body), len(body) + OVERHEAD)
-
-    def _abandoned(self, lane: _Lane) -> bool:
+    def _abandoned(self, lane: Lane) -> bool:
         """Whether a module is absent there although the link is up: it must not fill our hands."""
         now = time.monotonic()
         return (
@@ -196,41 +197,46 @@ class Courier:
             and now - self._arrived_at < ABANDON_AFTER
         )
 
-    async def _bury(self, delivery: Delivery, module: str) -> None:
-        """Set aside what cannot be read: nobody there could either."""
-        verdict = Bury(Reason.BAD_MESSAGE, delivery.raw.fault)
-        effects = self._desk.scribe.unread(delivery.raw, module, delivery.message_id, verdict)
+    async def _bury(self, bad: Unreadable, module: str) -> None:
+        """Set aside what cannot be read: nobody there could either.
+
+        Killed here, its parcel comes again whole, and its record says that it is buried.
+        """
+        verdict = Bury(Reason.BAD_MESSAGE, bad.raw.fault)
+        effects = self._desk.scribe.unread(bad.raw, module, bad.id, verdict)
         await self._desk.committer.commit(effects)
         log.warning("message_buried", extra={"target": module, "why": verdict.text})
-        await delivery.done()
-        self._release(1)
 
-    def _release(self, count: int) -> None:
-        self._in_hand -= count
-        if self._intake is not None and not self._holding:
-            self._intake.grant(count)
+    def _release(self, packet: Packet) -> None:
+        if packet in self._packets:
+            self._packets.discard(packet)
+            self._in_hand -= packet.count
+            self._bytes -= packet.size
+            self._ask()
 
     # --- sending --------------------------------------------------------------------------------
 
     async def _dispatch(self, tasks: asyncio.TaskGroup) -> None:
-        """Send parcel after parcel, the most urgent first, as fast as the link may be used."""
+        """Send load after load, the most urgent first, as fast as the link may be used."""
         while True:
             self._stirred.clear()
             lane = self._ready()
             if lane is None:
                 await self._rest()
                 continue
-            parcel = self._parcel(lane)
-            size = sum(item.size for item in parcel)
+            load = self._load(lane)
+            size = sum(item.size for item in load)
             self._window.sent(size)
             lane.knocking = bool(lane.pause)
-            flight = tasks.create_task(self._carry(lane, parcel, size))
+            flight = tasks.create_task(self._carry(lane, load, size))
             self._flights.add(flight)
-            flight.add_done_callback(partial(self._landed, lane, parcel))
-            await self._pay(len(parcel), size)
+            flight.add_done_callback(partial(self._landed, lane, load))
+            wait = self._desk.toll.pay(len(load), size, time.monotonic())
+            if wait:
+                await asyncio.sleep(wait)
 
-    def _ready(self) -> _Lane | None:
-        if len(self._flights) >= PARCELS or (self._window.flying and not self._window.room()):
+    def _ready(self) -> Lane | None:
+        if len(self._flights) >= LOADS or (self._window.flying and not self._window.room()):
             return None
         now = time.monotonic()
         ready = [
@@ -254,85 +260,90 @@ class Courier:
         except TimeoutError:
             return
 
-    def _parcel(self, lane: _Lane) -> list[_Item]:
+    def _load(self, lane: Lane) -> list[Item]:
         """Take what goes together: one message if the lane only knocks."""
-        messages, room = PARCEL_MESSAGES, min(PARCEL_BYTES, self._window.room())
-        now = time.monotonic()
-        if self._rate is not None:
-            messages = min(messages, round(self._rate.left(now)))
-        if self._bandwidth is not None:
-            room = min(room, round(self._bandwidth.left(now)))
-        if lane.pause:
-            messages = 1
-        parcel = [lane.items.popleft()]
-        size = parcel[0].size
-        while lane.items and len(parcel) < messages and size + lane.items[0].size <= room:
-            size += lane.items[0].size
-            parcel.append(lane.items.popleft())
-        return parcel
+        room = min(LOAD_BYTES, self._window.room())
+        messages, room = self._desk.toll.room(LOAD_MESSAGES, room, time.monotonic())
+        return lane.load(1 if lane.pause else messages, room)
 
-    async def _pay(self, messages: int, size: int) -> None:
-        """Wait as the link's `rate` and `bandwidth` ask."""
-        for bucket, amount in ((self._rate, messages), (self._bandwidth, size)):
-            if bucket is not None:
-                bucket.take(amount)
-                await asyncio.sleep(bucket.delay(time.monotonic()))
-
-    def _landed(self, lane: _Lane, parcel: list[_Item], flight: "asyncio.Task[None]") -> None:
+    def _landed(self, lane: Lane, load: list[Item], flight: "asyncio.Task[None]") -> None:
         self._flights.discard(flight)
-        if parcel:  # it ended without an answer: nobody works on them, so nobody may say so
-            self._window.lost(sum(item.size for item in parcel), time.monotonic())
+        if load:  # it ended without an answer: whoever gets these messages next asks anew
+            self._window.lost(sum(item.size for item in load), time.monotonic())
             lane.knocking = False
-            for item in parcel:
-                item.delivery.let_go()
-            self._release(len(parcel))
+            for packet in {item.packet for item in load}:
+                self._let_go(lane, packet)
         self._stirred.set()
 
-    async def _carry(self, lane: _Lane, parcel: list[_Item], size: int) -> None:
-        """Hand a parcel over; what did not arrive goes back to the head of its lane."""
+    def _let_go(self, lane: Lane, packet: Packet) -> None:
+        """Work no more on a delivery, so that we do not say to the broker that we do."""
+        lane.drop(packet)
+        packet.delivery.let_go()
+        self._release(packet)
+
+    async def _carry(self, lane: Lane, load: list[Item], size: int) -> None:
+        """Hand a load over; what did not arrive goes back to the head of its lane."""
         began = time.monotonic()
         seconds = KNOCK_SILENCE if lane.knocking else SILENCE
-        entries = [item.entry for item in parcel]
+        entries = [item.entry for item in load]
         passages = await self._broker.forward(entries, seconds=seconds)
         now = time.monotonic()
-        pairs = list(zip(parcel, passages, strict=True))
-        parcel.clear()  # from here on each of them goes its own way
-        arrived = [item for item, passage in pairs if passage.kind is Passed.ARRIVED]
-        failed = [(item, passage) for item, passage in pairs if passage.kind is not Passed.ARRIVED]
+        pairs = list(zip(load, passages, strict=True))
+        load.clear()  # from here on each of them goes its own way
         if any(passage.kind is Passed.SILENT for passage in passages):
             self._window.lost(size, now)
         else:
             self._window.answered(size, now - began, now)
         lane.knocking = False
+        failed = [(item, passage) for item, passage in pairs if passage.kind is not Passed.ARRIVED]
         if failed:
-            lane.items.extendleft(item for item, _ in reversed(failed))
             self._fell_back(lane, failed[0][1], now)
         elif lane.pause:
             self._came_through(lane)
+        finished = self._sort(lane, pairs)
         self._stirred.set()
         # Killed here, the messages are there and still wait here: they are handed over again
         # and recognised. Acking before the answer would lose them.
-        if arrived:
+        if len(failed) < len(pairs):
             self._arrived_at = now
-            await asyncio.gather(*(self._settle(item) for item in arrived))
+        await asyncio.gather(*(self._settle(packet) for packet in finished))
 
-    async def _settle(self, item: _Item) -> None:
-        """Count a message that arrived, then take it out of our own stream."""
-        key, delivery = sent_key(self.site), item.delivery
-        ledger = self._desk.ledger
+    def _sort(self, lane: Lane, pairs: list[tuple[Item, Passage]]) -> list[Packet]:
+        """Note which messages arrived, and return the deliveries that are over there whole."""
+        finished: list[Packet] = []
+        failed: list[Item] = []
+        refused: list[Item] = []
+        for item, passage in pairs:
+            packet = item.packet
+            packet.flying -= 1
+            if packet not in self._packets:
+                continue  # let go of meanwhile: it comes again
+            if passage.kind is not Passed.ARRIVED:
+                (refused if passage.kind is Passed.REFUSED else failed).append(item)
+                continue
+            packet.arrived += 1
+            if packet.complete:
+                finished.append(packet)
+        lane.put_back(failed, refused)
+        return finished
+
+    async def _settle(self, packet: Packet) -> None:
+        """Count messages that arrived, then take them out of our own stream."""
+        key, delivery = sent_key(self.site), packet.delivery
+        ledger, again = self._desk.ledger, delivery.redelivered
         try:
-            await ledger.count(key, delivery.sequence, item.mark, again=delivery.redelivered)
+            await ledger.count(key, delivery.sequence, packet.marks, again=again)
             await delivery.done()
         except Transient as error:  # it comes again, and is recognised at both ends
             log.warning("message_postponed", extra={"site": self.site, "why": str(error)})
         else:
             ledger.closed(key, delivery.sequence)
-            self.carried += 1
+            self.carried += packet.count
         finally:
             delivery.let_go()
-            self._release(1)
+            self._release(packet)
 
-    def _fell_back(self, lane: _Lane, passage: Passage, now: float) -> None:
+    def _fell_back(self, lane: Lane, passage: Passage, now: float) -> None:
         if not lane.pause:
             lane.down_since = now
             self._down_since = self._down_since or time.time()
@@ -349,7 +360,7 @@ class Courier:
         lane.pause = min(PAUSE_MOST, max(PAUSE_FIRST, lane.pause * 2))
         lane.next = now + lane.pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
 
-    def _came_through(self, lane: _Lane) -> None:
+    def _came_through(self, lane: Lane) -> None:
         lane.pause = lane.next = 0.0
         if not any(other.pause for other in self._lanes.values()):
             self._down_since, self._why = 0.0, ""

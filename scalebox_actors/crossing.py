@@ -9,6 +9,8 @@ from enum import StrEnum
 
 import msgspec
 
+from scalebox_actors.topology.model import Link
+
 CARRIED = "Sbx-Carried"
 """The header in which a courier names the site that it took a message from."""
 
@@ -137,9 +139,13 @@ class Bucket:
 
     def __init__(self, rate: float, *, moment: float = 0.25) -> None:
         self.rate = rate
-        self._most = rate * moment
-        self._left = self._most
+        self._most = self._left = rate * moment
         self._since = 0.0
+
+    def turn(self, rate: float, *, moment: float = 0.25) -> None:
+        """Go on at another rate."""
+        self.rate, self._most = rate, rate * moment
+        self._left = min(self._left, self._most)
 
     def delay(self, now: float) -> float:
         """Return how long to wait before anything more may be taken."""
@@ -159,3 +165,44 @@ class Bucket:
         if self._since:
             self._left = min(self._most, self._left + (now - self._since) * self.rate)
         self._since = now
+
+
+class Toll:
+    """What a node may send over the link of its site: its share of `rate` and `bandwidth`.
+
+    All its couriers pay here, wherever they carry to.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._rate = Bucket(link.rate) if link.rate else None
+        self._bandwidth = Bucket(float(link.bandwidth)) if link.bandwidth else None
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is anything to share."""
+        return self._rate is not None or self._bandwidth is not None
+
+    def share(self, nodes: int) -> None:
+        """Leave to each of so many nodes an equal part."""
+        if self._rate is not None and self._link.rate:
+            self._rate.turn(self._link.rate / nodes)
+        if self._bandwidth is not None and self._link.bandwidth:
+            self._bandwidth.turn(self._link.bandwidth / nodes)
+
+    def room(self, messages: int, size: int, now: float) -> tuple[int, int]:
+        """Return how many messages and bytes may go now, of so many that could."""
+        if self._rate is not None:
+            messages = min(messages, round(self._rate.left(now)))
+        if self._bandwidth is not None:
+            size = min(size, round(self._bandwidth.left(now)))
+        return messages, size
+
+    def pay(self, messages: int, size: int, now: float) -> float:
+        """Note what goes, and return how long to wait before anything more does."""
+        wait = 0.0
+        for bucket, amount in ((self._rate, messages), (self._bandwidth, size)):
+            if bucket is not None:
+                bucket.take(amount)
+                wait = max(wait, bucket.delay(now))
+        return wait

@@ -32,7 +32,7 @@ from scalebox_actors.message import (
     header_block_size,
     wire_headers,
 )
-from scalebox_actors.names import Names, body_id, child_id
+from scalebox_actors.names import Names, body_id, bound_for, child_id
 from scalebox_actors.placement import TO_SITE, Bound, choose
 from scalebox_actors.policy import Bury
 from scalebox_actors.ports import Entry
@@ -54,19 +54,22 @@ class Effects(msgspec.Struct, frozen=True, kw_only=True):
 
     record: Entry
     outputs: tuple[Entry, ...] = ()
+    crossing: tuple[Entry, ...] = ()
+    """Outputs that wait to be carried and may be stored in one parcel with those of others."""
     joining: Joining | None = None
     """For a member of a group: what its arrival adds to the group."""
 
     @property
     def messages(self) -> int:
         """How many messages of a batch this takes at most."""
-        return 1 + len(self.outputs) + (3 if self.joining else 0)
+        return 1 + len(self.outputs) + len(self.crossing) + (3 if self.joining else 0)
 
     @property
     def size(self) -> int:
         """Roughly how many bytes of a batch this takes."""
         member = self.joining.entry.size if self.joining else 0
-        return self.record.size + sum(entry.size for entry in self.outputs) + member
+        outputs = sum(entry.size for entry in (*self.outputs, *self.crossing))
+        return self.record.size + outputs + member
 
 
 class Scribe(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +94,11 @@ class Scribe(msgspec.Struct, frozen=True, kw_only=True):
         if len(outputs) >= BATCH_MESSAGES:
             raise BadOutput(f"{len(outputs)} outputs; at most {BATCH_MESSAGES - 1} fit a batch")
         record = self._record(message, Ended.DONE, outcome, outputs=len(outputs))
-        return Effects(record=record, outputs=outputs)
+        if not self.topology.sites:
+            return Effects(record=record, outputs=outputs)
+        crossing = tuple(entry for entry in outputs if self._shares(entry))
+        alone = tuple(entry for entry in outputs if not self._shares(entry))
+        return Effects(record=record, outputs=alone, crossing=crossing)
 
     def dead(self, message: Message, verdict: Bury, outcome: Outcome | None = None) -> Effects:
         """Return what burying a task stores: its dead letter and its done-record."""
@@ -194,6 +201,17 @@ class Scribe(msgspec.Struct, frozen=True, kw_only=True):
         waiting = self.pending.get(sink, 0)
         site = choose(self.topology, here, sink, bound, pending=waiting)
         return self.names.task(sink) if site == here else self.names.out(site, sink)
+
+    def _shares(self, entry: Entry) -> bool:
+        """Whether an output may be stored in a parcel.
+
+        Inside one the server does not see its id. One that a second task may send under the same
+        id, which it would recognise here, stays a message of its own.
+        """
+        if not self.names.is_out(entry.subject):
+            return False
+        module = self.topology.modules[bound_for(entry.subject).module]
+        return module.identity is not Identity.BODY
 
     def _sink(self, module: Module, emission: Emission, index: int) -> str:
         """Return the module that an output goes to; empty: it is a result."""

@@ -7,6 +7,8 @@ place in somebody's tally and does not count it twice.
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
+from itertools import chain
 
 import msgspec
 
@@ -35,8 +37,8 @@ class _Page:
         self.closed: deque[int] = deque()
         """Those of the open places whose ack was confirmed, oldest first."""
         self.loaded = False
-        self.new: dict[int, int] = {}
-        """Place to mark of messages that are not in the stored tally yet."""
+        self.new: dict[int, Sequence[int]] = {}
+        """Place to marks of what is not in the stored tally yet."""
         self.writing: asyncio.Task[None] | None = None
         self.others: set[int] = set()
         """Places that other nodes, or this one in an earlier life, have counted."""
@@ -61,8 +63,8 @@ class Ledger:
         self._pages: dict[str, _Page] = {}
         self._lock = asyncio.Lock()
 
-    async def count(self, key: str, sequence: int, mark: int, *, again: bool) -> None:
-        """Count a message on the tally of `key`; returns when that is safe on disk.
+    async def count(self, key: str, sequence: int, marks: Sequence[int], *, again: bool) -> None:
+        """Count the messages at a place on the tally of `key`; returns when that is safe on disk.
 
         `again` says that it may have been in somebody's hands before.
         """
@@ -73,7 +75,7 @@ class Ledger:
         # may have failed on the way to the disk, and have been stored meanwhile after all.
         if sequence in page.open:
             return
-        page.new[sequence] = mark
+        page.new[sequence] = marks
         while sequence in page.new:
             if page.writing is None or page.writing.done():
                 page.writing = asyncio.create_task(self._write(key, page))
@@ -102,7 +104,7 @@ class Ledger:
         key, place = received_key(origin), delivery.sequence
         if committed or await self._is_first(delivery, module):
             of = mark(module, delivery.message_id, delivery.raw.body)
-            await self.count(key, place, of, again=delivery.redelivered)
+            await self.count(key, place, [of], again=delivery.redelivered)
         await delivery.done()
         self.closed(key, place)
 
@@ -151,7 +153,8 @@ class Ledger:
         """Store everything that is new in one write; what comes meanwhile goes with the next."""
         taken = dict(page.new)
         places = tuple(sorted(page.open | set(taken)))
-        tally = msgspec.structs.replace(page.tally.plus(taken.values()), open=places)
+        total = page.tally.plus(chain.from_iterable(taken.values()))
+        tally = msgspec.structs.replace(total, open=places)
         await self._broker.put_state(f"{key}.{self._node}", _encode(tally))
         # Killed here, or before the acks: the messages come again and are found in `open`.
         page.tally = tally

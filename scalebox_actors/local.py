@@ -27,7 +27,7 @@ from scalebox_actors.broker import (
     ensure,
 )
 from scalebox_actors.errors import Unavailable
-from scalebox_actors.names import Names
+from scalebox_actors.names import Names, bound_for
 from scalebox_actors.node import Node
 from scalebox_actors.sites import Ground, server_configuration
 from scalebox_actors.topology.load import load_file
@@ -38,7 +38,6 @@ POLL = 0.25
 STUCK_AFTER = 10.0
 """So long nothing may move while a module is suspended, before `run` gives up."""
 
-_SITE_TOKEN = 4
 _TOPOLOGY = "topology.yaml"
 
 log = logging.getLogger(__name__)
@@ -75,9 +74,9 @@ class Site:
     async def outgoing(self) -> dict[str, int]:
         """Return how much waits here to be carried, by the site it is for."""
         counts: dict[str, int] = {}
-        for subject, count in (await self.admin.list_subjects(self.names.out("*", "*"))).items():
-            site = subject.split(".")[_SITE_TOKEN]
-            counts[site] = counts.get(site, 0) + count
+        for subject, count in (await self.admin.list_subjects(self.names.out("*", ">"))).items():
+            bound = bound_for(subject)
+            counts[bound.site] = counts.get(bound.site, 0) + count * bound.count
         return counts
 
     async def broker(self) -> JetStreamBroker:
@@ -332,8 +331,8 @@ async def _views(post: Post, several: bool) -> list[ModuleView]:
                 suspended=actor.suspended,
             )
         )
-    for other, waiting in (await post.site.outgoing()).items() if several else ():
-        views.append(ModuleView(module=f"{site} → {other}", waiting=waiting, link=True))
+    for other, count in (await post.site.outgoing()).items() if several else ():
+        views.append(ModuleView(module=f"{site} → {other}", waiting=count, link=True))
     return views
 
 

@@ -17,6 +17,8 @@ _NAME = re.compile(NAME_GRAMMAR)
 _ID = re.compile(rf"[!-)+\-/-=?-~]{{1,{ID_LENGTH}}}")  # printable ASCII but `*`, `.`, `>`
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_COUNT = re.compile(r"x([1-9][0-9]{0,2})")
+_OUT_TOKENS = 6
 _OWN_ID = re.compile(r"_?[a-z2-7]{26}")
 
 
@@ -81,6 +83,30 @@ def run_name(topology: str, module: str, task_id: str) -> str:
     return f"sbx-{topology}.{module}.{token}"
 
 
+def parcel_of(subject: str, count: int) -> str:
+    """Return the subject of a parcel of `count` messages that one by one would be on `subject`."""
+    return f"{subject}.x{count}"
+
+
+class BoundFor(msgspec.Struct, frozen=True):
+    """What the subject of a stored message that waits to be carried says of it."""
+
+    site: str
+    """Where it goes."""
+    module: str
+    count: int
+    """How many messages it is."""
+    parcel: bool
+
+
+def bound_for(subject: str) -> BoundFor:
+    """Read a subject of `out`; a parcel whose number cannot be read counts as one message."""
+    tokens = subject.split(".")
+    parcel = len(tokens) > _OUT_TOKENS
+    found = _COUNT.fullmatch(tokens[-1]) if parcel else None
+    return BoundFor(tokens[4], tokens[5], int(found[1]) if found else 1, parcel)
+
+
 class Names(msgspec.Struct, frozen=True):
     """The subjects, streams and consumers of one topology at one site."""
 
@@ -123,6 +149,14 @@ class Names(msgspec.Struct, frozen=True):
     def out(self, site: str, module: str) -> str:
         """`sbx.T.S.out.D.M`: waits at S to be carried to module M at site D."""
         return f"sbx.{self.topology}.{self.site}.out.{site}.{module}"
+
+    def is_out(self, subject: str) -> bool:
+        """Whether what is stored on `subject` waits here to be carried to another site."""
+        return subject.startswith(f"sbx.{self.topology}.{self.site}.out.")
+
+    def parcel(self, site: str, module: str) -> str:
+        """`sbx.T.S.out.D.M.*`: parcels of them, `.x<N>` with as many messages in each."""
+        return f"{self.out(site, module)}.*"
 
     def courier(self, site: str) -> str:
         """`to_<D>`: the durable consumer that all couriers of this site share."""

@@ -17,6 +17,7 @@ from aiofiles import os as aios
 from scalebox_actors.actor import Actor, Desk
 from scalebox_actors.committer import Committer
 from scalebox_actors.courier import Courier, CourierDesk, RoadStatus
+from scalebox_actors.crossing import Toll
 from scalebox_actors.effects import Scribe
 from scalebox_actors.errors import BadInput, SbxError
 from scalebox_actors.groups import Groups
@@ -36,6 +37,10 @@ from scalebox_actors.topology.model import Launch, Module, Site, Topology
 FLUSH_EVERY = 0.5
 SWEEP_EVERY = 5.0
 REGISTER_EVERY = 10.0
+SHARE_EVERY = 2.0
+LEAVE_SECONDS = 2.0
+WITHDRAW = "withdraw"
+"""The control verb by which couriers are told to let go of what is to be taken back."""
 MEASURE_EVERY = 1.0
 DISK_EVERY = 5.0
 KILL_SECONDS = 15.0
@@ -139,6 +144,9 @@ class Node:
     async def run(self) -> None:
         """Work until `stop` or `drain`; raises what ends the connection to the broker for good."""
         await self._serve()
+        # Before anything is carried: with each other's limits two nodes would overdo the link's.
+        await self._chore(self._register)
+        await self._chore(self._share)
         try:
             async with asyncio.TaskGroup() as tasks:
                 work = [
@@ -148,6 +156,7 @@ class Node:
                     tasks.create_task(self._every(FLUSH_EVERY, self._flush)),
                     tasks.create_task(self._every(self.settings.sweep_every, self._sweep)),
                     tasks.create_task(self._every(REGISTER_EVERY, self._register)),
+                    tasks.create_task(self._every(SHARE_EVERY, self._share)),
                     tasks.create_task(self._every(MEASURE_EVERY, self._measure, first=0.0)),
                     tasks.create_task(self._every(REAPER_EVERY, self.reap, first=5.0)),
                     tasks.create_task(self._every(DISK_EVERY, self._disk.look, first=0.0)),
@@ -159,8 +168,9 @@ class Node:
             raise group.exceptions[0] from group
         finally:
             with contextlib.suppress(SbxError, TimeoutError):
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(LEAVE_SECONDS):
                     await self.journal.flush(self._broker)
+                    await self._register(life=1.0)  # the others may have our share of the link
 
     async def drain(self) -> None:
         """Take nothing more, wait for what runs, then end."""
@@ -281,7 +291,10 @@ class Node:
         """Return a courier to every site that messages may have to go to."""
         site = self._broker.names.site
         here = self.topology.sites.get(site, Site(name=site))
-        desk = CourierDesk(committer=self._committer, scribe=self._scribe, ledger=self.ledger)
+        self._toll = Toll(here.link)
+        desk = CourierDesk(
+            committer=self._committer, scribe=self._scribe, ledger=self.ledger, toll=self._toll
+        )
         return {
             there: Courier(there, here, self._broker, desk)
             for there in destinations(self.topology, site)
@@ -334,6 +347,11 @@ class Node:
                 self._drainer = asyncio.create_task(self.drain())
             return _encode(self.settings.name if mine else "")
 
+        async def withdraw(question: bytes) -> bytes:
+            places = msgspec.json.decode(question, type=set[int])
+            return _encode([p for c in self.couriers.values() for p in c.withdraw(places)])
+
+        await self._broker.serve(WITHDRAW, withdraw)
         await self._broker.serve("status", status)
         await self._broker.serve("cancel", cancel)
         await self._broker.serve("drain", drain)
@@ -344,11 +362,14 @@ class Node:
         """Do `work` again and again; what fails is reported and tried at its next turn."""
         await asyncio.sleep(seconds if first is None else first)
         while True:
-            try:
-                await work()
-            except (SbxError, OSError) as error:
-                log.warning("chore_failed", extra={"chore": work.__name__, "why": str(error)})
+            await self._chore(work)
             await asyncio.sleep(seconds)
+
+    async def _chore(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except (SbxError, OSError) as error:
+            log.warning("chore_failed", extra={"chore": work.__name__, "why": str(error)})
 
     async def _flush(self) -> None:
         await self.journal.flush(self._broker)
@@ -363,6 +384,11 @@ class Node:
         for groups in self._groups:
             await groups.sweep()
 
-    async def _register(self) -> None:
+    async def _register(self, *, life: float = 3 * REGISTER_EVERY) -> None:
         key = f"node.{self.settings.name}"
-        await self._broker.put_state(key, _encode(self.status()), life=3 * REGISTER_EVERY)
+        await self._broker.put_state(key, _encode(self.status()), life=life)
+
+    async def _share(self) -> None:
+        """Use of the link what is ours, by the nodes that are there; a dead one counts for 30 s."""
+        if self._toll.limited:
+            self._toll.share(max(1, len(await self._broker.state_keys("node"))))

@@ -25,12 +25,16 @@ from scalebox_actors.message import (
     identify,
     read,
 )
-from scalebox_actors.names import digest, is_digest
+from scalebox_actors.names import bound_for, digest, is_digest
+from scalebox_actors.node import WITHDRAW
+from scalebox_actors.parcel import seal, unpack
 from scalebox_actors.policy import Bury, Reason
 from scalebox_actors.ports import Entry, Refused, Stored
 from scalebox_actors.topology.model import Topology
 
 OPERATOR = "operator"
+WITHDRAW_SECONDS = 0.5
+"""How long the couriers of a site have to let go of messages."""
 _MODULE_TOKEN = 4
 
 _encode = msgspec.json.Encoder().encode
@@ -162,13 +166,72 @@ async def waiting(
 
 
 async def recall(site: Site, broker: JetStreamBroker, chosen: Selection) -> AsyncIterator[Message]:
-    """Take back the messages that are meant and wait here to be carried to other sites."""
-    async for page in site.admin.messages(site.names.out("*", chosen.module or "*")):
-        for stored in page:
-            message = _message(broker, stored, stored.subject.rpartition(".")[2])
-            meant = message is not None and chosen.takes_task(message)
-            if message is not None and meant and await site.admin.delete(stored.sequence):
-                yield message
+    """Take back the messages that are meant and wait here to be carried to other sites.
+
+    What a courier is just handing over is left alone: it is looked for over there.
+    """
+    module = chosen.module or "*"
+    for pattern in (site.names.out("*", module), site.names.parcel("*", module)):
+        async for page in site.admin.messages(pattern):
+            found = [one for one in (_sorted(broker, s, chosen) for s in page) if one.taken]
+            underway = await _withdrawn(broker, [one.stored.sequence for one in found])
+            for one in found:
+                if one.stored.sequence not in underway and await _taken_back(site, broker, one):
+                    for message in one.taken:
+                        yield message
+
+
+class _Recalled(msgspec.Struct, frozen=True):
+    """What is taken out of a stored message that waits to be carried, and what stays in it."""
+
+    stored: Stored
+    taken: tuple[Message, ...]
+    left: tuple[Entry, ...]
+
+
+def _sorted(broker: JetStreamBroker, stored: Stored, chosen: Selection) -> _Recalled:
+    bound = bound_for(stored.subject)
+    if not bound.parcel:
+        message = _message(broker, stored, bound.module)
+        meant = message is not None and chosen.takes_task(message)
+        return _Recalled(stored, (message,) if message is not None and meant else (), ())
+    raw = Raw(subject=stored.subject, body=stored.body, headers=stored.headers)
+    try:
+        inside = unpack(raw, bound.count)
+    except BadMessage:  # a courier buries it
+        return _Recalled(stored, (), ())
+    if any(one.fault for one in inside):
+        return _Recalled(stored, (), ())  # a courier buries a part of it, and carries the rest
+    taken: list[Message] = []
+    left: list[Entry] = []
+    for one in inside:
+        message = _read(one, bound.module, one.headers.get(MSG_ID, ""))
+        if message is not None and message.id and chosen.takes_task(message):
+            taken.append(message)
+        else:
+            subject = broker.names.out(bound.site, bound.module)
+            left.append(Entry(subject=subject, body=one.body, headers=one.headers))
+    return _Recalled(stored, tuple(taken), tuple(left))
+
+
+async def _withdrawn(broker: JetStreamBroker, places: list[int]) -> set[int]:
+    """Make couriers let go of what is in their hands; returns what they are handing over."""
+    if not places:
+        return set()
+    answers = await broker.ask(WITHDRAW, _encode(places), wait=WITHDRAW_SECONDS)
+    return {place for answer in answers for place in msgspec.json.decode(answer, type=list[int])}
+
+
+async def _taken_back(site: Site, broker: JetStreamBroker, one: _Recalled) -> bool:
+    """Remove a message that waits to be carried; of a parcel, what is to stay is stored anew.
+
+    Killed in between, what stays is there twice, under the same ids, and has one effect.
+    """
+    if one.left:
+        refusal = await broker.write([seal(one.left)])
+        if refusal is not None and refusal.kind is not Refused.DUPLICATE:
+            raise SbxError(f"{one.stored.subject}: {refusal.text}")
+    return await site.admin.delete(one.stored.sequence)
 
 
 async def cancel(
@@ -198,7 +261,10 @@ async def end_runs(broker: JetStreamBroker, messages: Sequence[Message]) -> None
 def _message(broker: JetStreamBroker, stored: Stored, module: str) -> Message | None:
     """Return the task that a stored message is; None if it is none and will be buried."""
     raw = Raw(subject=stored.subject, body=stored.body, headers=stored.headers)
-    task_id = identify(raw, broker.stream_created, stored.sequence)
+    return _read(raw, module, identify(raw, broker.stream_created, stored.sequence))
+
+
+def _read(raw: Raw, module: str, task_id: str) -> Message | None:
     try:
         return read(raw, module, task_id, hops=HOPS_CEILING)
     except (BadMessage, Transient):

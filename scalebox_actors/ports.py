@@ -197,8 +197,8 @@ class Broker(Protocol):
     async def backlog(self, module: str) -> Backlog:
         """Return how much waits for `module`."""
 
-    async def backlog_to(self, site: str) -> Backlog:
-        """Return how much waits here to be carried to another site."""
+    async def waiting_to(self, site: str) -> int:
+        """Return how many messages are here to be carried to another site."""
 
     async def trace(self, node: str, lines: bytes) -> None:
         """Write run records, one JSON line each, to the trace stream; insight may be lost."""

@@ -189,9 +189,15 @@ def _others(topology: Topology, site: str) -> tuple[str, ...]:
 
 def _to(topology: Topology, names: Names, module: str) -> list[str]:
     """Return where a message for a module is written at this site, wherever the module runs."""
+    sites = topology.sites_of(module)
     return [
-        names.task(module) if site == names.site else names.out(site, module)
-        for site in topology.sites_of(module)
+        *(names.task(module) for site in sites if site == names.site),
+        *(
+            subject
+            for site in sites
+            if site != names.site
+            for subject in (names.out(site, module), names.parcel(site, module))
+        ),
     ]
 
 

@@ -8,13 +8,14 @@ expectation then conflict, which tells the caller that the first one was stored.
 import asyncio
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from scalebox_actors.broker.client import ApiError, ConnectionLost, NoResponders, error_of
 from scalebox_actors.broker.link import Link
-from scalebox_actors.broker.streams import stream_info
+from scalebox_actors.broker.streams import messages_on, stream_info
 from scalebox_actors.broker.wire import Reply, command, header_lines, is_subject, matches
 from scalebox_actors.errors import BadMessage, NotPermitted, Unavailable
 from scalebox_actors.limits import BATCH_BYTES, BATCH_MESSAGES
@@ -89,10 +90,10 @@ class Writer:
             batch = [entries[place] for place in places]
             refusal = await self.write(batch)
             if refusal is None:
-                stored += len(places)
+                stored += _messages(batch)
             elif refusal.kind is Refused.DUPLICATE:
                 there = await self.duplicates(batch)
-                duplicates += len(there)
+                duplicates += _messages([batch[i] for i in there])
                 rest = [place for i, place in enumerate(places) if i not in there]
                 groups += [rest] if rest else []
             elif len(places) == 1:
@@ -273,6 +274,11 @@ def unfit(entries: Sequence[Entry], max_payload: int) -> str:
     if len(entries) > 1 and total > BATCH_BYTES + len(entries) * _BATCH_HEADERS:
         return f"{total} bytes; a batch takes at most {BATCH_BYTES}"
     return ""
+
+
+def _messages(entries: Iterable[Entry]) -> int:
+    """Return how many messages entries are, those in parcels counted one by one."""
+    return messages_on(Counter(entry.subject for entry in entries))
 
 
 def _groups(entries: Sequence[Entry]) -> list[list[int]]:

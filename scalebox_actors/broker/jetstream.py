@@ -14,6 +14,7 @@ from scalebox_actors.broker.streams import (
     consumer_config,
     count_subjects,
     courier_config,
+    messages_on,
     stream_info,
 )
 from scalebox_actors.broker.wire import STATUS_NO_RESPONDERS
@@ -104,9 +105,10 @@ class JetStreamBroker:
         """Return how much waits for `module`."""
         return await self._reader.backlog(self.names.consumer(module))
 
-    async def backlog_to(self, site: str) -> Backlog:
-        """Return how much waits here to be carried to another site."""
-        return await self._reader.backlog(self.names.courier(site))
+    async def waiting_to(self, site: str) -> int:
+        """Return how many messages are here to be carried to another site."""
+        pattern = self.names.out(site, ">")
+        return messages_on(await count_subjects(self.link, self.names.stream, pattern))
 
     async def state_keys(self, prefix: str) -> Sequence[str]:
         """Return the keys of the state bucket that begin with `prefix` and a dot."""

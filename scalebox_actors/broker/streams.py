@@ -12,7 +12,7 @@ from scalebox_actors.broker.client import ApiError
 from scalebox_actors.broker.link import Link
 from scalebox_actors.errors import BadInput, Permanent
 from scalebox_actors.limits import ACK_WAIT, MIB, TRACE_BYTES, TRACE_LIFE
-from scalebox_actors.names import Names
+from scalebox_actors.names import Names, bound_for
 from scalebox_actors.placement import destinations
 from scalebox_actors.topology.model import Site, Topology
 
@@ -154,7 +154,7 @@ def consumer_config(names: Names, module: str) -> dict[str, object]:
 
 def courier_config(names: Names, site: str) -> dict[str, object]:
     """Return the consumer that hands the couriers of this site what is bound for another."""
-    return _durable(names.courier(site), names.out(site, "*"))
+    return _durable(names.courier(site), names.out(site, ">"))
 
 
 def _durable(name: str, subject: str) -> dict[str, object]:
@@ -197,6 +197,14 @@ async def count_subjects(link: Link, stream: str, pattern: str) -> dict[str, int
             return counts
 
 
+def messages_on(counts: Mapping[str, int]) -> int:
+    """Return how many messages there are on subjects: a parcel is as many as it holds."""
+    return sum(
+        count * (bound_for(subject).count if subject.split(".")[3:4] == ["out"] else 1)
+        for subject, count in counts.items()
+    )
+
+
 async def _ensure_stream(link: Link, plan: Planned, names: Names) -> str:
     info = await stream_info(link, plan.name)
     if info is None:
@@ -228,17 +236,17 @@ async def _check_removed(link: Link, plan: Planned, subjects: Sequence[str], nam
     """Refuse to forget subjects that messages wait on; forget the consumers of the others."""
     kept = set(msgspec.convert(plan.config["subjects"], list[str]))
     removed = [subject for subject in sorted(subjects) if subject not in kept]
-    waiting = {}
+    left: dict[str, int] = {}
     for subject in removed:
-        count = sum((await count_subjects(link, plan.name, subject)).values())
+        count = messages_on(await count_subjects(link, plan.name, subject))
         if count:
-            waiting[_told(subject, names)] = count
-    if waiting:
-        told = ", ".join(f"{what} ({count} waiting)" for what, count in waiting.items())
+            left[_told(subject, names)] = left.get(_told(subject, names), 0) + count
+    if left:
+        told = ", ".join(f"{what} ({count} waiting)" for what, count in left.items())
         raise BadInput(
             f"messages wait for modules that are no longer in the topology: {told}; "
             "bring these modules back until the messages are worked off, or set them aside: "
-            + "; ".join(f"sbx-actor dead bury {names.topology} {module}" for module in waiting)
+            + "; ".join(f"sbx-actor dead bury {names.topology} {module}" for module in left)
         )
     for consumer in sorted(_unused(removed, kept, names)):
         try:
@@ -250,25 +258,21 @@ async def _check_removed(link: Link, plan: Planned, subjects: Sequence[str], nam
 
 def _told(subject: str, names: Names) -> str:
     """Return the module that a subject is for, and its site if that is another one."""
-    module = subject.rpartition(".")[2]
-    return module if subject == names.task(module) else f"{module} at {subject.split('.')[4]}"
+    if names.is_out(subject):
+        bound = bound_for(subject)
+        return f"{bound.module} at {bound.site}"
+    return subject.rpartition(".")[2]
 
 
 def _unused(removed: Sequence[str], kept: set[str], names: Names) -> Iterator[str]:
     """Yield the consumers that no subject is left for."""
-    carried = {_site(subject) for subject in kept} - {""}
+    carried = {bound_for(subject).site for subject in kept if names.is_out(subject)}
+    sites = {bound_for(subject).site for subject in removed if names.is_out(subject)}
+    yield from (names.courier(site) for site in sites - carried)
     for subject in removed:
-        site, module = _site(subject), subject.rpartition(".")[2]
+        module = subject.rpartition(".")[2]
         if subject == names.task(module):
             yield names.consumer(module)
-        elif site and site not in carried:
-            yield names.courier(site)
-
-
-def _site(subject: str) -> str:
-    """Return the site that messages on a subject are carried to; empty: they stay here."""
-    tokens = subject.split(".")
-    return tokens[4] if tokens[3] == "out" else ""
 
 
 def _differing(wanted: Config, current: Config) -> list[str]:
@@ -290,9 +294,10 @@ def _work_queue(topology: Topology, names: Names) -> dict[str, object]:
             # A literal subject per module: a misspelt name is refused instead of vanishing.
             *(names.task(module) for module in topology.modules_at(names.site)),
             *(
-                names.out(site, module)
+                subject
                 for site in destinations(topology, names.site)
                 for module in topology.modules_at(site)
+                for subject in (names.out(site, module), names.parcel(site, module))
             ),
             *(f"{names.prefix}.{kind}.>" for kind in kinds),
         ],

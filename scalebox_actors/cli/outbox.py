@@ -8,6 +8,7 @@ import msgspec
 from scalebox_actors.errors import BadInput, BadMessage
 from scalebox_actors.message import Message, check_size, check_user_headers, wire_headers
 from scalebox_actors.names import Names, body_id, digest, is_id, is_reserved_id
+from scalebox_actors.parcel import lots, seal
 from scalebox_actors.placement import TO_SITE, Bound, choose
 from scalebox_actors.ports import Entry
 from scalebox_actors.topology.model import Identity, Topology
@@ -46,10 +47,30 @@ class Outbox(msgspec.Struct, frozen=True, kw_only=True):
         subject = self.names.task(self.module) if here else self.names.out(site, self.module)
         return Entry(subject=subject, body=body, headers=headers)
 
+    def packed(self, entries: Sequence[Entry]) -> list[tuple[Entry, int]]:
+        """Return what is stored of messages, each with the place of the first one in it.
+
+        What goes to another site goes in parcels. A message that may be sent again under its id
+        stays alone: inside a parcel the server would not recognise it.
+        """
+        if self.given_id or self._by_body:
+            return [(entry, place) for place, entry in enumerate(entries)]
+        alone: list[tuple[Entry, int]] = []
+        shared: list[tuple[Entry, int]] = []
+        for place, entry in enumerate(entries):
+            (shared if self.names.is_out(entry.subject) else alone).append((entry, place))
+        found = lots([entry for entry, _ in shared], self.body_limit)
+        parcels = [[shared[number] for number in lot] for lot in found]
+        return alone + [(seal([e for e, _ in one], named=True), one[0][1]) for one in parcels]
+
+    @property
+    def _by_body(self) -> bool:
+        return self.topology.modules[self.module].identity is Identity.BODY
+
     def _id(self, body: bytes, number: int) -> str:
         if self.given_id:
             return f"{self.given_id}-{number}" if number else self.given_id
-        if self.topology.modules[self.module].identity is Identity.BODY:
+        if self._by_body:
             return body_id(self.module, body)
         # Chosen here and not by the server, so that a repeated publish is known as the same.
         return digest("send", secrets.token_hex(16))

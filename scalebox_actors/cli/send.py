@@ -23,7 +23,7 @@ SAY_EVERY = 5.0
 _STDIN = "-"
 
 
-class Parcel(msgspec.Struct, frozen=True, kw_only=True):
+class Typed(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be sent, as it was typed."""
 
     module: str
@@ -63,7 +63,7 @@ def send(common: Common, /, **given: object) -> None:
     if (body is None) == (file is None):
         raise click.UsageError("give either BODY (`-`: lines of standard input) or --file")
     pairs = [pair(str(text), "--header") for text in texts(given["headers"])]
-    parcel = Parcel(
+    typed = Typed(
         module=str(given["module"]),
         body=None if body is None else str(body),
         file=None if file is None else str(file),
@@ -72,32 +72,32 @@ def send(common: Common, /, **given: object) -> None:
     )
     want = wanted(str(given["topology"]), texts(given["sets"]), texts(given["env_files"]))
     if want.loaded is not None:
-        check_module(want.loaded.topology, parcel.module)
+        check_module(want.loaded.topology, typed.module)
 
     async def work() -> None:
         async with opened(common, want, start=True) as session:
-            await _send(common, session, parcel)
+            await _send(common, session, typed)
 
     asyncio.run(work())
 
 
-async def _send(common: Common, session: Session, parcel: Parcel) -> None:
-    check_module(session.topology, parcel.module)
+async def _send(common: Common, session: Session, typed: Typed) -> None:
+    check_module(session.topology, typed.module)
     outbox = Outbox(
         names=session.names,
         topology=session.topology,
-        module=parcel.module,
+        module=typed.module,
         body_limit=session.broker.body_limit,
-        headers=parcel.headers,
-        given_id=parcel.given_id,
+        headers=typed.headers,
+        given_id=typed.given_id,
     )
-    sender = Sender(session.broker, tell_ids=common.json)
-    target = f"{session.names.topology}/{parcel.module}"
+    sender = Sender(session.broker, outbox, tell_ids=common.json)
+    target = f"{session.names.topology}/{typed.module}"
     try:
-        if parcel.from_stdin:
+        if typed.from_stdin:
             await _send_lines(outbox, sender)
         else:
-            await sender.send([_checked(outbox, _whole(parcel, outbox.body_limit))], [0])
+            await sender.send([_checked(outbox, _whole(typed, outbox.body_limit))], [0])
     except SbxError:
         if sender.stored:  # what was sent before the bad line stays sent, so it is told
             sender.tell(target, by_record=common.json)
@@ -108,10 +108,11 @@ async def _send(common: Common, session: Session, parcel: Parcel) -> None:
 class Sender:
     """Stores batches, and counts what became of them."""
 
-    def __init__(self, broker: JetStreamBroker, *, tell_ids: bool) -> None:
+    def __init__(self, broker: JetStreamBroker, outbox: Outbox, *, tell_ids: bool) -> None:
         self.stored = 0
         self.repeated = 0
         self._broker = broker
+        self._outbox = outbox
         self._tell_ids = tell_ids
         self._began = self._said = time.monotonic()
 
@@ -119,14 +120,16 @@ class Sender:
         """Store messages; raises SbxError naming the line of the first that is not taken."""
         if not entries:
             return
-        injected = await self._broker.inject(entries)
+        packed = self._outbox.packed(entries)
+        injected = await self._broker.inject([entry for entry, _ in packed])
         self.stored += injected.stored
         self.repeated += injected.duplicates
         if injected.refused:
             place, reason = injected.refused[0]
             more = len(injected.refused) - 1
             rest = f" (and {more:,} more)" if more else ""
-            raise SbxError(f"{_place(numbers[place])}not taken by the server: {reason}{rest}")
+            number = numbers[packed[place][1]]
+            raise SbxError(f"{_place(number)}not taken by the server: {reason}{rest}")
         if self._tell_ids:
             for entry, number in zip(entries, numbers, strict=True):
                 line = {"line": number} if number else {}
@@ -182,11 +185,11 @@ def _checked(outbox: Outbox, body: bytes, number: int = 0) -> Entry:
         raise BadInput(f"{_place(number)}{error}") from None
 
 
-def _whole(parcel: Parcel, limit: int) -> bytes:
-    if parcel.file is not None:
-        return file_body(parcel.file, limit)
+def _whole(typed: Typed, limit: int) -> bytes:
+    if typed.file is not None:
+        return file_body(typed.file, limit)
     # What the shell gave us, byte for byte, also where it was no UTF-8.
-    return str(parcel.body).encode("utf-8", "surrogateescape")
+    return str(typed.body).encode("utf-8", "surrogateescape")
 
 
 def _place(number: int) -> str:

@@ -16,7 +16,7 @@ from scalebox_actors.limits import (
     MIB,
 )
 from scalebox_actors.message import MSG_ID
-from scalebox_actors.names import Names
+from scalebox_actors.names import Names, bound_for
 from scalebox_actors.ports import (
     Answer,
     Backlog,
@@ -76,7 +76,7 @@ class MemoryBroker:
 
     def intake_to(self, site: str) -> Intake:
         """Return what waits here to be carried to another site."""
-        return MemoryIntake(self, f"to {site}", self.names.out(site, "*"))
+        return MemoryIntake(self, f"to {site}", self.names.out(site, ">"))
 
     async def forward(self, entries: Sequence[Entry], *, seconds: float) -> Sequence[Passage]:
         """Store entries at another site; a call that goes wrong on the tape gets no answer."""
@@ -150,22 +150,23 @@ class MemoryBroker:
     async def backlog(self, module: str) -> Backlog:
         """Return how much waits for `module`: new messages, and all that were handed out."""
         number = await self.tape.before("broker.backlog")
-        waiting, in_hand = self._count(self.names.task(module))
+        new, in_hand = self._count(self.names.task(module))
         until = self._paused.get(module, 0.0)
         await self.tape.after(number)
-        return Backlog(waiting, in_hand, until if until > self.now else 0.0)
+        return Backlog(new, in_hand, until if until > self.now else 0.0)
 
-    async def backlog_to(self, site: str) -> Backlog:
-        """Return how much waits here to be carried to another site."""
-        number = await self.tape.before("broker.backlog_to")
-        waiting, in_hand = self._count(self.names.out(site, "*"))
+    async def waiting_to(self, site: str) -> int:
+        """Return how many messages are here to be carried to another site."""
+        number = await self.tape.before("broker.waiting_to")
+        found = sum(bound_for(m.subject).count for m in self.messages(self.names.out(site, ">")))
         await self.tape.after(number)
-        return Backlog(waiting, in_hand)
+        return found
 
     async def state_keys(self, prefix: str) -> Sequence[str]:
         """Return the keys that begin with `prefix` and a dot."""
         number = await self.tape.before("broker.state_keys")
-        keys = [key for key in self._values if key.startswith(f"{prefix}.")]
+        alive = (key for key, (_, expires) in self._values.items() if expires > self.now)
+        keys = [key for key in alive if key.startswith(f"{prefix}.")]
         await self.tape.after(number)
         return keys
 
@@ -309,8 +310,8 @@ class MemoryBroker:
     def _count(self, pattern: str) -> tuple[int, int]:
         """Return how many matching messages wait, and how many were handed out."""
         held = [h for h in self.shelf.alive() if matches(pattern, h.stored.subject)]
-        waiting = sum(h.deliveries == 0 for h in held)
-        return waiting, len(held) - waiting
+        new = sum(h.deliveries == 0 for h in held)
+        return new, len(held) - new
 
     def remove(self, sequence: int) -> None:
         """Take a message out of the stream; nothing happens if it is not there."""

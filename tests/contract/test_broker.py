@@ -277,15 +277,17 @@ async def test_a_life_ends(bench: Bench) -> None:
     await bench.write(
         [Entry(subject=NAMES.done("calc", "a"), headers={MSG_TTL: "1s"}), record("b")]
     )
-    await bench.broker.put_state("short", b"1", life=1)
-    await bench.broker.put_state("long", b"2")
-    assert await bench.broker.get_state("short") == b"1"
+    await bench.broker.put_state("node.short", b"1", life=1)
+    await bench.broker.put_state("node.long", b"2")
+    assert await bench.broker.get_state("node.short") == b"1"
+    assert set(await bench.broker.state_keys("node")) == {"node.short", "node.long"}
 
     await bench.pass_time(2.5)
 
     assert await bench.broker.read(NAMES.done("calc", "a")) is None
-    assert await bench.broker.get_state("short") is None
-    assert await bench.broker.get_state("long") == b"2"
+    assert await bench.broker.get_state("node.short") is None
+    assert await bench.broker.get_state("node.long") == b"2"
+    assert await bench.broker.state_keys("node") == ["node.long"]
     assert len(await bench.broker.read_all(">")) == 1
     assert await bench.write([record("a")]) is None
 

@@ -15,7 +15,7 @@ from scalebox_actors.broker.client import Client
 from scalebox_actors.broker.streams import consumer_config, ensure_consumer
 from scalebox_actors.errors import NotPermitted, Unavailable
 from scalebox_actors.keys.folder import read_keys
-from scalebox_actors.names import Names
+from scalebox_actors.names import Names, parcel_of
 from scalebox_actors.ports import Entry, Refused
 from scalebox_actors.rights import Role
 
@@ -156,6 +156,7 @@ async def test_a_node_can_do_its_work(sites: Islands) -> None:
         outputs = [
             Entry(subject=A.done("count", "seven"), body=b"{}", headers={}, expect=0),
             Entry(subject=A.out("hub", "total"), body=b"49", headers={"Nats-Msg-Id": "49"}),
+            Entry(subject=parcel_of(A.out("hub", "total"), 2), body=b"[]"),
         ]
         refusal = await broker.write(outputs)
         await delivery.done()

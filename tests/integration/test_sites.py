@@ -13,10 +13,14 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from scalebox_actors import operations
 from scalebox_actors.broker import ensure
 from scalebox_actors.errors import BadInput
 from scalebox_actors.local import Reach, Site, open_sites, site_folder
+from scalebox_actors.message import MSG_ID, ROOT, Raw
 from scalebox_actors.names import Names
+from scalebox_actors.operations import Selection
+from scalebox_actors.parcel import seal, unpack
 from scalebox_actors.ports import Entry
 from scalebox_actors.server import running
 from scalebox_actors.topology.load import load
@@ -351,9 +355,13 @@ async def test_a_site_has_the_subjects_of_its_modules_alone(topology: Topology) 
     assert subjects == {
         "sbx.relay.east.task.shout",
         "sbx.relay.east.out.hub.split",
+        "sbx.relay.east.out.hub.split.*",
         "sbx.relay.east.out.hub.gather",
+        "sbx.relay.east.out.hub.gather.*",
         "sbx.relay.east.out.west.shout",
+        "sbx.relay.east.out.west.shout.*",
         "sbx.relay.east.out.west.fail",
+        "sbx.relay.east.out.west.fail.*",
     }
 
 
@@ -373,6 +381,44 @@ async def test_a_module_leaves_a_site_only_when_nothing_is_bound_for_it(topology
 
         await (await east.broker()).purge(subject)
         await ensure(east.link, moved, east.names)
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(60)
+async def test_what_waits_in_parcels_is_counted_and_taken_back_one_by_one(
+    topology: Topology,
+) -> None:
+    """`cancel` takes what is meant out of a parcel; the rest stays as it was, and is counted."""
+    async with open_sites(topology, _nowhere()) as sites:
+        await deployed(sites, topology)
+        east = sites["east"]
+        broker = await east.broker()
+        alone = Entry(subject=east.names.out("west", "fail"), body=b"a", headers=_root("a", "r1"))
+        both = [
+            Entry(subject=alone.subject, body=b"%d" % n, headers=_root(f"m{n}", f"r{n % 2}"))
+            for n in range(5)
+        ]
+        mine = [
+            Entry(subject=alone.subject, body=b"%d" % n, headers=_root(f"o{n}", "r1"))
+            for n in range(3)
+        ]
+        assert await broker.write([alone, seal(both), seal(mine)]) is None
+        before = (await east.outgoing(), await broker.waiting_to("west"))
+        chosen = Selection(root="r1")
+        taken = [message.id async for message in operations.recall(east, broker, chosen)]
+        after = (await east.outgoing(), await broker.waiting_to("west"))
+        (left,) = await broker.read_all(east.names.out("*", ">"))
+
+    assert (before, after) == (({"west": 9}, 9), ({"west": 3}, 3))
+    assert sorted(taken) == ["a", "m1", "m3", "o0", "o1", "o2"]
+    raw = Raw(subject=left.subject, body=left.body, headers=left.headers)
+    assert [(one.body, one.headers) for one in unpack(raw, 3)] == [
+        (both[n].body, both[n].headers) for n in (0, 2, 4)
+    ]
+
+
+def _root(message_id: str, root: str) -> dict[str, str]:
+    return {MSG_ID: message_id, ROOT: root}
 
 
 def _nowhere() -> Reach:

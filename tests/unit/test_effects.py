@@ -63,11 +63,27 @@ def test_what_is_for_another_site_waits_here_to_be_carried() -> None:
     effects = scribe.done(MESSAGE, asked)
 
     assert effects.record.subject == "sbx.t.hub.done.a.p"
-    assert [output.subject for output in effects.outputs] == [
+    assert [output.subject for output in effects.outputs] == ["sbx.t.hub.task.c"]
+    assert [output.subject for output in effects.crossing] == [
         "sbx.t.hub.out.x.b",
-        "sbx.t.hub.task.c",
         "sbx.t.hub.out.x.c",
     ]
+    assert msgspec.json.decode(effects.record.body)["outputs"] == 3
+
+
+def test_what_a_second_task_may_send_again_shares_no_parcel() -> None:
+    """With `identity: body` the server must see the id, so such a message is stored alone."""
+    sites = {"hub": Site(name="hub", hub=True), "x": Site(name="x")}
+    modules = {
+        "a": Module(name="a", sites=("hub",), sinks=("b",)),
+        "b": Module(name="b", sites=("x",), identity=Identity.BODY),
+    }
+    topology = Topology(name="t", sites=sites, modules=modules)
+    scribe = Scribe(topology=topology, names=Names("t", "hub"), node="n", body_limit=99)
+
+    effects = scribe.done(MESSAGE, outcome(emission()))
+
+    assert ([o.subject for o in effects.outputs], effects.crossing) == (["sbx.t.hub.out.x.b"], ())
 
 
 def test_a_site_without_the_module_is_a_bad_output() -> None:

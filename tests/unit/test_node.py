@@ -16,7 +16,7 @@ from scalebox_actors.node import Node, Settings
 from scalebox_actors.ports import Task
 from scalebox_actors.testing.memory import MemoryBroker
 from scalebox_actors.testing.scripted import Host, ScriptedRuntime
-from scalebox_actors.topology.model import Module, Topology
+from scalebox_actors.topology.model import Link, Module, Site, Topology
 
 
 def node_on(base: Path) -> Node:
@@ -110,6 +110,33 @@ async def test_the_reaper_leaves_what_is_taken_in_hand_while_it_looks(
     await node.reap()
 
     assert made.path.exists()
+
+
+async def test_the_nodes_of_a_site_share_its_link(tmp_path: Path) -> None:
+    """Each takes an equal part; a node that has gone leaves its part to the others."""
+    sites = {
+        "hub": Site(name="hub", hub=True, link=Link(rate=100.0)),
+        "b": Site(name="b"),
+    }
+    topology = Topology(name="t", sites=sites, modules={"a": Module(name="a", sites=("b",))})
+    broker = MemoryBroker(Names("t", "hub"), [])
+    nodes = [
+        Node(topology, broker, None, Settings(name=f"n{n}", base=tmp_path / f"{n}"))
+        for n in range(2)
+    ]
+    rooms = []
+    for node in nodes:
+        await node._register()
+        await node._share()
+    await nodes[0]._share()
+    rooms.append([node._toll.room(999, 999, 1.0)[0] for node in nodes])
+    await nodes[1]._register(life=1.0)
+    broker.advance(2)
+    await nodes[0]._share()
+    nodes[0]._toll.pay(12, 0, 1.0)
+    rooms.append([nodes[0]._toll.room(999, 999, 2.0)[0]])
+
+    assert rooms == [[12, 12], [25]]
 
 
 def made_before(directory: workdir.WorkDir) -> float:

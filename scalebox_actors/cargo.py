@@ -1,0 +1,137 @@
+"""What a courier has in its hands: deliveries, the messages in them, and the lanes they wait in.
+
+A delivery is one message or a parcel of them. Its messages go their own ways across the link; it
+is acked when all of them have arrived.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+import msgspec
+
+from scalebox_actors.crossing import CARRIED, mark
+from scalebox_actors.errors import BadMessage
+from scalebox_actors.message import MSG_ID, Raw
+from scalebox_actors.names import Names, bound_for, digest, is_id, is_reserved_id
+from scalebox_actors.parcel import unpack
+from scalebox_actors.ports import Delivery, Entry
+
+OVERHEAD = 400
+"""Bytes that headers and subject of a message are taken for."""
+
+
+class Packet(msgspec.Struct, eq=False):
+    """A delivery in our hands, and how far its messages have come."""
+
+    delivery: Delivery
+    count: int = 0
+    """How many of them have to arrive."""
+    size: int = 0
+    arrived: int = 0
+    flying: int = 0
+    """How many are on their way."""
+    marks: list[int] = []
+
+    @property
+    def complete(self) -> bool:
+        """Whether all have arrived."""
+        return self.arrived == self.count
+
+    @property
+    def untouched(self) -> bool:
+        """Whether none is on its way and none has arrived, as far as we have heard."""
+        return not (self.arrived or self.flying)
+
+
+class Item(msgspec.Struct, eq=False):
+    """A message in our hands, as it will be handed over."""
+
+    packet: Packet
+    entry: Entry
+    size: int
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """A message that nobody at the other site could read either."""
+
+    raw: Raw
+    id: str
+
+
+class Lane:
+    """The messages for one module at the other site."""
+
+    def __init__(self, module: str, priority: int) -> None:
+        self.module, self.priority = module, priority
+        self.items: deque[Item] = deque()
+        self.pause = 0.0
+        """How long it waits before it knocks again; 0 while messages arrive."""
+        self.next = 0.0
+        self.knocking = False
+        self.down_since = 0.0
+
+    def load(self, messages: int, room: int) -> list[Item]:
+        """Take from its head what goes together: at least one message."""
+        load = [self.items.popleft()]
+        size = load[0].size
+        while self.items and len(load) < messages and size + self.items[0].size <= room:
+            size += self.items[0].size
+            load.append(self.items.popleft())
+        for item in load:
+            item.packet.flying += 1
+        return load
+
+    def put_back(self, items: list[Item], refused: list[Item]) -> None:
+        """Let messages that did not arrive go first, but those refused last: others may pass."""
+        self.items.extendleft(reversed(items))
+        self.items.extend(refused)
+
+    def drop(self, packet: Packet) -> None:
+        """Forget the messages of a delivery."""
+        self.items = deque(item for item in self.items if item.packet is not packet)
+
+
+def opened(delivery: Delivery, here: Names, there: Names) -> tuple[list[Item], list[Unreadable]]:
+    """Return the messages in a delivery that can be handed over, and those that cannot."""
+    bound = bound_for(delivery.raw.subject)
+    raws: list[tuple[Raw, str]] = []
+    if not bound.parcel:
+        raws = [(delivery.raw, delivery.message_id)]
+    else:
+        try:
+            inside = unpack(delivery.raw, bound.count)
+        except BadMessage as error:
+            whole = msgspec.structs.replace(delivery.raw, fault=str(error))
+            return [], [Unreadable(whole, delivery.message_id)]
+        raws = [(raw, _id(raw, delivery, place)) for place, raw in enumerate(inside)]
+    packet = Packet(delivery)
+    items = list(_items(packet, raws, here, there.task(bound.module)))
+    return items, [Unreadable(raw, given) for raw, given in raws if raw.fault]
+
+
+def _items(
+    packet: Packet, raws: list[tuple[Raw, str]], here: Names, subject: str
+) -> Iterator[Item]:
+    module = subject.rpartition(".")[2]
+    for raw, given in raws:
+        if raw.fault:
+            continue
+        # The same whenever it comes: an id of this form is taken from nobody over there.
+        message_id = digest("carried", here.site, given) if is_reserved_id(given) else given
+        # A stored member of a batch still says so; over there it would be one of a broken batch.
+        headers = {n: value for n, value in raw.headers.items() if not n.startswith("Nats-")}
+        headers[MSG_ID], headers[CARRIED] = message_id, here.site
+        entry = Entry(subject=subject, body=raw.body, headers=headers)
+        size = len(raw.body) + OVERHEAD
+        packet.count += 1
+        packet.size += size
+        packet.marks.append(mark(module, message_id, raw.body))
+        yield Item(packet, entry, size)
+
+
+def _id(raw: Raw, delivery: Delivery, place: int) -> str:
+    """Return the id of a message in a parcel; one without is named by its place in it."""
+    given = raw.headers.get(MSG_ID, "")
+    if is_id(given) and not is_reserved_id(given):
+        return given
+    return "_" + digest(delivery.message_id, place)
