@@ -211,38 +211,47 @@ class ProxyWire:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class VethWire(msgspec.Struct, frozen=True):
-    """A pair of virtual interfaces; cut and mended at the leaf's end."""
+class VethWire(msgspec.Struct):
+    """A pair of virtual interfaces between the namespaces of a leaf site and of the hub."""
 
-    namespace: str
-    """Of the leaf site."""
-    device: str
+    leaf: tuple[str, str]
+    """The namespace of the leaf site, and its end of the wire there."""
+    hub: tuple[str, str]
+    rules: list[tuple[str, tuple[str, ...]]] = []
+    """What is in force, and in which namespace."""
 
     def cut(self) -> None:
         """Break it loudly: every segment is answered with a reset."""
         for chain, way in (("INPUT", "-i"), ("OUTPUT", "-o")):
-            self._rule(chain, way, "-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset")
+            rule = ("-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset")
+            self._rule(self.leaf, chain, way, *rule)
 
     def silence(self, way: Way = Way.BOTH) -> None:
-        """Drop every packet of a direction."""
+        """Drop every packet of a direction, where it comes in: who sends it is not told."""
         if way in (Way.IN, Way.BOTH):
-            self._rule("INPUT", "-i", "-j", "DROP")
+            self._rule(self.leaf, "INPUT", "-i", "-j", "DROP")
         if way in (Way.OUT, Way.BOTH):
-            self._rule("OUTPUT", "-o", "-j", "DROP")
+            self._rule(self.hub, "INPUT", "-i", "-j", "DROP")
 
     def heal(self) -> None:
         """Drop nothing any more."""
-        inside(self.namespace, "iptables", "-F")
+        while self.rules:
+            namespace, rule = self.rules.pop()
+            inside(namespace, "iptables", "-w", "-D", *rule)
 
     def passed(self) -> tuple[int, int]:
         """Return the bytes that have crossed, out and in."""
-        base = f"/sys/class/net/{self.device}/statistics"
-        text = inside(self.namespace, "cat", f"{base}/tx_bytes", f"{base}/rx_bytes")
+        namespace, device = self.leaf
+        base = f"/sys/class/net/{device}/statistics"
+        text = inside(namespace, "cat", f"{base}/tx_bytes", f"{base}/rx_bytes")
         out, back = text.split()
         return int(out), int(back)
 
-    def _rule(self, chain: str, way: str, *rule: str) -> None:
-        inside(self.namespace, "iptables", "-A", chain, way, self.device, *rule)
+    def _rule(self, end: tuple[str, str], chain: str, way: str, *rule: str) -> None:
+        namespace, device = end
+        whole = (chain, way, device, *rule)
+        inside(namespace, "iptables", "-w", "-A", *whole)
+        self.rules.append((namespace, whole))
 
 
 class Namespaces:
@@ -274,7 +283,11 @@ class Namespaces:
 
     def wire(self, leaf: str) -> VethWire:
         """Return the wire of a leaf."""
-        return VethWire(self.names[leaf], f"w{self._tag}l{list(self.names).index(leaf)}")
+        number = list(self.names).index(leaf)
+        return VethWire(
+            (self.names[leaf], f"w{self._tag}l{number}"),
+            (self.names[self.hub], f"w{self._tag}h{number}"),
+        )
 
     def close(self) -> None:
         """Remove the namespaces; their interfaces go with them."""
