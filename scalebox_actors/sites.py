@@ -107,9 +107,8 @@ def server_configuration(
     if len(topology.site_names) > 1:
         blocks["leafnodes"] = _leafnodes(topology, here, place, keys)
     blocks |= _accounts(topology, here, keys, place.watch)
-    if keys is not None:
-        if not is_loopback(place.listen or here.listen):
-            blocks["tls"] = _tls(keys)
+    if keys is not None and not is_loopback(place.listen or here.listen):
+        blocks["tls"] = _tls(keys)
     lines = [_written(name, value) for name, value in blocks.items()]
     return "".join([*_includes(topology, here, keys), *lines])
 
@@ -214,9 +213,7 @@ def _remote(hub: Site, here: Site, place: Ground, keys: Keys | None) -> dict[str
     return remote
 
 
-def _accounts(
-    topology: Topology, here: Site, keys: Keys | None, watch: str
-) -> dict[str, object]:
+def _accounts(topology: Topology, here: Site, keys: Keys | None, watch: str) -> dict[str, object]:
     """Return who may log in; without keys, everybody but to the account of the system."""
     system = {SYSTEM: {"users": [_watch(watch)] if watch else []}}
     if keys is None:

@@ -105,7 +105,7 @@ def _inodes(pid: int) -> set[int]:
     with os.scandir(_PROC / str(pid) / "fd") as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):
-                kind, _, number = os.readlink(entry.path).partition(":[")
+                kind, _, number = str(Path(entry.path).readlink()).partition(":[")
                 if kind == "socket":
                     numbers.add(int(number.rstrip("]")))
     return numbers

@@ -6,6 +6,7 @@ between two network namespaces, for root, where packets really are lost.
 
 import asyncio
 import contextlib
+import os
 import socket
 import subprocess
 import threading
@@ -264,14 +265,12 @@ class Namespaces:
         self.hub, self.leaves = hub, leaves
         self.names = {site: f"sbx-{tag}-{n}" for n, site in enumerate((hub, *leaves))}
         self._tag = tag
-        self._net = 100 + int.from_bytes(tag.encode()[-1:], "big") % 100
-        for name in self.names.values():
-            _run("ip", "netns", "add", name)
-            inside(name, "ip", "link", "set", "lo", "up")
-        for number, site in enumerate(self.names):
-            self._join_here(number, self.names[site])
-        for number, site in enumerate(leaves, 1):
-            self._join_hub(number, self.names[site])
+        self._net = _free_net()
+        try:
+            self._make()
+        except BadInput:
+            self.close()
+            raise
 
     def host(self, site: str) -> str:
         """Return the address at which this process reaches a site's namespace."""
@@ -290,9 +289,22 @@ class Namespaces:
         )
 
     def close(self) -> None:
-        """Remove the namespaces; their interfaces go with them."""
+        """Remove the namespaces, and with them their interfaces."""
+        for number, name in enumerate(self.names.values()):
+            # The kernel takes its time to take a namespace down, but not a pair of interfaces.
+            with contextlib.suppress(BadInput):
+                _run("ip", "link", "del", f"m{self._tag}h{number}")
+            with contextlib.suppress(BadInput):
+                _run("ip", "netns", "del", name)
+
+    def _make(self) -> None:
         for name in self.names.values():
-            _run("ip", "netns", "del", name)
+            _run("ip", "netns", "add", name)
+            inside(name, "ip", "link", "set", "lo", "up")
+        for number, site in enumerate(self.names):
+            self._join_here(number, self.names[site])
+        for number, site in enumerate(self.leaves, 1):
+            self._join_hub(number, self.names[site])
 
     def _join_here(self, number: int, name: str) -> None:
         here, there = f"m{self._tag}h{number}", f"m{self._tag}n{number}"
@@ -312,6 +324,14 @@ class Namespaces:
             net = f"10.{self._net}.{100 + number}.{last}/30"
             inside(space, "ip", "addr", "add", net, "dev", device)
             inside(space, "ip", "link", "set", device, "up")
+
+
+def _free_net() -> int:
+    """Return an n of which no interface here has an address 10.n; others may run beside us."""
+    taken = _run("ip", "-o", "addr")
+    first = os.getpid() % 100
+    numbers = (100 + (first + step) % 100 for step in range(100))
+    return next(n for n in numbers if f" 10.{n}." not in taken)
 
 
 def inside(namespace: str, *command: str) -> str:
