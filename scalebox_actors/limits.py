@@ -88,6 +88,9 @@ NATS_PING = 5
 NATS_PINGS_LOST = 2
 NATS_REQUEST = 5.0
 ENGINE_CALL = 10.0
+LINK_SILENT = 3.0
+LINK_UNANSWERED = 3
+"""A link on which nothing is acknowledged for so long, and over so many repeats, is made anew."""
 CLERK_WAIT = 5.0
 """So long another site has to answer a question."""
 CLERK_WORK = 60.0

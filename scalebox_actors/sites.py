@@ -66,6 +66,8 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     cluster_listen: str = ""
     routes: tuple[str, ...] = ()
     """`host:port` of all servers of the site's cluster."""
+    watch: str = ""
+    """The public nkey of whom closes links that are dead; see `broker.watch_links`."""
     durable: bool = True
     """Whether every write is synced to disk; only demonstrations without a store say no."""
     max_file: int = MAX_FILE
@@ -94,6 +96,8 @@ def server_configuration(
         "max_payload": place.max_payload,
         "ping_interval": f"{NATS_PING}s",
         "ping_max": NATS_PINGS_LOST,
+        # Of a link that is down, once a minute; the default is a line for every attempt.
+        "reconnect_error_reports": 60,
     }
     if place.monitor:
         blocks["http"] = place.monitor
@@ -102,10 +106,9 @@ def server_configuration(
         blocks["cluster"] = _cluster(here, place, keys)
     if len(topology.site_names) > 1:
         blocks["leafnodes"] = _leafnodes(topology, here, place, keys)
-    if keys is not None:
-        blocks |= _accounts(topology, here, keys)
-        if not is_loopback(place.listen or here.listen):
-            blocks["tls"] = _tls(keys)
+    blocks |= _accounts(topology, here, keys, place.watch)
+    if keys is not None and not is_loopback(place.listen or here.listen):
+        blocks["tls"] = _tls(keys)
     lines = [_written(name, value) for name, value in blocks.items()]
     return "".join([*_includes(topology, here, keys), *lines])
 
@@ -187,7 +190,7 @@ def _leafnodes(
             "no_advertise": True,
         }
         return {**block, "tls": {**_tls(keys), "verify": True}} if keys is not None else block
-    return {"reconnect": "1s", "remotes": [_remote(hub, here, place, keys)]}
+    return {"reconnect": "500ms", "remotes": [_remote(hub, here, place, keys)]}
 
 
 def _remote(hub: Site, here: Site, place: Ground, keys: Keys | None) -> dict[str, object]:
@@ -210,15 +213,25 @@ def _remote(hub: Site, here: Site, place: Ground, keys: Keys | None) -> dict[str
     return remote
 
 
-def _accounts(topology: Topology, here: Site, keys: Keys) -> dict[str, object]:
+def _accounts(topology: Topology, here: Site, keys: Keys | None, watch: str) -> dict[str, object]:
+    """Return who may log in; without keys, everybody but to the account of the system."""
+    system = {SYSTEM: {"users": [_watch(watch)] if watch else []}}
+    if keys is None:
+        return {"accounts": system, "system_account": SYSTEM} if watch else {}
     users = [_user(keys, here.name, role, rights(topology, here.name, role)) for role in CLIENTS]
     if here.name == topology.hub:
         users += [
             _user(keys, site, Role.LEAF, rights(topology, site, Role.LEAF))
             for site in topology.site_names[1:]
         ]
-    accounts = {ACCOUNT: {"jetstream": _Bare("enabled"), "users": users}, SYSTEM: {"users": []}}
+    accounts = {ACCOUNT: {"jetstream": _Bare("enabled"), "users": users}, **system}
     return {"accounts": accounts, "system_account": SYSTEM}
+
+
+def _watch(nkey: str) -> dict[str, object]:
+    asks = [f"$SYS.REQ.SERVER.*.{verb}" for verb in ("LEAFZ", "KICK")]
+    may = {"publish": {"allow": asks}, "subscribe": {"allow": ["_INBOX.>"]}}
+    return {"nkey": nkey, "allowed_connection_types": ["STANDARD"], "permissions": may}
 
 
 def _user(keys: Keys, site: str, role: Role, may: Rights) -> dict[str, object]:

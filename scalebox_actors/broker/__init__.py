@@ -8,6 +8,7 @@ from scalebox_actors.broker.jetstream import JetStreamBroker
 from scalebox_actors.broker.link import Link
 from scalebox_actors.broker.place import check_place, claim
 from scalebox_actors.broker.streams import Planned, ensure, planned
+from scalebox_actors.broker.watch import watch_links
 
 __all__ = [
     "Admin",
@@ -24,4 +25,5 @@ __all__ = [
     "ensure",
     "planned",
     "topologies",
+    "watch_links",
 ]

@@ -40,6 +40,8 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     """Path of a file with an nkey seed."""
     login: str | None = None
     """Path of a role's login file, as `conf --keys` makes it."""
+    seed: str | None = None
+    """An nkey seed itself, of a login that is written nowhere."""
     tls_ca: str | None = None
     """Path of the certificate authority's certificate."""
     insecure: bool = False
@@ -157,6 +159,8 @@ class _Start:
             options["nkeys_seed_str"] = login.seed
             if login.inbox:
                 options["inbox_prefix"] = login.inbox
+        if credentials.seed is not None:
+            options["nkeys_seed_str"] = credentials.seed
         if credentials.tls_ca is not None:
             options["tls"] = ssl.create_default_context(cafile=credentials.tls_ca)
         return options

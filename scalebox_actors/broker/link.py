@@ -99,6 +99,11 @@ class Link:
         """The server's JetStream domain; empty if it has none."""
         return str(self._client._server_info.get("domain", ""))  # noqa: SLF001 - not shown
 
+    @property
+    def server_id(self) -> str:
+        """The name by which the server answers for itself alone."""
+        return str(self._client._server_info.get("server_id", ""))  # noqa: SLF001 - not shown
+
     async def up(self) -> None:
         """Wait for a connection; raises Unavailable if there will be none."""
         await self._up.wait()

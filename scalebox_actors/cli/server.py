@@ -12,12 +12,13 @@ import click
 import msgspec
 
 from scalebox_actors import local
-from scalebox_actors.broker import Credentials
+from scalebox_actors.broker import Credentials, connect, watch_links
 from scalebox_actors.clerk import Clerk
 from scalebox_actors.cli import logbook
 from scalebox_actors.cli.options import Common, common, parameterised, texts
 from scalebox_actors.cli.topologies import load
-from scalebox_actors.errors import BadInput, Transient, Unavailable
+from scalebox_actors.errors import BadInput, SbxError, Transient, Unavailable
+from scalebox_actors.keys.nkey import new_seed, public_key
 from scalebox_actors.local import Reach, open_site
 from scalebox_actors.names import Names
 from scalebox_actors.rights import Role
@@ -114,10 +115,16 @@ async def _serve(topology: Topology, here: Site, wishes: Wishes, store: Path) ->
     listen = wishes.listen or here.listen
     keys = _keys(wishes, here.name, store)
     _check_open(topology, here, keys, listen)
+    # Nobody else ever knows it, and the server forgets it with the next start.
+    seed = new_seed()
 
     def configure(ground: Ground) -> str:
         own = msgspec.structs.replace(
-            ground, listen=listen, member=wishes.member, monitor=wishes.monitor
+            ground,
+            listen=listen,
+            member=wishes.member,
+            monitor=wishes.monitor,
+            watch=public_key(seed) if len(topology.site_names) > 1 else "",
         )
         return server_configuration(topology, here.name, keys, own)
 
@@ -132,6 +139,8 @@ async def _serve(topology: Topology, here: Site, wishes: Wishes, store: Path) ->
             ending = asyncio.create_task(process.wait())
             stopping = asyncio.create_task(stop.wait())
             waits = {deploying, ending, stopping}
+            if len(topology.site_names) > 1:
+                waits.add(asyncio.create_task(_watch(process.pid, reach, seed)))
             while not (ending.done() or stopping.done()):
                 done, waits = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                 if deploying in done:
@@ -163,6 +172,26 @@ async def _deploy(topology: Topology, site: str, reach: Reach) -> None:
         except (Transient, TimeoutError) as error:
             log.warning("deploy_waits", extra={"why": str(error) or "no answer yet"})
             await asyncio.sleep(AGAIN)
+
+
+async def _watch(pid: int, reach: Reach, seed: str) -> None:
+    """Watch over the links; a site without a watch works, it only notices later."""
+    authority = reach.credentials.tls_ca if reach.credentials else None
+    login = Credentials(seed=seed, tls_ca=authority)
+    while True:
+        try:
+            link = await connect(reach.nats or "", name=CLERK, events=_told, credentials=login)
+            try:
+                await watch_links(link, pid)
+            finally:
+                await link.close()
+        except (SbxError, OSError) as error:
+            log.warning("links_not_watched", extra={"why": str(error)})
+        await asyncio.sleep(AGAIN)
+
+
+def _told(event: str, detail: str) -> None:
+    log.warning(event, extra={"why": detail})
 
 
 def _keys(wishes: Wishes, site: str, store: Path) -> Keys | None:

@@ -5,11 +5,9 @@ is safe to repeat: what is there is kept, what is missing or about to expire is 
 """
 
 import datetime as dt
-import secrets
 from pathlib import Path
 
 import msgspec
-import nkeys
 
 from scalebox_actors import sites
 from scalebox_actors.errors import BadInput
@@ -18,6 +16,7 @@ from scalebox_actors.keys.certificates import (
     make_certificate,
     make_route_certificate,
 )
+from scalebox_actors.keys.nkey import new_seed, public_key
 from scalebox_actors.keys.private import check_private, private_folder, write_private
 from scalebox_actors.login import Login, read_login, write_login
 from scalebox_actors.rights import CLIENTS, Role
@@ -25,8 +24,6 @@ from scalebox_actors.topology.model import Topology
 
 PUBLIC = "public.json"
 """Site and role to public nkey: all that one site must know of the others."""
-
-_USER_PREFIX = nkeys.PREFIX_BYTE_USER
 
 
 def login_file(role: str) -> str:
@@ -55,7 +52,7 @@ def make_keys(topology: Topology, folder: Path, *, now: dt.datetime | None = Non
         leaf = site != topology.hub
         roles = (*CLIENTS, Role.LEAF) if leaf else CLIENTS
         logins = {role: _login(here / login_file(role), site, role) for role in roles}
-        public[site] = {role: _public_key(login) for role, login in logins.items()}
+        public[site] = {role: public_key(login.seed) for role, login in logins.items()}
         place = sites.site_of(topology, site)
         make_certificate(here, place, authority, moment)
         if place.replicas > 1:
@@ -94,15 +91,9 @@ def _login(path: Path, site: str, role: Role) -> Login:
     if path.exists():
         check_private(path)
         return read_login(path.read_text(), str(path))
-    seed = nkeys.encode_seed(secrets.token_bytes(32), _USER_PREFIX).decode()
-    login = Login(seed=seed, site=site, role=role)
+    login = Login(seed=new_seed(), site=site, role=role)
     write_private(path, write_login(login).encode())
     return login
-
-
-def _public_key(login: Login) -> str:
-    pair = nkeys.from_seed(bytearray(login.seed.encode()))
-    return bytes(pair.public_key).decode()
 
 
 def _seed_file(here: Path, leaf: Login | None) -> None:

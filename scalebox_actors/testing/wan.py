@@ -5,6 +5,7 @@ Everything is on loopback, or with `namespaces=True` (root) in network namespace
 """
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
@@ -13,13 +14,22 @@ import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from scalebox_actors.broker import Credentials, JetStreamBroker, Link, connect, ensure
+from scalebox_actors.broker import (
+    Credentials,
+    JetStreamBroker,
+    Link,
+    connect,
+    ensure,
+    watch_links,
+)
 from scalebox_actors.crossing import Tally, received_key, sent_key
 from scalebox_actors.errors import Unavailable
+from scalebox_actors.keys.nkey import new_seed, public_key
 from scalebox_actors.ledger import Ledger
 from scalebox_actors.names import Names
 from scalebox_actors.server import find_binary
@@ -111,7 +121,10 @@ class Wan:
         """Leaf site to its wire to the hub."""
         self.events: list[tuple[str, str]] = []
         """What connections made by `connect` had to tell."""
+        self.seed = new_seed()
+        """The login of whom watches over the links, as `sbx-actor server` does."""
         self._links: list[Link] = []
+        self._watches: list[asyncio.Task[None]] = []
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -143,6 +156,11 @@ class Wan:
         for site in self.topology.site_names:
             await ensure(await self.connect(site), self.topology, self.names(site))
 
+    def watch(self) -> None:
+        """Have somebody watch over the links at each site, whenever its server runs."""
+        work = [self._watch(server) for server in self.servers.values()]
+        self._watches = [asyncio.create_task(each) for each in work]
+
     async def joined(self, *, seconds: float = READY) -> None:
         """Wait until every leaf has a link to the hub."""
         await self.until_linked(len(self.leaves), seconds=seconds)
@@ -156,10 +174,28 @@ class Wan:
 
     async def close(self) -> None:
         """Close the connections and end the servers."""
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
         for link in self._links:
             await link.close()
         for server in self.servers.values():
             server.stop()
+
+    async def _watch(self, server: SiteServer) -> None:
+        login = Credentials(seed=self.seed, insecure=True)
+        while True:
+            with contextlib.suppress(Unavailable):
+                told = partial(self._note, server.folder.name)
+                link = await connect(server.url, name="watch", events=told, credentials=login)
+                try:
+                    await watch_links(link, server.pid)
+                finally:
+                    await link.close()
+            await asyncio.sleep(_POLL)
+
+    def _note(self, site: str, event: str, detail: str) -> None:
+        self.events.append((event, f"{site}: {detail}"))
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,6 +256,7 @@ async def wan(
         else:
             _on_loopback(lab)
         await asyncio.gather(*(server.start() for server in lab.servers.values()))
+        lab.watch()
         await lab.joined()
         if deploy:
             await lab.deploy()
@@ -257,7 +294,14 @@ def _in_namespaces(lab: Wan, spaces: Namespaces) -> None:
 
 def _ground(lab: Wan, site: str, listen: str, *, hub: str, leaves: str) -> Ground:
     store = lab.folder / site / "js"
-    return Ground(store=str(store), listen=listen, hub=hub, leaf_listen=leaves, durable=lab.durable)
+    return Ground(
+        store=str(store),
+        listen=listen,
+        hub=hub,
+        leaf_listen=leaves,
+        durable=lab.durable,
+        watch=public_key(lab.seed),
+    )
 
 
 def _add(lab: Wan, site: str, ground: Ground, address: str, within: str = "") -> None:

@@ -6,6 +6,7 @@ between two network namespaces, for root, where packets really are lost.
 
 import asyncio
 import contextlib
+import os
 import socket
 import subprocess
 import threading
@@ -211,38 +212,47 @@ class ProxyWire:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class VethWire(msgspec.Struct, frozen=True):
-    """A pair of virtual interfaces; cut and mended at the leaf's end."""
+class VethWire(msgspec.Struct):
+    """A pair of virtual interfaces between the namespaces of a leaf site and of the hub."""
 
-    namespace: str
-    """Of the leaf site."""
-    device: str
+    leaf: tuple[str, str]
+    """The namespace of the leaf site, and its end of the wire there."""
+    hub: tuple[str, str]
+    rules: list[tuple[str, tuple[str, ...]]] = []
+    """What is in force, and in which namespace."""
 
     def cut(self) -> None:
         """Break it loudly: every segment is answered with a reset."""
         for chain, way in (("INPUT", "-i"), ("OUTPUT", "-o")):
-            self._rule(chain, way, "-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset")
+            rule = ("-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset")
+            self._rule(self.leaf, chain, way, *rule)
 
     def silence(self, way: Way = Way.BOTH) -> None:
-        """Drop every packet of a direction."""
+        """Drop every packet of a direction, where it comes in: who sends it is not told."""
         if way in (Way.IN, Way.BOTH):
-            self._rule("INPUT", "-i", "-j", "DROP")
+            self._rule(self.leaf, "INPUT", "-i", "-j", "DROP")
         if way in (Way.OUT, Way.BOTH):
-            self._rule("OUTPUT", "-o", "-j", "DROP")
+            self._rule(self.hub, "INPUT", "-i", "-j", "DROP")
 
     def heal(self) -> None:
         """Drop nothing any more."""
-        inside(self.namespace, "iptables", "-F")
+        while self.rules:
+            namespace, rule = self.rules.pop()
+            inside(namespace, "iptables", "-w", "-D", *rule)
 
     def passed(self) -> tuple[int, int]:
         """Return the bytes that have crossed, out and in."""
-        base = f"/sys/class/net/{self.device}/statistics"
-        text = inside(self.namespace, "cat", f"{base}/tx_bytes", f"{base}/rx_bytes")
+        namespace, device = self.leaf
+        base = f"/sys/class/net/{device}/statistics"
+        text = inside(namespace, "cat", f"{base}/tx_bytes", f"{base}/rx_bytes")
         out, back = text.split()
         return int(out), int(back)
 
-    def _rule(self, chain: str, way: str, *rule: str) -> None:
-        inside(self.namespace, "iptables", "-A", chain, way, self.device, *rule)
+    def _rule(self, end: tuple[str, str], chain: str, way: str, *rule: str) -> None:
+        namespace, device = end
+        whole = (chain, way, device, *rule)
+        inside(namespace, "iptables", "-w", "-A", *whole)
+        self.rules.append((namespace, whole))
 
 
 class Namespaces:
@@ -255,14 +265,12 @@ class Namespaces:
         self.hub, self.leaves = hub, leaves
         self.names = {site: f"sbx-{tag}-{n}" for n, site in enumerate((hub, *leaves))}
         self._tag = tag
-        self._net = 100 + int.from_bytes(tag.encode()[-1:], "big") % 100
-        for name in self.names.values():
-            _run("ip", "netns", "add", name)
-            inside(name, "ip", "link", "set", "lo", "up")
-        for number, site in enumerate(self.names):
-            self._join_here(number, self.names[site])
-        for number, site in enumerate(leaves, 1):
-            self._join_hub(number, self.names[site])
+        self._net = _free_net()
+        try:
+            self._make()
+        except BadInput:
+            self.close()
+            raise
 
     def host(self, site: str) -> str:
         """Return the address at which this process reaches a site's namespace."""
@@ -274,12 +282,29 @@ class Namespaces:
 
     def wire(self, leaf: str) -> VethWire:
         """Return the wire of a leaf."""
-        return VethWire(self.names[leaf], f"w{self._tag}l{list(self.names).index(leaf)}")
+        number = list(self.names).index(leaf)
+        return VethWire(
+            (self.names[leaf], f"w{self._tag}l{number}"),
+            (self.names[self.hub], f"w{self._tag}h{number}"),
+        )
 
     def close(self) -> None:
-        """Remove the namespaces; their interfaces go with them."""
+        """Remove the namespaces, and with them their interfaces."""
+        for number, name in enumerate(self.names.values()):
+            # The kernel takes its time to take a namespace down, but not a pair of interfaces.
+            with contextlib.suppress(BadInput):
+                _run("ip", "link", "del", f"m{self._tag}h{number}")
+            with contextlib.suppress(BadInput):
+                _run("ip", "netns", "del", name)
+
+    def _make(self) -> None:
         for name in self.names.values():
-            _run("ip", "netns", "del", name)
+            _run("ip", "netns", "add", name)
+            inside(name, "ip", "link", "set", "lo", "up")
+        for number, site in enumerate(self.names):
+            self._join_here(number, self.names[site])
+        for number, site in enumerate(self.leaves, 1):
+            self._join_hub(number, self.names[site])
 
     def _join_here(self, number: int, name: str) -> None:
         here, there = f"m{self._tag}h{number}", f"m{self._tag}n{number}"
@@ -299,6 +324,14 @@ class Namespaces:
             net = f"10.{self._net}.{100 + number}.{last}/30"
             inside(space, "ip", "addr", "add", net, "dev", device)
             inside(space, "ip", "link", "set", device, "up")
+
+
+def _free_net() -> int:
+    """Return an n of which no interface here has an address 10.n; others may run beside us."""
+    taken = _run("ip", "-o", "addr")
+    first = os.getpid() % 100
+    numbers = (100 + (first + step) % 100 for step in range(100))
+    return next(n for n in numbers if f" 10.{n}." not in taken)
 
 
 def inside(namespace: str, *command: str) -> str:

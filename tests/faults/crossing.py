@@ -1,7 +1,8 @@
-"""Traffic over three sites whose links are cut, and the demonstration of it (`make wan-demo`).
+"""Traffic over four sites whose links are cut, and the demonstration of it (`make wan-demo`).
 
-`split` at the hub sends to `count` at a and b, these send to `check` at b (from a through the hub:
-edge to edge), and that sends to `total` at the hub; beside it every site has work of its own.
+`split` at the hub sends to `count` at a, b and c, these send to `check` at b (from a and c through
+the hub: edge to edge), and that sends to `total` at the hub; beside it every site has work of its
+own.
 """
 
 import argparse
@@ -15,8 +16,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from statistics import median
 
-from scalebox_actors.broker import JetStreamBroker
+from scalebox_actors.broker import Admin, JetStreamBroker
 from scalebox_actors.message import MSG_ID
 from scalebox_actors.node import Node, Settings
 from scalebox_actors.ports import Entry
@@ -25,16 +27,20 @@ from scalebox_actors.topology.load import load
 
 PARTS = 5
 TICK = 0.1
+LOCALS = 20
+"""Messages of its own that every site gets in a second."""
 CLEAR = 60.0
+SETTLED = 10.0
 TOPOLOGY = """
 topology: crossing
 sites:
   hub: {hub: true, address: "127.0.0.1:7422"}
   a: {}
   b: {}
+  c: {}
 modules:
   split: {site: hub, function: "crossing_functions:split", sinks: [count]}
-  count: {sites: [a, b], route: spread, function: "crossing_functions:same", sinks: [check]}
+  count: {sites: [a, b, c], route: spread, function: "crossing_functions:same", sinks: [check]}
   check: {site: b, function: "crossing_functions:same", sinks: [total]}
   total: {site: hub, function: "crossing_functions:same"}
   local: {function: "crossing_functions:same"}
@@ -44,28 +50,39 @@ modules:
 class Traffic:
     """Nodes at every site, and somebody who sends; made by `traffic`."""
 
-    def __init__(self, lab: Wan, brokers: dict[str, JetStreamBroker]) -> None:
+    def __init__(self, lab: Wan, brokers: dict[str, JetStreamBroker], nodes: list[Node]) -> None:
         self.lab = lab
         self.brokers = brokers
+        self.tick = TICK
         self.roots = 0
         self.locals = 0
+        self._nodes = nodes
+        self._admins: dict[str, Admin] = {}
 
     async def send(self) -> None:
-        """Send one message into the pipeline and one to each site's own work, again and again."""
-        while True:
-            number = self.roots
-            await self._put("hub", "split", f"r{number}")
-            self.roots = number + 1
-            for site in self.brokers:
-                await self._put(site, "local", f"l{number}")
-            self.locals = number + 1
-            await asyncio.sleep(TICK)
+        """Send into the pipeline, and to each site's own work, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._send_roots())
+            tasks.create_task(self._send_locals())
 
     async def flow(self, seconds: float) -> None:
         """Send for so long."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.send()
+
+    async def rates(self, seconds: float) -> dict[str, float]:
+        """Return how much of its own work each site does in a second: the median of so many."""
+        rates: list[list[float]] = []
+        last, since = self._done(), time.monotonic()
+        end = since + seconds
+        while time.monotonic() < end - 0.5:
+            await asyncio.sleep(min(1.0, end - time.monotonic()))
+            now, done = time.monotonic(), self._done()
+            pairs = zip(done, last, strict=True)
+            rates.append([(new - old) / (now - since) for new, old in pairs])
+            last, since = done, now
+        return dict(zip(self.brokers, map(median, zip(*rates, strict=True)), strict=True))
 
     async def results(self, site: str, module: str) -> Counter[bytes]:
         """Return what a module has emitted at a site, and how often."""
@@ -82,27 +99,27 @@ class Traffic:
         began = time.monotonic()
         wanted = self.expected(self.roots)
         async with asyncio.timeout(seconds):
-            while wanted - set(await self.results("hub", "total")):  # noqa: ASYNC110 - polled
+            while True:
+                if await self.missing() <= 0:  # counting is cheap, reading is not
+                    took = time.monotonic() - began
+                    if not wanted - set(await self.results("hub", "total")):
+                        return took
                 await asyncio.sleep(0.05)
-        return time.monotonic() - began
 
-    async def local_share(self) -> float:
-        """Return which part of their own work the sites have done."""
-        shares = [
-            len(await self.results(site, "local")) / max(1, self.locals) for site in self.brokers
-        ]
-        return min(shares)
+    async def missing(self) -> int:
+        """Return how many results are not at the hub yet."""
+        subject = self.lab.names("hub").result("total")
+        there = await (await self._admin("hub")).list_subjects(subject)
+        return self.roots * PARTS - there.get(subject, 0)
 
     async def audit(self) -> tuple[list[Certificate], int, int]:
         """Return the certificates, and how many results are lost and doubled."""
-        found = await self.results("hub", "total")
-        lost = len(self.expected(self.roots) - set(found))
-        doubled = sum(found.values()) - len(found)
-        for site in self.brokers:
-            mine = await self.results(site, "local")
-            lost += max(0, self.locals - len(mine))  # the last may not have been counted
-            doubled += sum(mine.values()) - len(mine)
+        began = time.monotonic()
         async with asyncio.timeout(CLEAR):
+            lost, doubled = await self._balance()
+            while lost and time.monotonic() < began + SETTLED:
+                await asyncio.sleep(0.2)  # the sites' own work may not be through yet
+                lost, doubled = await self._balance()
             while True:
                 papers = await certificates(self.lab)
                 if all(paper.agrees for paper in papers):
@@ -112,15 +129,56 @@ class Traffic:
                 await asyncio.sleep(0.2)
         return papers, lost, doubled
 
-    async def _put(self, site: str, module: str, body: str) -> None:
+    async def _balance(self) -> tuple[int, int]:
+        """Return how many results are missing, and how many are there once too often."""
+        found = await self.results("hub", "total")
+        lost = len(self.expected(self.roots) - set(found))
+        doubled = sum(found.values()) - len(found)
+        for site in self.brokers:
+            mine = await self.results(site, "local")
+            lost += max(0, self.locals - len(mine))
+            doubled += sum(mine.values()) - len(mine)
+        return lost, doubled
+
+    def _done(self) -> list[int]:
+        return [node.journal.of("local").done for node in self._nodes]
+
+    async def _send_roots(self) -> None:
+        while True:
+            await self._put("hub", "split", f"r{self.roots}")
+            self.roots += 1
+            await asyncio.sleep(self.tick)
+
+    async def _send_locals(self) -> None:
+        """Keep the pace by the clock: what a busy moment has delayed is made up for."""
+        began, first = time.monotonic(), self.locals
+        while True:
+            due = first + round((time.monotonic() - began) * LOCALS)
+            names = [f"l{number}" for number in range(self.locals, due)]
+            if names:
+                puts = [self._put(site, "local", *names) for site in self.brokers]
+                await asyncio.gather(*puts)
+                self.locals = due
+            await asyncio.sleep(1 / LOCALS)
+
+    async def _admin(self, site: str) -> Admin:
+        if site not in self._admins:
+            self._admins[site] = Admin(await self.lab.connect(site), self.lab.names(site))
+        return self._admins[site]
+
+    async def _put(self, site: str, module: str, *bodies: str) -> None:
         subject = self.lab.names(site).task(module)
-        entry = Entry(subject=subject, body=body.encode(), headers={MSG_ID: f"{module}-{body}"})
-        await self.brokers[site].write([entry])
+        await self.brokers[site].write(
+            [
+                Entry(subject=subject, body=body.encode(), headers={MSG_ID: f"{module}-{body}"})
+                for body in bodies
+            ]
+        )
 
 
 @asynccontextmanager
 async def traffic(folder: Path, *, namespaces: bool = False) -> AsyncIterator[Traffic]:
-    """Start three sites with a node each."""
+    """Start four sites with a node each."""
     topology = load(TOPOLOGY.encode(), path="crossing")
     async with wan(topology, folder, namespaces=namespaces) as lab:
         nodes = []
@@ -132,7 +190,7 @@ async def traffic(folder: Path, *, namespaces: bool = False) -> AsyncIterator[Tr
             nodes.append((node, asyncio.create_task(node.run())))
         try:
             brokers = {site: await lab.broker(site) for site in topology.site_names}
-            yield Traffic(lab, brokers)
+            yield Traffic(lab, brokers, [node for node, _ in nodes])
         finally:
             for node, _ in nodes:
                 node.stop()
