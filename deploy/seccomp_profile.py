@@ -31,7 +31,8 @@ def main() -> None:
     given = json.loads(SOURCE.read_text())
     refused = set(REFUSED.split())
     plain: set[str] = set()
-    rules, arches = [], {}
+    rules: list[dict[str, object]] = []
+    arches: dict[str, list[str]] = {}
     for rule in given["syscalls"]:
         includes, excludes = rule.get("includes", {}), rule.get("excludes", {})
         if includes.get("caps") or excludes.get("arches"):
@@ -63,8 +64,7 @@ def main() -> None:
 
 
 def _short(rule: dict[str, object]) -> dict[str, object]:
-    kept = {key: rule[key] for key in ("names", "action", "args", "errnoRet") if rule.get(key)}
-    return kept
+    return {key: rule[key] for key in ("names", "action", "args", "errnoRet") if rule.get(key)}
 
 
 if __name__ == "__main__":

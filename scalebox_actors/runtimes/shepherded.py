@@ -105,6 +105,7 @@ class ShepherdRuntime:
     work_path = ""
     shepherd_of = ""
     """What its shepherd is told to look after; see `shepherd.main`."""
+    run_class = ShepherdRun
     folder = ""
     """The state directory of a user, where none is given."""
 
@@ -250,7 +251,7 @@ class ShepherdRuntime:
 
     def run(self, told: Told, *, adopted: bool) -> ShepherdRun:
         """Return a run that the shepherd told of."""
-        return ShepherdRun(self, told, self._watches[told.name], adopted)
+        return self.run_class(self, told, self._watches[told.name], adopted)
 
     def _new_link(self) -> Link:
         return Link(self.note, self.cut)
