@@ -1,8 +1,8 @@
 """A container that the shepherd looks after, started by crun or runc. Standard library only.
 
 Its place is a directory named by the run's id: the bundle (config.json), the writable part of its
-root file system, two pipes with names and what was drained out of them. A *keeper*, a shell of
-four lines, starts the container runtime there, waits for it and writes its exit code down. Keeper
+root file system, two pipes with names and what was drained out of them. A *keeper*, a shell with
+a few lines, starts the container runtime there, waits for it and writes its exit code down. Keeper
 and container outlive the shepherd; the next one finds the keeper by the mark in its environment,
 or the code that it wrote. Until there is one, an output that fills its pipe waits.
 """
@@ -23,17 +23,25 @@ from scalebox_actors.runtimes.shepherd_kernel import MS_NODEV, mount, unmount
 from scalebox_actors.runtimes.shepherd_program import (
     LOOK_AGAIN,
     MARK,
+    PID,
     Output,
     Program,
     children_of,
     mark_of,
     marked,
+    size_of,
     unlink,
 )
 
 SHELL = "/bin/sh"
 # The runtime and the container get the ends for writing only, and nothing of the mark or the lock.
-KEEPER = f'{MARK}= "$@" >out 2>err 3>&-\necho $? >exit\n'
+# Where there is no shepherd at the end, what is still in the pipes would go with them.
+KEEPER = f"""{MARK}= "$@" >out 2>err 3>&- 4>&- 5>&-
+echo $? >exit
+read -r shepherd <../{PID} && read -r _ _ now _ <"/proc/$shepherd/stat" && [ "$now" != Z ] && exit
+dd iflag=nonblock bs=64k <out >>stdout
+dd iflag=nonblock bs=64k <err >>stderr
+"""
 RUNTIME_STATE, ROOTS = "runtime", "roots"
 """In the state directory: the container runtime's own state, and root file systems."""
 LAYERS = ("root", "upper", "over")
@@ -43,7 +51,6 @@ WORDS = 4096
 """The most that is read of what the container runtime complains about."""
 MANY = 200
 """A writable part with more entries is removed by a process of its own."""
-SIGTERM_BLOCKED = 1 << (signal.SIGTERM - 1)
 UNFIT = (errno.EINVAL, errno.EOPNOTSUPP, errno.EREMOTE)
 """What a file system says that cannot hold the writable part of an overlay."""
 PASSING = ("resource temporarily unavailable", "no space left", "cannot allocate memory")
@@ -151,9 +158,11 @@ class Container(Program):
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 # For reading too: while the keeper lives nobody writes into a broken pipe.
-                (os.POSIX_SPAWN_OPEN, 1, "out", os.O_RDWR, 0),
-                (os.POSIX_SPAWN_OPEN, 2, "err", os.O_RDWR, 0),
+                (os.POSIX_SPAWN_OPEN, 4, "out", os.O_RDWR, 0),
+                (os.POSIX_SPAWN_OPEN, 5, "err", os.O_RDWR, 0),
                 (os.POSIX_SPAWN_DUP2, lock, 3),
+                (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
             ],
             setsid=True,
             setsigmask=[],
@@ -175,7 +184,8 @@ class Container(Program):
     def terminate(self) -> None:
         """Signal its first process, an init that passes it on, once that one can hear it."""
         first = self._first()
-        if first and _hears(first):
+        # An init that has a child waits for signals; one that comes earlier may be dropped.
+        if first and children_of(first):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(first, signal.SIGTERM)
         else:
@@ -202,7 +212,8 @@ class Container(Program):
     def abandoned(self) -> Json:
         """Say how it ended: the keeper wrote it down, shepherd or not."""
         end = self._told_end()
-        end["stdout_size"], end["stderr_size"] = self._drain_rest()
+        for name in ("stdout", "stderr"):
+            end[f"{name}_size"] = size_of(self.log(name))
         return end
 
     def _told_end(self) -> Json:
@@ -229,13 +240,6 @@ class Container(Program):
         lost = any(piece in words.lower() for piece in PASSING)
         return {"code": 126, "lost": lost, "not_started": not lost, "detail": words}
 
-    def _drain_rest(self) -> tuple[int, int]:
-        sizes = []
-        for name in ("stdout", "stderr"):
-            held = [f"{self.log(name)}{end}" for end in ("", ".old")]
-            sizes.append(sum(os.path.getsize(p) for p in held if os.path.exists(p)))  # noqa: PTH110, PTH202
-        return sizes[0], sizes[1]
-
     def _close_outputs(self) -> None:
         for output in self.outputs:
             output.close()
@@ -247,6 +251,7 @@ class Container(Program):
         with contextlib.suppress(OSError):
             unmount(f"{self.layers}/root")
         remove(self.layers)
+        remove(f"{self.state}/{RUNTIME_STATE}/{self.id}")  # of a runtime that was killed
         unlink(*(f"{self.place}/{name}" for name in PLAIN))
 
     def forget(self) -> None:
@@ -338,17 +343,6 @@ def _overlay(lower: str) -> None:
             raise
         mount("overlay", "root", "overlay", MS_NODEV, layers)
         _volatile = ""
-
-
-def _hears(pid: int) -> bool:
-    """Whether a first process is an init that waits for signals: it keeps them blocked.
-
-    Before that the kernel drops a signal that the first process has no handler for.
-    """
-    for line in _read(f"/proc/{pid}/status").splitlines():
-        if line.startswith("SigBlk:"):
-            return bool(int(line.split()[1], 16) & SIGTERM_BLOCKED)
-    return False
 
 
 def _read(path: str) -> str:

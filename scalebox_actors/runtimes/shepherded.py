@@ -37,21 +37,21 @@ class Watch:
     """What we know of a run that somebody holds, and a future for its end."""
 
     def __init__(self, told: Told) -> None:
-        self.id = told.id
+        self.name, self.id = told.name, told.id
         self.end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
 
 
 class ShepherdRun:
     """A run that was started here, by us or by the node before us."""
 
-    def __init__(self, runtime: "ShepherdRuntime", told: Told, watch: Watch, adopted: bool) -> None:
-        self._runtime, self._name, self._watch = runtime, told.name, watch
+    def __init__(self, runtime: "ShepherdRuntime", watch: Watch, adopted: bool) -> None:
+        self._runtime, self._watch = runtime, watch
         self._adopted = adopted
 
     @property
     def name(self) -> str:
         """The run's name."""
-        return self._name
+        return self._watch.name
 
     @property
     def adopted(self) -> bool:
@@ -77,7 +77,7 @@ class ShepherdRun:
 
     async def stop(self, grace: float) -> None:
         """Let it be told to end, and after `grace` be killed, with all that it started."""
-        question = {"do": "stop", "name": self._name, "grace": grace}
+        question = {"do": "stop", "name": self._watch.name, "grace": grace}
         await self._runtime.ask(question, patience=grace + PATIENCE, call=grace + ENGINE_CALL)
 
     async def logs(self, most: int) -> Logs:
@@ -161,6 +161,22 @@ class ShepherdRuntime:
         """Remove a run, killing it if it still lives."""
         await self.ask({"do": "remove", "name": name})
         self._watches.pop(name, None)
+
+    async def rename(self, old: str, new: str) -> bool:
+        """Give a run that we hold a name that is free; False if it is taken, or the run is gone.
+
+        One act: of several callers one gets the name, and a shepherd that is killed has done it
+        or has not.
+        """
+        watch = self._watches.get(old)
+        run = watch.id if watch else ""
+        answer = await self.ask({"do": "rename", "name": old, "to": new, "id": run})
+        if watch is None or answer.run is None:
+            return False
+        watch.name = new
+        self._watches[new] = self._watches.pop(old, watch)
+        self.note(answer)
+        return True
 
     async def stray(self, labels: Mapping[str, str]) -> list[Stray]:
         """Return every run that carries all of `labels`."""
@@ -251,7 +267,7 @@ class ShepherdRuntime:
 
     def run(self, told: Told, *, adopted: bool) -> ShepherdRun:
         """Return a run that the shepherd told of."""
-        return self.run_class(self, told, self._watches[told.name], adopted)
+        return self.run_class(self, self._watches[told.name], adopted)
 
     def _new_link(self) -> Link:
         return Link(self.note, self.cut)
