@@ -206,7 +206,12 @@ class FreshLauncher:
             finished=max(exit_.finished, exit_.started),
             stdout=self._text(logs.stdout, logs.stdout_size),
             stderr=self._text(logs.stderr, logs.stderr_size),
-            usage=Usage(cpu_seconds=exit_.cpu_seconds, memory_peak=exit_.memory_peak),
+            usage=Usage(
+                cpu_seconds=exit_.cpu_seconds,
+                memory_peak=exit_.memory_peak,
+                read_bytes=exit_.read_bytes,
+                written_bytes=exit_.written_bytes,
+            ),
         )
 
     def _cause(self, exit_: Exit, *, timed_out: bool) -> tuple[Cause, int, str]:
