@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import math
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self
@@ -30,9 +29,10 @@ from scalebox_actors.runtimes.docker_answers import (
     Step,
     init_failure,
 )
-from scalebox_actors.runtimes.docker_body import WORK, create_body
+from scalebox_actors.runtimes.docker_body import WORK, Program, create_body
 from scalebox_actors.runtimes.docker_engine import FOREVER, PATIENCE, Engine
 from scalebox_actors.runtimes.docker_events import OURS, Events, Watch
+from scalebox_actors.runtimes.docker_images import find_image, program_of
 from scalebox_actors.runtimes.docker_inspect import (
     KILLED,
     Inspected,
@@ -52,7 +52,6 @@ START_WAIT = 2.0
 TURNS = 25
 """So often a container that vanishes or changes under our hands is looked at anew."""
 log = logging.getLogger(__name__)
-_REFERENCE = re.compile(r"[a-zA-Z0-9][\w.:@/-]{0,500}")
 
 
 class DockerRun:
@@ -186,7 +185,8 @@ class DockerRuntime:
             return await self._adopt_or_start(spec)
 
     async def _adopt_or_start(self, spec: ContainerSpec) -> DockerRun:
-        body = create_body(spec, self.engine.traits)
+        program = await program_of(self.engine, spec.image) if spec.wrapper else Program()
+        body = create_body(spec, self.engine.traits, program)
         for _ in range(TURNS):
             made = await self.engine.call(
                 Step.CREATE,
@@ -233,7 +233,7 @@ class DockerRuntime:
 
     async def missing(self, images: Sequence[str]) -> list[str]:
         """Return those images that are not on this host."""
-        return [image for image in images if not await self._has(image)]
+        return [image for image in images if await find_image(self.engine, image) is None]
 
     async def check(self) -> None:
         """Raise RuntimeUnavailable if the engine does not answer."""
@@ -346,14 +346,6 @@ class DockerRuntime:
             lambda: self.engine.request("DELETE", f"containers/{container}", {"force": 1, "v": 1}),
         )
 
-    async def _has(self, image: str) -> bool:
-        if not _REFERENCE.fullmatch(image) or ".." in image:
-            return False
-        told = await self.engine.call(
-            Step.OTHER, lambda: self.engine.request("GET", f"images/{image}/json")
-        )
-        return not isinstance(told, Answer)
-
 
 class _Created(msgspec.Struct, rename="pascal"):
     id: str
@@ -383,7 +375,7 @@ def _stray(found: Inspected, name: str) -> Stray:
 
 def _check_arguments(spec: ContainerSpec) -> None:
     """Refuse what the kernel would: the engine starts it, and the program dies of it unheard."""
-    texts = [*spec.command, *(f"{name}={value}" for name, value in spec.env.items())]
+    texts = [*spec.wrapper, *spec.command, *(f"{name}={value}" for name, value in spec.env.items())]
     sizes = [len(text.encode("utf-8", "surrogateescape")) for text in texts]
     if any("\0" in text for text in texts):
         raise SpecRejected("an argument or a variable holds a NUL byte")

@@ -151,7 +151,7 @@ class ProcessRuntime:
             "labels": dict(spec.labels),
             "attempt": int(spec.labels.get("sbx.attempt", "1")),
             "work": spec.work,
-            "argv": spec.command,
+            "argv": (*spec.wrapper, *spec.command),
             "env": passed_on | dict(spec.env),
             "log_bytes": spec.log_bytes,
             "time": time.time(),
@@ -283,9 +283,9 @@ def _check(spec: ContainerSpec) -> None:
     """Raise SpecRejected for what a plain process cannot give."""
     if not _NAME.fullmatch(spec.name):
         raise SpecRejected(f"{spec.name!r} cannot name a run")
-    if not spec.command:
+    if not (spec.command or spec.wrapper):
         raise SpecRejected("the process runtime needs a command: there is no image to have one")
-    if any("\0" in text for text in (*spec.command, *spec.env, *spec.env.values())):
+    if any("\0" in text for text in (*spec.wrapper, *spec.command, *spec.env, *spec.env.values())):
         raise SpecRejected("an argument or a variable holds a NUL byte")
     for mount in spec.mounts:
         if os.path.realpath(mount.source) != os.path.realpath(mount.target):
