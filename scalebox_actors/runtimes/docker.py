@@ -18,17 +18,10 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from scalebox_actors.errors import ImageMissing, RuntimeUnavailable, SpecRejected
-from scalebox_actors.limits import ARGUMENT_BYTES, ENGINE_CALL
+from scalebox_actors.limits import ENGINE_CALL
 from scalebox_actors.ports import Exit, Logs, Stray
-from scalebox_actors.runtimes.docker_answers import (
-    INIT_FAILED,
-    INIT_SAYS,
-    NOT_STARTED,
-    Answer,
-    Kind,
-    Step,
-    init_failure,
-)
+from scalebox_actors.runtimes.arguments import check_arguments
+from scalebox_actors.runtimes.docker_answers import NOT_STARTED, Answer, Kind, Step
 from scalebox_actors.runtimes.docker_body import WORK, Program, create_body
 from scalebox_actors.runtimes.docker_engine import FOREVER, PATIENCE, Engine
 from scalebox_actors.runtimes.docker_events import OURS, Events, Watch
@@ -43,10 +36,10 @@ from scalebox_actors.runtimes.docker_inspect import (
 )
 from scalebox_actors.runtimes.docker_logs import Frames
 from scalebox_actors.runtimes.docker_orphans import end_processes
+from scalebox_actors.runtimes.init_words import INIT_FAILED, INIT_SAYS, judged
 from scalebox_actors.runtimes.mounts import real_mounts
 from scalebox_actors.spec import ContainerSpec
 
-ARGUMENTS_BYTES = 2_000_000
 START_WAIT = 2.0
 """So long a container is left to whoever created it before we start it ourselves."""
 TURNS = 25
@@ -101,7 +94,7 @@ class DockerRun:
         if end.code not in INIT_FAILED or end.lost:
             return end
         logs = await self.logs(INIT_SAYS)
-        words = "" if logs.stdout_size else init_failure(logs.stderr)
+        words = judged(end.code, logs.stdout_size, logs.stderr)
         return msgspec.structs.replace(end, not_started=True, detail=words) if words else end
 
     async def stop(self, grace: float) -> None:
@@ -175,7 +168,7 @@ class DockerRuntime:
 
     async def adopt_or_start(self, spec: ContainerSpec) -> DockerRun:
         """Return the container named `spec.name`; create and start it if there is none."""
-        _check_arguments(spec)
+        check_arguments(spec)
         if spec.mounts:
             guarded = (spec.work, self.engine.socket)
             mounts = await asyncio.to_thread(real_mounts, spec.mounts, guarded)
@@ -371,13 +364,3 @@ def _stray(found: Inspected, name: str) -> Stray:
         running=not (found.ended or found.waits_for_start),
         finished=0.0 if found.state.running else finished,
     )
-
-
-def _check_arguments(spec: ContainerSpec) -> None:
-    """Refuse what the kernel would: the engine starts it, and the program dies of it unheard."""
-    texts = [*spec.wrapper, *spec.command, *(f"{name}={value}" for name, value in spec.env.items())]
-    sizes = [len(text.encode("utf-8", "surrogateescape")) for text in texts]
-    if any("\0" in text for text in texts):
-        raise SpecRejected("an argument or a variable holds a NUL byte")
-    if any(size > ARGUMENT_BYTES for size in sizes) or sum(sizes) > ARGUMENTS_BYTES:
-        raise SpecRejected(f"an argument or a variable is longer than {ARGUMENT_BYTES} bytes")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scalebox_actors.errors import BadInput, NotPermitted
 from scalebox_actors.runtimes.choose import open_runtime
-from scalebox_actors.runtimes.docker_answers import Kind, Step, init_failure, read_answer
+from scalebox_actors.runtimes.docker_answers import Kind, Step, read_answer
 from scalebox_actors.runtimes.docker_body import Program, Traits, create_body
 from scalebox_actors.runtimes.docker_inspect import (
     Config,
@@ -22,6 +22,7 @@ from scalebox_actors.runtimes.docker_inspect import (
     seconds,
 )
 from scalebox_actors.runtimes.docker_logs import Frames
+from scalebox_actors.runtimes.init_words import init_failure
 from scalebox_actors.runtimes.mounts import check_root, real_mounts
 from scalebox_actors.spec import ContainerSpec, Mount
 
