@@ -33,8 +33,17 @@ from scalebox_actors.limits import DONE_RECORD_LIFE, GROUP_MEMBERS
 from scalebox_actors.message import Message, read
 from scalebox_actors.names import attempts_key, run_name
 from scalebox_actors.policy import Bury, Done, Reason, TryAgain, Verdict, describe, judge, poisoned
-from scalebox_actors.ports import Broker, Delivery, Launcher, Settled, Stored, Task
-from scalebox_actors.records import ORPHAN, UNUSABLE, Attempts, Cause, DoneRecord, Ended, Outcome
+from scalebox_actors.ports import Broker, Delivery, Launcher, Stored, Task
+from scalebox_actors.records import (
+    ORPHAN,
+    UNUSABLE,
+    Attempts,
+    Cause,
+    DoneRecord,
+    Ended,
+    Outcome,
+    Settled,
+)
 from scalebox_actors.topology.model import Module
 
 AGAIN_LATER = 30.0

@@ -16,15 +16,8 @@ import msgspec
 from scalebox_actors import gather
 from scalebox_actors.effects import Effects
 from scalebox_actors.limits import BATCH_BYTES, BATCH_MESSAGES
-from scalebox_actors.ports import (
-    Broker,
-    Entry,
-    Refusal,
-    Refused,
-    Settled,
-    Settlement,
-    Stored,
-)
+from scalebox_actors.ports import Broker, Entry, Refusal, Refused, Stored
+from scalebox_actors.records import Settled, Settlement
 
 _COMMITTED = Settlement(Settled.COMMITTED)
 _ALREADY = Settlement(Settled.ALREADY)

@@ -220,28 +220,6 @@ class Broker(Protocol):
         """Ask every node on `ctl.<verb>` and return what came within `wait` seconds."""
 
 
-# --- the committer ------------------------------------------------------------------------------
-
-
-class Settled(StrEnum):
-    """What became of a task that was handed in for commit."""
-
-    COMMITTED = "committed"
-    ALREADY = "already"
-    """Somebody, perhaps we ourselves before a lost answer, has committed it: ack and clean up."""
-    LATE = "late"
-    """A member whose group was already let go; nothing was stored."""
-    UNACCEPTABLE = "unacceptable"
-    """The broker refuses what the task wants to store; nothing was stored."""
-
-
-class Settlement(msgspec.Struct, frozen=True):
-    """The answer to a commit, and for a refusal the reason."""
-
-    kind: Settled
-    text: str = ""
-
-
 # --- the runtime --------------------------------------------------------------------------------
 
 
@@ -325,6 +303,12 @@ class Runtime(Protocol):
         started. Raises ImageMissing or SpecRejected (permanent), RuntimeUnavailable (transient).
         """
 
+    async def rename(self, name: str, new: str) -> bool:
+        """Give a run another name, running or exited; False if `new` is taken or it has gone.
+
+        Of callers at the same moment one is told True. Runs in hand go by the new name.
+        """
+
     async def remove(self, name: str) -> None:
         """Remove a run, ending it if it still lives; nothing happens if there is none."""
 
@@ -333,6 +317,9 @@ class Runtime(Protocol):
 
     async def missing(self, images: Sequence[str]) -> list[str]:
         """Return those images that are not on this host."""
+
+    async def identity(self, image: str) -> str:
+        """Return what an image's name stands for now; empty if that is nothing, or unknown."""
 
     async def check(self) -> None:
         """Raise RuntimeUnavailable, with the reason, if the engine does not answer."""

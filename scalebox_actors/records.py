@@ -90,6 +90,25 @@ class Attempts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return Attempts(failures=failures, starts=0, last=outcome.detail)
 
 
+class Settled(StrEnum):
+    """What became of a task that was handed in for commit."""
+
+    COMMITTED = "committed"
+    ALREADY = "already"
+    """Somebody, perhaps we ourselves before a lost answer, has committed it: ack and clean up."""
+    LATE = "late"
+    """A member whose group was already let go; nothing was stored."""
+    UNACCEPTABLE = "unacceptable"
+    """The broker refuses what the task wants to store; nothing was stored."""
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """The answer to a commit, and for a refusal the reason."""
+
+    kind: Settled
+    text: str = ""
+
+
 class DoneRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """That a task has ended, and how: one small JSON object that fences every later run."""
 
