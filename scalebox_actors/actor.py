@@ -90,6 +90,7 @@ class Actor:
 
     async def run(self) -> None:
         """Take deliveries into the module's slots until cancelled."""
+        self._launcher.open()
         async with self._broker.intake(self.module.name) as intake:
             self._hands.open(intake)
             async for delivery in intake:

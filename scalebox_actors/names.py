@@ -17,6 +17,7 @@ _NAME = re.compile(NAME_GRAMMAR)
 _ID = re.compile(rf"[!-)+\-/-=?-~]{{1,{ID_LENGTH}}}")  # printable ASCII but `*`, `.`, `>`
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_WARM = "warm-"
 _OWN_ID = re.compile(r"_?[a-z2-7]{26}")
 
 
@@ -79,6 +80,16 @@ def run_name(topology: str, module: str, task_id: str) -> str:
     """Name the one container that a task may have on a host: `sbx-primes.count.<id>`."""
     token = task_id if _OWN_ID.fullmatch(task_id) else digest(task_id)
     return f"sbx-{topology}.{module}.{token}"
+
+
+def warm_name(topology: str, module: str, unique: str) -> str:
+    """Name a container that waits for a message: `sbx-primes.count.warm-0a1b2c`."""
+    return f"sbx-{topology}.{module}.{_WARM}{unique}"
+
+
+def waits(name: str) -> bool:
+    """Whether a container of that name still waits for its message: no task's name is like it."""
+    return name.rpartition(".")[2].startswith(_WARM)
 
 
 class Names(msgspec.Struct, frozen=True):

@@ -40,8 +40,8 @@ SWEEP_EVERY = 5.0
 REGISTER_EVERY = 10.0
 MEASURE_EVERY = 1.0
 DISK_EVERY = 5.0
-STAYING = ("slot", "resident")
-"""Roles of containers that stay for many tasks and are adopted by nobody."""
+STAYING = ("slot", "resident", "warm")
+"""Roles of containers that are there for messages to come; a life of the node makes its own."""
 KILL_SECONDS = 15.0
 """The stop grace of a stubborn program and some more."""
 

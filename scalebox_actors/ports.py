@@ -381,6 +381,9 @@ class Launcher(Protocol):
     async def ready(self) -> None:
         """Raise ImageMissing, SpecRejected or RuntimeUnavailable if nothing could start now."""
 
+    def open(self) -> None:
+        """Begin to keep what is there before its message; called once, when messages may come."""
+
     def hold(self) -> None:
         """Let no task wait for what may never come: the node takes nothing more."""
 

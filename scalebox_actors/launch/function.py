@@ -95,6 +95,9 @@ class FunctionLauncher:
     async def ready(self) -> None:
         """Return at once: a function that was loaded can always start."""
 
+    def open(self) -> None:
+        """Nothing is there before its message."""
+
     def hold(self) -> None:
         """Nothing waits here."""
 
