@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from aiofiles import os as aios
 
-from scalebox_actors.actor import Actor, Desk
+from scalebox_actors.actor import Actor
 from scalebox_actors.committer import Committer
 from scalebox_actors.courier import Courier, CourierDesk, RoadStatus
 from scalebox_actors.effects import Scribe
@@ -32,6 +32,7 @@ from scalebox_actors.ledger import Ledger
 from scalebox_actors.limits import FREE_SPACE, REAPER_EVERY, REAPER_GRACE
 from scalebox_actors.placement import destinations
 from scalebox_actors.ports import Broker, Launcher, Runtime
+from scalebox_actors.settle import Desk
 from scalebox_actors.spec import Ceiling, check_ceiling
 from scalebox_actors.topology.model import Launch, Module, Site, Topology
 
@@ -236,7 +237,9 @@ class Node:
                 continue
             module, task_id = stray.labels.get("sbx.module", ""), stray.labels.get("sbx.id", "")
             stays = stray.labels.get("sbx.role", "") in STAYING
-            done = None if stays else await self._broker.read(self._broker.names.done(module, task_id))
+            done = (
+                None if stays else await self._broker.read(self._broker.names.done(module, task_id))
+            )
             ended = stays or done is not None
             stale = ended or (not stray.running and self._outlived(stray.finished))
             if stale and not self._in_hand(stray.name):

@@ -7,7 +7,6 @@ both under the task's name and carries on where it stopped. They go only after t
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
 
 from aiofiles import os as aios
 
@@ -21,6 +20,7 @@ from scalebox_actors.limits import STOP_GRACE
 from scalebox_actors.ports import Exit, Run, Task
 from scalebox_actors.records import Cause, Outcome
 from scalebox_actors.spec import ContainerSpec, Frame, container_spec
+from scalebox_actors.staying import NothingStays
 from scalebox_actors.topology.model import Module
 
 LOOK_SECONDS = 2.0
@@ -29,7 +29,7 @@ LOOK_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
 
-class FreshLauncher:
+class FreshLauncher(NothingStays):
     """Runs a module's tasks, each in a container of its own."""
 
     def __init__(self, module: Module, place: Workplace) -> None:
@@ -41,11 +41,6 @@ class FreshLauncher:
     def costly(self) -> bool:
         """A container costs a hundred times what a look at the done-record does."""
         return True
-
-    @property
-    def states(self) -> Mapping[str, int]:
-        """No container stays."""
-        return {}
 
     async def underway(self, task: Task) -> bool:
         """Whether a container of this attempt, running or exited, is on this host."""
@@ -101,17 +96,6 @@ class FreshLauncher:
         await self._runtime.check()
         if self._module.image and await self._runtime.missing([self._module.image]):
             raise ImageMissing(f"image {self._module.image!r} is not on this host")
-
-    def hold(self) -> None:
-        """Nothing waits here."""
-
-    def holds(self, name: str) -> bool:
-        """No container stays."""
-        del name
-        return False
-
-    async def close(self) -> None:
-        """No container stays."""
 
     async def _begin(self, spec: ContainerSpec, *, anew: bool) -> Run:
         """Start or adopt a container; `anew`: its work directory was made just now."""
