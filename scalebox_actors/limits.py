@@ -39,7 +39,7 @@ WARM_LOOK = 5.0
 BATCH_TASKS = 1_000
 """Messages that a slot takes at once."""
 ATOMIC_BATCH_TASKS = 500
-"""Of a batch that is run and stored as one: as many outputs at least still fit beside their ends."""
+"""Of a batch that is stored as one: at least as many outputs fit beside its records."""
 KEEP_RUNS = 1_000_000
 SLOT_RESTARTS = 1_000
 SLOT_START = 900.0

@@ -18,6 +18,7 @@ from scalebox_actors.message import USER, Message, Raw
 from scalebox_actors.names import Names
 from scalebox_actors.records import Outcome
 from scalebox_actors.spec import ContainerSpec
+from scalebox_actors.staying import Staying
 
 # --- the broker ---------------------------------------------------------------------------------
 
@@ -130,6 +131,12 @@ class Intake(Protocol):
 
     def hold(self) -> None:
         """Ask for nothing more until `grant` is called again; unanswered grants are forgotten."""
+
+    async def more(self, most: int) -> Sequence[Delivery]:
+        """Return up to `most` further deliveries that wait now; never waits for one to come.
+
+        They need no grant. What somebody else has asked for before is not taken from him.
+        """
 
     async def __aenter__(self) -> Self: ...
 
@@ -348,16 +355,12 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         return self.message.module, self.message.id
 
 
-class Launcher(Protocol):
+class Launcher(Staying, Protocol):
     """How a module's program meets its messages: one of the launch modes."""
 
     @property
     def costly(self) -> bool:
         """Whether a run costs more than to ask first if the task has ended already."""
-
-    @property
-    def states(self) -> Mapping[str, int]:
-        """How many of the containers that stay are in which state; empty if none stay."""
 
     async def underway(self, task: Task) -> bool:
         """Whether running `task` would adopt a run of this attempt instead of starting one."""
@@ -380,15 +383,3 @@ class Launcher(Protocol):
 
     async def ready(self) -> None:
         """Raise ImageMissing, SpecRejected or RuntimeUnavailable if nothing could start now."""
-
-    def open(self) -> None:
-        """Begin to keep what is there before its message; called once, when messages may come."""
-
-    def hold(self) -> None:
-        """Let no task wait for what may never come: the node takes nothing more."""
-
-    def holds(self, name: str) -> bool:
-        """Whether a container, or a folder, is one that stays and is in use."""
-
-    async def close(self) -> None:
-        """End the containers that stay; nothing runs any more that anybody waits for."""

@@ -60,6 +60,13 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage = Usage()
 
 
+def spoilt(outcome: Outcome, why: Exception) -> Outcome:
+    """Return the outcome of a run that ended well, but whose outputs cannot be used."""
+    return msgspec.structs.replace(
+        outcome, exit_code=UNUSABLE, cause=Cause.BAD_OUTPUT, detail=str(why)
+    )
+
+
 class Attempts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What went wrong with a task so far; kept only for tasks that did not end at once."""
 

@@ -37,7 +37,7 @@ class FreshLauncher:
         self._module = module
         self._place = place
         self._runtime = place.runtime
-        self._pool = Pool(module, place) if module.warm else None
+        self._pool = Pool(module, place)
 
     @property
     def costly(self) -> bool:
@@ -47,7 +47,7 @@ class FreshLauncher:
     @property
     def states(self) -> Mapping[str, int]:
         """How many wait for a message."""
-        return self._pool.states if self._pool else {}
+        return self._pool.states
 
     async def underway(self, task: Task) -> bool:
         """Whether a container of this attempt, running or exited, is on this host."""
@@ -117,22 +117,19 @@ class FreshLauncher:
 
     def open(self) -> None:
         """Begin to start containers ahead."""
-        if self._pool is not None:
-            self._pool.open()
+        self._pool.open()
 
     def hold(self) -> None:
         """Start no more containers ahead."""
-        if self._pool is not None:
-            self._pool.hold()
+        self._pool.hold()
 
     def holds(self, name: str) -> bool:
         """Whether a container, or its directory, waits for a message."""
-        return self._pool is not None and self._pool.holds(name)
+        return self._pool.holds(name)
 
     async def close(self) -> None:
         """Remove the containers that wait for a message."""
-        if self._pool is not None:
-            await self._pool.close()
+        await self._pool.close()
 
     async def _adopted(self, task: Task, directory: WorkDir, spec: ContainerSpec) -> Run | None:
         """Return the run of this attempt that is on this host."""
@@ -145,11 +142,10 @@ class FreshLauncher:
 
     async def _started(self, task: Task, directory: WorkDir, spec: ContainerSpec) -> Run:
         """Let the task into a container that waits for one, or start one for it."""
-        if self._pool is not None:
-            arguments = spec.command[len(self._module.command) :]
-            run = await self._pool.admit(task, directory, arguments)
-            if run is not None:
-                return run
+        arguments = spec.command[len(self._module.command) :]
+        run = await self._pool.admit(task, directory, arguments)
+        if run is not None:
+            return run
         await prepare(directory, task)
         # Killed here, a complete work directory is left; the next start makes it anew.
         return await self._begin(spec, anew=True)

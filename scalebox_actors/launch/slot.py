@@ -52,7 +52,7 @@ class State(StrEnum):
     """Its runs were too short to be true."""
 
 
-class SlotClosed(Exception):  # noqa: N818 - as the others: a fact, not a fault of ours
+class SlotClosed(Exception):
     """The slot takes no messages for now; another one may."""
 
 
@@ -188,7 +188,7 @@ class Slot:
     # --- a run ------------------------------------------------------------------------------
 
     async def _admitted(self, room: Room, task: Task) -> None:
-        """Wait until the `check` hook lets the task through; raises NotAdmitted if the node ends."""
+        """Wait until the `check` hook lets the task in; raises NotAdmitted if the node ends."""
         while True:
             said = await room.admits(task)
             if said.exit is not None or said.code in (0, NO_HOOK):
@@ -221,7 +221,9 @@ class Slot:
         if self._short >= SLOT_SHORT_RUNS:
             self._short, self.state = 0, State.GREEDY
             self._reopens = time.monotonic() + SLOT_REOPEN
-            self.why = f"slot {self.seq}: {SLOT_SHORT_RUNS} runs on end took less than {shortest:g} s"
+            self.why = (
+                f"slot {self.seq}: {SLOT_SHORT_RUNS} runs on end took less than {shortest:g} s"
+            )
             log.error("slot_greedy", extra={"sbx_module": self._module.name, "why": self.why})
 
     # --- ending -----------------------------------------------------------------------------

@@ -96,7 +96,7 @@ class SlotLauncher:
         self._require_one()
 
     def open(self) -> None:
-        """Nothing is there before its message."""
+        """Do nothing: a slot opens when its first message comes."""
 
     def hold(self) -> None:
         """Let nothing wait for a slot or a `check` that may not come: the node ends."""

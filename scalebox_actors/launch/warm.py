@@ -50,10 +50,14 @@ class Pool:
     @property
     def states(self) -> Mapping[str, int]:
         """How many containers wait, and how many are on their way there."""
+        if not self._module.warm:
+            return {}
         return {"ready": len(self._ready), "starting": len(self._starting)}
 
     def open(self) -> None:
         """Begin to fill it."""
+        if not self._module.warm:
+            return
         if self.why:
             self._warn()
         elif self._keeper is None:
