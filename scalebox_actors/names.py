@@ -19,6 +19,7 @@ _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _COUNT = re.compile(r"x([1-9][0-9]{0,2})")
 _OUT_TOKENS = 6
+_WARM = "warm-"
 _OWN_ID = re.compile(r"_?[a-z2-7]{26}")
 
 
@@ -105,6 +106,14 @@ def bound_for(subject: str) -> BoundFor:
     parcel = len(tokens) > _OUT_TOKENS
     found = _COUNT.fullmatch(tokens[-1]) if parcel else None
     return BoundFor(tokens[4], tokens[5], int(found[1]) if found else 1, parcel)
+def warm_name(topology: str, module: str, unique: str) -> str:
+    """Name a container that waits for a message: `sbx-primes.count.warm-0a1b2c`."""
+    return f"sbx-{topology}.{module}.{_WARM}{unique}"
+
+
+def waits(name: str) -> bool:
+    """Whether a container of that name still waits for its message: no task's name is like it."""
+    return name.rpartition(".")[2].startswith(_WARM)
 
 
 class Names(msgspec.Struct, frozen=True):

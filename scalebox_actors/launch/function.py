@@ -15,6 +15,7 @@ from scalebox_actors.errors import BadInput
 from scalebox_actors.message import Message
 from scalebox_actors.ports import Task
 from scalebox_actors.records import TIMED_OUT, UNUSABLE, Cause, Outcome
+from scalebox_actors.staying import NothingStays
 from scalebox_actors.topology.model import Module
 
 Answer = None | bytes | str | Emission | Iterable[bytes | str | Emission]
@@ -41,7 +42,7 @@ def load_function(path: str, folder: Path) -> Function:
     return function  # type: ignore[no-any-return]  # checked to be a coroutine function
 
 
-class FunctionLauncher:
+class FunctionLauncher(NothingStays):
     """Runs a module's tasks by awaiting its function; nothing outlives the call."""
 
     def __init__(self, module: Module, function: Function) -> None:

@@ -21,6 +21,8 @@ from scalebox_actors.errors import Transient
 IN, OUT = "in", "out"
 """The names of the pipes as the program sees them: it reads from `in` and writes to `out`."""
 _PIECE = 64 * 1024
+_PIECES = 64
+"""More than a pipe may hold: what is still written behind that is nobody's answer."""
 _FLAGS = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -35,11 +37,15 @@ class Pipes:
         self._to, self._from = to_program, from_program
         self._longest = longest
         self._loop = asyncio.get_running_loop()
-        self._turn = asyncio.Lock()
+        self._unsaid = bytearray()
+        self._flushing: asyncio.Handle | None = None
+        self._blocked = False
+        self._said: asyncio.Future[None] | None = None
         self._begun = bytearray()
         self._skipping = False
         self._take: Callable[[bytes | None], None] | None = None
-        self._room: asyncio.Future[None] | None = None
+        self._listening = False
+        self._deaf = False
         self._closed = False
 
     @classmethod
@@ -63,54 +69,92 @@ class Pipes:
     def listen(self, take: Callable[[bytes | None], None]) -> None:
         """Call `take` with every line, without its end; None stands for one that was too long."""
         self._take = take
-        self._loop.add_reader(self._from, self._readable)
+        self._listening = True
+        self._loop.add_reader(self._from, self._read)
 
     async def say(self, data: bytes) -> None:
         """Write bytes, whole, after what others are writing; waits while the pipe is full.
 
-        Raises PipeClosed if the pipes are closed, also while it waits. Cancelled in the middle
-        it would leave half a line behind, so whoever gives up has to end the program.
+        Raises PipeClosed if the pipes are closed, also while it waits. Cancelled while it waits,
+        what it had to say is said all the same: half a line is never left behind.
         """
-        async with self._turn:
-            rest = memoryview(data)
-            while rest:
-                if self._closed:
-                    raise PipeClosed
-                try:
-                    rest = rest[os.write(self._to, rest) :]
-                except BlockingIOError:
-                    await self._until_room()
+        if self._deaf:
+            raise PipeClosed
+        self._unsaid += data
+        self._flush()
+        while self._unsaid:
+            if self._said is None or self._said.done():
+                self._said = self._loop.create_future()
+            await asyncio.shield(self._said)
+            if self._deaf:
+                raise PipeClosed
+
+    def post(self, data: bytes) -> None:
+        """Have bytes written, whole and in their turn, without waiting: for whoever bounds them.
+
+        What is posted in one turn of the loop goes out together. Raises PipeClosed.
+        """
+        if self._deaf:
+            raise PipeClosed
+        self._unsaid += data
+        if self._flushing is None and not self._blocked:
+            self._flushing = self._loop.call_soon(self._flush)
+
+    def hang_up(self) -> None:
+        """Say nothing more: the program reads the end of its input. It is still listened to."""
+        if self._deaf:
+            return
+        self._deaf = True
+        if self._blocked:
+            self._loop.remove_writer(self._to)
+        if self._flushing is not None:
+            self._flushing.cancel()
+        self._unsaid.clear()
+        os.close(self._to)
+        self._tell_said()
+
+    def drain(self) -> None:
+        """Take what a program that has ended left in its pipe, up to the end of its last line."""
+        for _ in range(_PIECES):
+            if self._closed or not self._read():
+                return
 
     def close(self) -> None:
         """Let go of both pipes; whoever waits to write is told."""
         if self._closed:
             return
         self._closed = True
-        self._loop.remove_reader(self._from)
-        self._loop.remove_writer(self._to)
+        self.hang_up()
+        if self._listening:
+            self._loop.remove_reader(self._from)
         os.close(self._from)
-        os.close(self._to)
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
 
-    async def _until_room(self) -> None:
-        self._room = self._loop.create_future()
-        self._loop.add_writer(self._to, self._has_room)
+    def _flush(self) -> None:
+        """Write what the pipe takes now; the rest when it has room."""
+        self._flushing = None
         try:
-            await self._room
-        finally:
-            if not self._closed:
-                self._loop.remove_writer(self._to)
+            while self._unsaid:
+                del self._unsaid[: os.write(self._to, self._unsaid)]
+        except BlockingIOError:
+            if not self._blocked:
+                self._blocked = True
+                self._loop.add_writer(self._to, self._flush)
+            return
+        if self._blocked:
+            self._blocked = False
+            self._loop.remove_writer(self._to)
+        self._tell_said()
 
-    def _has_room(self) -> None:
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+    def _tell_said(self) -> None:
+        if self._said is not None and not self._said.done():
+            self._said.set_result(None)
 
-    def _readable(self) -> None:
+    def _read(self) -> bool:
+        """Take a piece of what the program wrote; False if there is nothing now."""
         try:
             piece = os.read(self._from, _PIECE)
         except BlockingIOError:
-            return
+            return False
         *ended, begun = piece.split(b"\n")
         for part in ended:
             self._end_line(part)
@@ -119,6 +163,7 @@ class Pipes:
             if len(self._begun) > self._longest:
                 self._begun.clear()
                 self._skipping = True
+        return True
 
     def _end_line(self, part: bytes) -> None:
         line: bytes | None = bytes(self._begun) + part

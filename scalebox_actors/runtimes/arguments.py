@@ -10,7 +10,8 @@ ARGUMENTS_BYTES = 2_000_000
 
 def check_arguments(spec: ContainerSpec) -> None:
     """Refuse what the kernel would: a container starts with it, and dies of it unheard."""
-    texts = [*spec.command, *(f"{name}={value}" for name, value in spec.env.items())]
+    variables = (f"{name}={value}" for name, value in spec.env.items())
+    texts = [*spec.wrapper, *spec.command, *variables]
     sizes = [len(text.encode("utf-8", "surrogateescape")) for text in texts]
     if any("\0" in text for text in texts):
         raise SpecRejected("an argument or a variable holds a NUL byte")

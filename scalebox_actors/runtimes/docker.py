@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import math
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self
@@ -23,9 +22,10 @@ from scalebox_actors.limits import ENGINE_CALL
 from scalebox_actors.ports import Exit, Logs, Stray
 from scalebox_actors.runtimes.arguments import check_arguments
 from scalebox_actors.runtimes.docker_answers import NOT_STARTED, Answer, Kind, Step
-from scalebox_actors.runtimes.docker_body import WORK, create_body
+from scalebox_actors.runtimes.docker_body import WORK, Program, create_body
 from scalebox_actors.runtimes.docker_engine import FOREVER, PATIENCE, Engine
 from scalebox_actors.runtimes.docker_events import OURS, Events, Watch
+from scalebox_actors.runtimes.docker_images import find_image, identity_of, program_of
 from scalebox_actors.runtimes.docker_inspect import (
     KILLED,
     Inspected,
@@ -45,14 +45,13 @@ START_WAIT = 2.0
 TURNS = 25
 """So often a container that vanishes or changes under our hands is looked at anew."""
 log = logging.getLogger(__name__)
-_REFERENCE = re.compile(r"[a-zA-Z0-9][\w.:@/-]{0,500}")
 
 
 class DockerRun:
     """A container of ours."""
 
-    def __init__(self, runtime: "DockerRuntime", name: str, watch: Watch, adopted: bool) -> None:
-        self._runtime, self._name, self._watch = runtime, name, watch
+    def __init__(self, runtime: "DockerRuntime", watch: Watch, adopted: bool) -> None:
+        self._runtime, self._watch = runtime, watch
         self._adopted = adopted
         self._news = None if adopted else watch.news
         self._end: Exit | None = None
@@ -60,7 +59,7 @@ class DockerRun:
     @property
     def name(self) -> str:
         """The container's name."""
-        return self._name
+        return self._watch.name
 
     @property
     def adopted(self) -> bool:
@@ -179,7 +178,8 @@ class DockerRuntime:
             return await self._adopt_or_start(spec)
 
     async def _adopt_or_start(self, spec: ContainerSpec) -> DockerRun:
-        body = create_body(spec, self.engine.traits)
+        program = await program_of(self.engine, spec.image) if spec.wrapper else Program()
+        body = create_body(spec, self.engine.traits, program)
         for _ in range(TURNS):
             made = await self.engine.call(
                 Step.CREATE,
@@ -198,15 +198,31 @@ class DockerRuntime:
                 return run
         raise RuntimeUnavailable(f"container {spec.name} changes faster than it can be adopted")
 
+    async def rename(self, name: str, new: str) -> bool:
+        """Give a container of ours another name, unless that is taken."""
+        container = await self._ours(name)
+        if container is None:
+            return False
+        path = f"containers/{container}/rename"
+        async with self._names.setdefault(new, asyncio.Lock()):
+            told = await self.engine.call(
+                Step.RENAME, lambda: self.engine.request("POST", path, {"name": new})
+            )
+            if isinstance(told, Answer):  # or it is taken by this one, and an answer was lost
+                found = await self.inspect(new)
+                if found is None or found.id != container:
+                    return False
+            self._containers.pop(name, None)
+            self._containers[new] = container
+            self._events.watch(container).name = new
+        return True
+
     async def remove(self, name: str) -> None:
         """Remove a container of ours, killing it if it lives."""
-        container = self._containers.pop(name, None)
-        if container is None:
-            found = await self.inspect(name)
-            if found is None or OURS not in found.labels:
-                return
-            container = found.id
-        await self._delete(container)
+        container = await self._ours(name)
+        self._containers.pop(name, None)
+        if container is not None:
+            await self._delete(container)
 
     async def stray(self, labels: Mapping[str, str]) -> list[Stray]:
         """Return every container of ours that carries all of `labels`."""
@@ -226,7 +242,11 @@ class DockerRuntime:
 
     async def missing(self, images: Sequence[str]) -> list[str]:
         """Return those images that are not on this host."""
-        return [image for image in images if not await self._has(image)]
+        return [image for image in images if await find_image(self.engine, image) is None]
+
+    async def identity(self, image: str) -> str:
+        """Return the image's id."""
+        return await identity_of(self.engine, image)
 
     async def check(self) -> None:
         """Raise RuntimeUnavailable if the engine does not answer."""
@@ -258,7 +278,16 @@ class DockerRuntime:
 
     def _run(self, name: str, container: str, *, adopted: bool) -> DockerRun:
         self._containers[name] = container
-        return DockerRun(self, name, self._events.watch(container), adopted)
+        watch = self._events.watch(container)
+        watch.name = name
+        return DockerRun(self, watch, adopted)
+
+    async def _ours(self, name: str) -> str | None:
+        """Return the id of our container of that name."""
+        if name in self._containers:
+            return self._containers[name]
+        found = await self.inspect(name)
+        return None if found is None or OURS not in found.labels else found.id
 
     async def _adopt(self, spec: ContainerSpec, taken: Answer) -> DockerRun | None:
         """Take over the container that has our name; None if it had to go, or has gone."""
@@ -338,14 +367,6 @@ class DockerRuntime:
             Step.OTHER,
             lambda: self.engine.request("DELETE", f"containers/{container}", {"force": 1, "v": 1}),
         )
-
-    async def _has(self, image: str) -> bool:
-        if not _REFERENCE.fullmatch(image) or ".." in image:
-            return False
-        told = await self.engine.call(
-            Step.OTHER, lambda: self.engine.request("GET", f"images/{image}/json")
-        )
-        return not isinstance(told, Answer)
 
 
 class _Created(msgspec.Struct, rename="pascal"):

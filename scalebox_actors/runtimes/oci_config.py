@@ -78,7 +78,7 @@ def container_config(spec: ContainerSpec, guest: Guest, traits: Traits) -> dict[
 
 def arguments(spec: ContainerSpec, image: Image) -> tuple[str, ...]:
     """Return what the container executes: as with docker, the spec's command is for the image's."""
-    return (*image.entrypoint, *(spec.command or image.command))
+    return (*spec.wrapper, *image.entrypoint, *(spec.command or image.command))
 
 
 def _process(spec: ContainerSpec, guest: Guest) -> dict[str, object]:

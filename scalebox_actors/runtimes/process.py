@@ -49,21 +49,26 @@ class ProcessRuntime(ShepherdRuntime):
         """Return the run named `spec.name`; start it if there is none of this attempt."""
         _check(spec)
         passed_on = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
-        told, adopted = await self.start(spec, argv=spec.command, env=passed_on | dict(spec.env))
+        argv, env = (*spec.wrapper, *spec.command), passed_on | dict(spec.env)
+        told, adopted = await self.start(spec, argv=argv, env=env)
         return self.run(told, adopted=adopted)
 
     async def missing(self, images: Sequence[str]) -> list[str]:  # noqa: ARG002 - none is needed
         """Return nothing: programs are those of the host."""
         return []
 
+    async def identity(self, image: str) -> str:  # noqa: ARG002 - none is needed
+        """Return nothing: programs are those of the host."""
+        return ""
+
 
 def _check(spec: ContainerSpec) -> None:
     """Raise SpecRejected for what a plain process cannot give."""
     if not _NAME.fullmatch(spec.name):
         raise SpecRejected(f"{spec.name!r} cannot name a run")
-    if not spec.command:
+    if not (spec.command or spec.wrapper):
         raise SpecRejected("the process runtime needs a command: there is no image to have one")
-    if any("\0" in text for text in (*spec.command, *spec.env, *spec.env.values())):
+    if any("\0" in text for text in (*spec.wrapper, *spec.command, *spec.env, *spec.env.values())):
         raise SpecRejected("an argument or a variable holds a NUL byte")
     for mount in spec.mounts:
         if os.path.realpath(mount.source) != os.path.realpath(mount.target):

@@ -37,7 +37,9 @@ class Watch:
     """What we know of a run that somebody holds, and a future for its end."""
 
     def __init__(self, told: Told) -> None:
-        self.name, self.id = told.name, told.id
+        self.id, self.name = told.id, told.name
+        self.becomes = ""
+        """Its name to come, while it is being renamed."""
         self.end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
 
 
@@ -77,7 +79,7 @@ class ShepherdRun:
 
     async def stop(self, grace: float) -> None:
         """Let it be told to end, and after `grace` be killed, with all that it started."""
-        question = {"do": "stop", "name": self._watch.name, "grace": grace}
+        question = {"do": "stop", "name": self.name, "grace": grace}
         await self._runtime.ask(question, patience=grace + PATIENCE, call=grace + ENGINE_CALL)
 
     async def logs(self, most: int) -> Logs:
@@ -157,26 +159,23 @@ class ShepherdRuntime:
             raise SpecRejected(answer.error)
         return answer.run, answer.adopted
 
+    async def rename(self, name: str, new: str) -> bool:
+        """Give a run another name, unless that is taken."""
+        if name not in self._watches and await self.find(name) is None:
+            return False
+        watch = self._watches[name]
+        watch.becomes = new
+        try:
+            question = {"do": "rename", "name": name, "to": new, "id": watch.id}
+            told = (await self.ask(question)).run
+        finally:
+            watch.becomes = ""
+        return told is not None and told.id == watch.id
+
     async def remove(self, name: str) -> None:
         """Remove a run, killing it if it still lives."""
         await self.ask({"do": "remove", "name": name})
         self._watches.pop(name, None)
-
-    async def rename(self, old: str, new: str) -> bool:
-        """Give a run that we hold a name that is free; False if it is taken, or the run is gone.
-
-        One act: of several callers one gets the name, and a shepherd that is killed has done it
-        or has not.
-        """
-        watch = self._watches.get(old)
-        run = watch.id if watch else ""
-        answer = await self.ask({"do": "rename", "name": old, "to": new, "id": run})
-        if watch is None or answer.run is None:
-            return False
-        watch.name = new
-        self._watches[new] = self._watches.pop(old, watch)
-        self.note(answer)
-        return True
 
     async def stray(self, labels: Mapping[str, str]) -> list[Stray]:
         """Return every run that carries all of `labels`."""
@@ -241,10 +240,21 @@ class ShepherdRuntime:
         if told is None:
             return
         watch = self._watches.get(told.name)
-        if answer.n and (watch is None or watch.id != told.id):
+        if watch is None or watch.id != told.id:
+            watch = self._renamed(told)
+        if answer.n and watch is None:
             watch = self._watches[told.name] = Watch(told)
         if watch and watch.id == told.id and told.exit and not watch.end.done():
             watch.end.set_result(told.exit)
+
+    def _renamed(self, told: Told) -> Watch | None:
+        """Return the watch on a run that we knew by another name, now under its new one."""
+        watch = next((watch for watch in self._watches.values() if watch.id == told.id), None)
+        if watch is not None:
+            del self._watches[watch.name]
+            watch.name = told.name
+            self._watches[told.name] = watch
+        return watch
 
     def cut(self) -> None:
         """See to it that those who wait for an end hear of it, though the connection is lost."""
@@ -253,10 +263,12 @@ class ShepherdRuntime:
             self._mending = asyncio.get_running_loop().create_task(self._mend())
 
     async def _mend(self) -> None:
-        for name, watch in list(self._watches.items()):
+        for watch in list(self._watches.values()):
             while not watch.end.done():
                 try:
-                    found = (await self.ask({"do": "find", "name": name})).run
+                    found = (await self.ask({"do": "find", "name": watch.name})).run
+                    if found is None and watch.becomes:
+                        found = (await self.ask({"do": "find", "name": watch.becomes})).run
                 except RuntimeUnavailable as error:
                     log.warning("shepherd_gone", extra={"detail": str(error)})
                     continue

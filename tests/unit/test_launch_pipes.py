@@ -43,6 +43,19 @@ async def lines(pipes: Pipes, count: int) -> list[bytes | None]:
     return [await asyncio.wait_for(heard.get(), 5) for _ in range(count)]
 
 
+async def read_until(program: Program, end: bytes) -> bytes:
+    """Read as the program until something came."""
+    got = bytearray()
+    async with asyncio.timeout(10):
+        while not got.endswith(end):
+            await asyncio.sleep(0)
+            try:
+                got += os.read(program.reads, 65536)
+            except BlockingIOError:
+                continue
+    return bytes(got)
+
+
 async def test_both_ways(pipes: Pipes, tmp_path: Path) -> None:
     """What the node says the program reads, and the other way round, byte for byte."""
     program = Program(tmp_path)
@@ -96,6 +109,58 @@ async def test_close_tells_who_waits(pipes: Pipes) -> None:
         await waiting
     with pytest.raises(PipeClosed):
         await pipes.say(b"b")
+
+
+async def test_who_gives_up_leaves_no_half_line(pipes: Pipes, tmp_path: Path) -> None:
+    """A writer that is cancelled while the pipe is full has said all of it, or the next is lost."""
+    program = Program(tmp_path)
+    impatient = asyncio.create_task(pipes.say(b"a" * _PIPE_BYTES + b"\n"))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    pipes.post(b"next\n")
+    got = await read_until(program, b"next\n")
+
+    assert got == b"a" * _PIPE_BYTES + b"\nnext\n"
+    program.close()
+
+
+async def test_what_is_posted_arrives_in_order(pipes: Pipes, tmp_path: Path) -> None:
+    """Lines that are posted go out by themselves, in their order, also through a full pipe."""
+    program = Program(tmp_path)
+    expected = b"".join(b"%d %s\n" % (n, b"x" * 1000) for n in range(500))
+    for line in expected.splitlines(keepends=True):
+        pipes.post(line)
+    got = await read_until(program, b"499 " + b"x" * 1000 + b"\n")
+
+    assert got == expected
+    program.close()
+
+
+async def test_hang_up_ends_the_programs_input(pipes: Pipes, tmp_path: Path) -> None:
+    """After a hang-up the program reads the end of its input; its last words are still heard."""
+    program = Program(tmp_path)
+    await pipes.say(b"bye\n")
+    pipes.hang_up()
+    os.write(program.writes, b"done\n")
+
+    assert os.read(program.reads, 100) == b"bye\n"
+    assert os.read(program.reads, 100) == b""
+    assert await lines(pipes, 1) == [b"done"]
+    with pytest.raises(PipeClosed):
+        pipes.post(b"more\n")
+    program.close()
+
+
+async def test_drain_takes_what_is_there(pipes: Pipes, tmp_path: Path) -> None:
+    """Whole lines of a program that has ended are heard at once, without a turn of the loop."""
+    program = Program(tmp_path)
+    os.write(program.writes, b"one\ntwo\ncut o")
+    program.close()
+    heard: list[bytes | None] = []
+    pipes.listen(heard.append)
+    pipes.drain()
+
+    assert heard == [b"one", b"two"]
 
 
 async def test_a_side_that_goes_and_comes(pipes: Pipes, tmp_path: Path) -> None:

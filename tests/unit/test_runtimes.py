@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scalebox_actors.errors import BadInput, NotPermitted
 from scalebox_actors.runtimes.choose import open_runtime
 from scalebox_actors.runtimes.docker_answers import Kind, Step, read_answer
-from scalebox_actors.runtimes.docker_body import Traits, create_body
+from scalebox_actors.runtimes.docker_body import Program, Traits, create_body
 from scalebox_actors.runtimes.docker_inspect import (
     Config,
     Inspected,
@@ -282,6 +282,33 @@ def test_links_may_not_leave_their_root(tmp_path: Path) -> None:
     assert real_mounts([fine])[0].source == str(root / "inside")
     with pytest.raises(NotPermitted, match="leaves the root"):
         real_mounts([Mount(source=f"{root}/first", target="/a", root=str(root))])
+
+
+@pytest.mark.parametrize(
+    ("command", "program", "entrypoint", "cmd"),
+    [
+        ((), Program(), ["sh", "gate"], []),
+        (("a",), Program(cmd=["c"]), ["sh", "gate"], ["a"]),
+        ((), Program(entrypoint=["e", "f"], cmd=["c"]), ["sh", "gate", "e", "f"], ["c"]),
+        (("a",), Program(entrypoint=["e"], cmd=["c"]), ["sh", "gate", "e"], ["a"]),
+    ],
+)
+def test_a_wrapper_is_given_what_would_be_executed(
+    command: tuple[str, ...], program: Program, entrypoint: list[str], cmd: list[str]
+) -> None:
+    """Entry point and command, as the engine would have put them together, are its arguments."""
+    spec = msgspec.structs.replace(SPEC, wrapper=("sh", "gate"), command=command)
+    body = create_body(spec, Traits(), program)
+
+    assert (body["Entrypoint"], body["Cmd"]) == (entrypoint, cmd)
+    assert "Entrypoint" not in create_body(SPEC, Traits(), program)
+
+
+def test_a_folder_of_the_nodes_own_may_lie_anywhere() -> None:
+    """Work directories may be kept below /run, where a topology may mount nothing."""
+    door = Mount(source="/run/sbx/door", target="/sbx", ours=True)
+
+    assert real_mounts([door]) == (door,)
 
 
 async def test_an_unknown_runtime_is_named() -> None:
