@@ -106,6 +106,8 @@ def bound_for(subject: str) -> BoundFor:
     parcel = len(tokens) > _OUT_TOKENS
     found = _COUNT.fullmatch(tokens[-1]) if parcel else None
     return BoundFor(tokens[4], tokens[5], int(found[1]) if found else 1, parcel)
+
+
 def warm_name(topology: str, module: str, unique: str) -> str:
     """Name a container that waits for a message: `sbx-primes.count.warm-0a1b2c`."""
     return f"sbx-{topology}.{module}.{_WARM}{unique}"
