@@ -2,16 +2,19 @@
 
 import asyncio
 import contextlib
-import os
+import http.client
+import io
+import socket
+import tarfile
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from scalebox_actors.errors import SpecRejected
+from scalebox_actors.errors import NotAdmitted, SpecRejected
 from scalebox_actors.launch import workdir
 from scalebox_actors.launch.environment import Surroundings
 from scalebox_actors.launch.fresh import FreshLauncher
@@ -22,11 +25,11 @@ from scalebox_actors.ports import Launcher, Runtime, Task
 from scalebox_actors.records import Cause, Outcome
 from scalebox_actors.runtimes.docker import DockerRuntime
 from scalebox_actors.runtimes.process import ProcessRuntime
+from scalebox_actors.spec import Ceiling, Root
 from scalebox_actors.topology.model import Duration, Keep, Launch, Module
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
-HOOKS = ("ACTION_SETUP", "ACTION_CHECK", "ACTION_RUN", "ACTION_TEARDOWN")
 ODD = 'it\'s "x" $(id) `id` \\ \n\t; & | * ~ é \x01\x81\x88 end'
 
 
@@ -44,8 +47,13 @@ class Lab:
     def place(self) -> Workplace:
         """What a node's launchers share."""
         around = Surroundings(topology=self.topology, node="n1", ip="10.0.0.7")
+        hooks = Root(path=str(self.base.parent / "hooks"))
         return Workplace(
-            runtime=self.runtime, base=self.base, surroundings=around, modules=("a", "b")
+            runtime=self.runtime,
+            base=self.base,
+            surroundings=around,
+            modules=("a", "b"),
+            ceiling=Ceiling(roots={"hooks": hooks}),
         )
 
     def module(self, script: str, **fields: Any) -> Module:
@@ -59,6 +67,19 @@ class Lab:
         launcher = SlotLauncher(self.module(script, **fields), self.place)
         self._open.append(launcher)
         return launcher
+
+    def hooks(self, **scripts: str) -> dict[str, Any]:
+        """What gives a module hooks: in containers where Scalebox looks, else by variables."""
+        folder = self.base.parent / "hooks"
+        folder.mkdir(exist_ok=True)
+        for name, text in scripts.items():
+            path = folder / f"{name}.sh"
+            path.write_text(f"#!/bin/sh\n{text}\n")
+            path.chmod(0o755)
+        if self.runtime.work_path:
+            return {"command": (), "mounts": ("hooks:.:/app/bin",)}
+        env = {f"ACTION_{name.upper()}": str(folder / f"{name}.sh") for name in scripts}
+        return {"command": (), "env": env}
 
     def fresh(self, script: str, **fields: Any) -> FreshLauncher:
         """The same module, launched afresh for every message."""
@@ -108,17 +129,6 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - files and processes send no events
             await asyncio.sleep(0.01)
-
-
-def hook(lab: Lab, **scripts: str) -> Mapping[str, str]:
-    """Hooks as a module's `env` names them: scripts that are given to every container."""
-    folder = lab.base.parent / "hooks"
-    folder.mkdir(exist_ok=True)
-    for name, text in scripts.items():
-        path = folder / f"{name}.sh"
-        path.write_text(f"#!/bin/sh\n{text}\n")
-        path.chmod(0o755)
-    return {f"ACTION_{name.upper()}": str(folder / f"{name}.sh") for name in scripts}
 
 
 SHOW = """
@@ -321,7 +331,7 @@ async def test_an_idle_slot_ends_and_opens_again(lab: Lab) -> None:
     slots = lab.slots("echo ok", keep=Keep(idle=Duration(0.3)))
     await slots.run(lab.task())
     async with asyncio.timeout(30):
-        while slots.states != {"OFF": 1} or await lab.left():
+        while slots.states != {"OFF": 1} or await lab.left():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     outcome = await slots.run(lab.task())
 
@@ -355,7 +365,7 @@ async def test_hooks_that_are_not_there_or_cannot_run(lab: Lab) -> None:
     assert codes == [(127, Cause.EXIT), (126, Cause.EXIT)]
 
 
-async def test_a_leftover_of_a_dead_node_ends_by_itself_or_is_removed(lab: Lab) -> None:
+async def test_the_agent_of_a_dead_node_ends_by_itself(lab: Lab) -> None:
     """A node that dies lets go of its pipes: its idle agents read their end."""
     slots = lab.slots("echo ok")
     await slots.run(lab.task())
@@ -365,11 +375,9 @@ async def test_a_leftover_of_a_dead_node_ends_by_itself_or_is_removed(lab: Lab) 
     assert slot._room._door is not None
     slot._room._door.close()
     async with asyncio.timeout(30):
-        while any(s.running for s in await lab.runtime.stray({"sbx.topology": lab.topology})):
+        while (await lab.runtime.stray({"sbx.topology": lab.topology}))[0].running:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-    outcome = await slots.run(lab.task())
 
-    assert outcome.exit_code == 0
     assert stray.running
 
 
@@ -391,13 +399,129 @@ async def test_removable_files_go_after_the_commit(lab: Lab) -> None:
 
 async def test_slots_run_side_by_side(lab: Lab) -> None:
     """As many at once as there are slots, each with a number and a directory of its own."""
-    slots = lab.slots(
-        'echo "$SLOT_SEQ $WORK_DIR"; touch here; sleep 0.3; echo "$TASK_ID"', slots=2
-    )
+    slots = lab.slots('echo "$SLOT_SEQ $WORK_DIR"; touch here; sleep 0.3; echo "$TASK_ID"', slots=2)
     tasks = [msgspec.structs.replace(lab.task(), slot=n % 2) for n in range(4)]
     outcomes: list[Outcome] = await asyncio.gather(*(slots.run(task) for task in tasks))
     seen = {outcome.stdout.text.split()[0] for outcome in outcomes}
 
     assert seen == {"0", "1"}
     assert sorted(o.stdout.text.split()[2] for o in outcomes) == ["m1", "m2", "m3", "m4"]
-    assert os.listdir(lab.base)
+
+
+async def test_the_hooks_of_a_slots_life(lab: Lab) -> None:
+    """Setup once, check and run for every message with its arguments, teardown at the end."""
+    note = 'echo "{0} $# $1 $2" >> life; cat life > "$WORK_DIR/../../life"'
+    if lab.runtime.work_path:
+        note = 'echo "{0} $# $1 $2" >> life; cat life'
+    hooks = {name: note.format(name) for name in ("setup", "check", "run", "teardown")}
+    slots = lab.slots("", **lab.hooks(**hooks))
+    await slots.run(lab.task("one"))
+    outcome = await slots.run(lab.task("two", k="v"))
+    await slots.close()
+    life = ["setup 0", "check 2 one {}", "run 2 one {}", 'check 2 two {"k":"v"}']
+    life.append('run 2 two {"k":"v"}')
+    if lab.runtime.work_path:
+        told = outcome.stdout.text
+    else:
+        told = (lab.base / "life").read_text()
+        (lab.base / "life").unlink()
+        life.append("teardown 0")
+
+    assert [line.strip() for line in told.splitlines()] == life
+
+
+async def test_a_setup_that_fails_closes_the_slot(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened again with back-off, then the module is suspended with what its setup said."""
+    monkeypatch.setattr("scalebox_actors.launch.slot.LONGEST_PAUSE", 0.01)
+    hooks = lab.hooks(setup="echo no licence >&2; exit 4", run="true")
+    slots = lab.slots("", **hooks, keep=Keep(restarts=1))
+    with pytest.raises(SpecRejected, match="slot 0: setup ended with 4: no licence"):
+        await slots.run(lab.task())
+    with pytest.raises(SpecRejected, match="setup ended with 4"):
+        await slots.ready()
+
+    assert slots.states == {"ERROR": 1}
+
+
+async def test_a_check_that_says_no_lets_nothing_in(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message waits until the check lets it in; if the node ends before, nothing was begun."""
+    monkeypatch.setattr("scalebox_actors.launch.slot.SLOT_CHECK", 0.05)
+    hooks = lab.hooks(check='echo >> n; [ "$1" = in ] && [ $(wc -l < n) -ge 3 ]', run="wc -l < n")
+    slots = lab.slots("", **hooks)
+    outcome = await slots.run(lab.task("in"))
+    waiting = asyncio.create_task(slots.run(lab.task("never")))
+    await asyncio.wait([waiting], timeout=0.3)
+    slots.hold()
+    with pytest.raises(NotAdmitted):
+        await waiting
+
+    assert outcome.stdout.text == "3\n"
+
+
+async def test_a_slot_whose_runs_are_too_short_closes(lab: Lab) -> None:
+    """Three on end, whatever their code: a broken host must not drain the queue."""
+    slots = lab.slots("exit 9", keep=Keep(shortest=Duration(30)))
+    codes = [(await slots.run(lab.task())).exit_code for _ in range(3)]
+    with pytest.raises(SpecRejected, match=r"3 runs on end took less than 30 s"):
+        await slots.run(lab.task())
+
+    assert codes == [9] * 3
+    assert slots.states == {"GREEDY": 1}
+
+
+async def test_a_slot_that_cannot_open_leaves_its_work_to_others(lab: Lab) -> None:
+    """With one slot closed the module goes on; its messages run in the other."""
+    hooks = lab.hooks(setup='[ "$SLOT_SEQ" = 1 ]', run='echo "$SLOT_SEQ"')
+    slots = lab.slots("", **hooks, slots=2, keep=Keep(restarts=0))
+    outcomes = [await slots.run(lab.task()) for _ in range(3)]
+
+    assert [o.stdout.text for o in outcomes] == ["1\n"] * 3
+    assert slots.states == {"ERROR": 1, "ON": 1}
+
+
+async def test_an_atomic_batch_runs_once(lab: Lab) -> None:
+    """The first task's arguments, all tasks in a file, one exit code."""
+    slots = lab.slots('echo "$1"; cat batch-tasks.txt; echo out > sink-tasks.txt')
+    first, second = lab.task("one"), lab.task("two,x", k="v")
+    task = msgspec.structs.replace(first, members=(first.message, second.message))
+    outcome = await slots.run(task)
+    alone = await slots.run(lab.task("three"))
+
+    assert outcome.stdout.text == 'one\nm1,one,{}\nm2,two\\,x,{"k":"v"}\n'
+    assert len(outcome.emissions) == 1
+    assert alone.stdout.text == "three\n"
+    assert "batch-tasks.txt" in alone.stderr.text
+
+
+@pytest.mark.parametrize("lab", ["docker"], indirect=True)
+async def test_an_image_without_a_shell_is_refused(lab: Lab, docker_socket: str) -> None:
+    """The module is suspended with a sentence that says what is missing."""
+    name = import_image(docker_socket, "sbx/test-empty", {"hello": b"not a shell"})
+    module = msgspec.structs.replace(lab.module("x"), image=name)
+    slots = SlotLauncher(module, lab.place)
+    with pytest.raises(SpecRejected, match="`launch: slot` needs /bin/sh"):
+        await slots.run(lab.task())
+    await slots.close()
+
+
+def import_image(docker_socket: str, name: str, files: dict[str, bytes]) -> str:
+    """Give the engine an image of a few files, and return its name."""
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        for path, data in files.items():
+            entry = tarfile.TarInfo(path)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    connection = http.client.HTTPConnection("engine", timeout=60)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(docker_socket)
+    connection.request("POST", f"/images/create?fromSrc=-&repo={name}&tag=1", layer.getvalue())
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    assert answer.status == 200
+    return f"{name}:1"
