@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import io
 import socket
+import sys
 import tarfile
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -21,12 +22,16 @@ from scalebox_actors.launch.fresh import FreshLauncher
 from scalebox_actors.launch.slots import SlotLauncher
 from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.message import Message
+from scalebox_actors.names import Names
+from scalebox_actors.node import Node
+from scalebox_actors.node import Settings as NodeSettings
 from scalebox_actors.ports import Launcher, Runtime, Task
 from scalebox_actors.records import Cause, Outcome
 from scalebox_actors.runtimes.docker import DockerRuntime
 from scalebox_actors.runtimes.process import ProcessRuntime
 from scalebox_actors.spec import Ceiling, Root
-from scalebox_actors.topology.model import Duration, Keep, Launch, Module
+from scalebox_actors.testing.memory import MemoryBroker
+from scalebox_actors.topology.model import Duration, Keep, Launch, Module, Topology
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -506,6 +511,60 @@ async def test_an_image_without_a_shell_is_refused(lab: Lab, docker_socket: str)
     with pytest.raises(SpecRejected, match="`launch: slot` needs /bin/sh"):
         await slots.run(lab.task())
     await slots.close()
+
+
+NODE = """
+import asyncio, sys
+from pathlib import Path
+from scalebox_actors.launch import workdir
+from scalebox_actors.launch.environment import Surroundings
+from scalebox_actors.launch.slots import SlotLauncher
+from scalebox_actors.launch.workplace import Workplace
+from scalebox_actors.message import Message
+from scalebox_actors.ports import Task
+from scalebox_actors.runtimes.docker import DockerRuntime
+from scalebox_actors.runtimes.process import ProcessRuntime
+from scalebox_actors.topology.model import Launch, Module
+
+async def main(kind, state, base, topology, image):
+    runtime = await (ProcessRuntime.open(state) if kind == "process" else DockerRuntime.open())
+    place = Workplace(
+        runtime=runtime, base=workdir.make_base(Path(base)),
+        surroundings=Surroundings(topology=topology, node="n1"),
+    )
+    script = 'echo $$ > begun; [ "$1" = x ] && sleep 876543; true'
+    module = Module(
+        name="a", image=image, command=("/bin/sh", "-c", script, "program"), launch=Launch.SLOT
+    )
+    await SlotLauncher(module, place).run(Task(message=Message(module="a", id="m1", body=b"x")))
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_a_killed_node_leaves_nothing_to_the_next(lab: Lab, tmp_path: Path) -> None:
+    """Its container, with the message in it, is ended before the next node opens its own."""
+    words = (lab.runtime.kind, str(tmp_path / "state"), str(lab.base), lab.topology, lab.image)
+    node = await asyncio.create_subprocess_exec(sys.executable, "-c", NODE, *words)
+    await until(lambda: list(lab.base.glob("*/1/begun")))
+    node.kill()
+    await node.wait()
+    (left,) = await lab.runtime.stray({"sbx.topology": lab.topology, "sbx.role": "slot"})
+    broker = MemoryBroker(Names(lab.topology), ["a"])
+    broker.send("a", b"y", {"Nats-Msg-Id": "m1"})
+    module = lab.module('echo "$1"')
+    topology = Topology(name=lab.topology, modules={"a": module, "b": Module(name="b", image="i")})
+    successor = Node(topology, broker, lab.runtime, NodeSettings(name="n1", base=lab.base))
+    work = asyncio.create_task(successor.run())
+    await until(lambda: broker.messages(f"sbx.{lab.topology}.local.done.>"))
+    names = [s.name for s in await lab.runtime.stray({"sbx.topology": lab.topology})]
+    sleeping = processes("876543")
+    successor.stop()
+    await work
+
+    assert left.name not in names
+    assert sleeping == []
+    assert await lab.left() == []
 
 
 def import_image(docker_socket: str, name: str, files: dict[str, bytes]) -> str:
