@@ -189,10 +189,7 @@ class Slot:
 
     async def _admitted(self, room: Room, task: Task) -> None:
         """Wait until the `check` hook lets the task in; raises NotAdmitted if the node ends."""
-        while True:
-            said = await room.admits(task)
-            if said.exit is not None or said.code in (0, NO_HOOK):
-                return  # if the room has ended, the run will say so
+        while not await room.admits(task):
             await self._pause(SLOT_CHECK)
 
     async def _pause(self, seconds: float) -> None:
