@@ -6,6 +6,8 @@ import time
 
 from scalebox_actors.cli.show import escaped, json_line
 
+_HARMLESS = "returning true from eof_received()"
+"""What asyncio warns of whenever a connection of nats-py with TLS ends; nobody can do anything."""
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -44,6 +46,7 @@ def start(*, json: bool, level: int) -> None:
     """Send everything that is logged to standard error."""
     handler = Handler()
     handler.setFormatter(JsonFormatter() if json else TextFormatter())
+    handler.addFilter(lambda record: not str(record.msg).startswith(_HARMLESS))
     logging.basicConfig(handlers=[handler], level=level, force=True)
     logging.raiseExceptions = False
     for chatty in ("asyncio", "nats", "aiodocker"):

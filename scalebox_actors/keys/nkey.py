@@ -7,7 +7,7 @@ import nkeys
 
 def new_seed() -> str:
     """Return the seed of a new user."""
-    return nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER).decode()
+    return bytes(nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)).decode()
 
 
 def public_key(seed: str) -> str:

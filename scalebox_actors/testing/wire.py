@@ -234,6 +234,15 @@ class VethWire(msgspec.Struct):
         if way in (Way.OUT, Way.BOTH):
             self._rule(self.hub, "INPUT", "-i", "-j", "DROP")
 
+    def worsen(self, bandwidth: int, loss: float) -> None:
+        """Let no more than so many bytes a second through each way, and lose a part of packets."""
+        for namespace, device in (self.leaf, self.hub):
+            queue = ("rate", f"{bandwidth * 8}bit", "burst", "4kb", "latency", "2s")
+            inside(namespace, "tc", "qdisc", "replace", "dev", device, "root", "tbf", *queue)
+        chance = ("-m", "statistic", "--mode", "random", "--probability", f"{loss:g}")
+        for end in (self.leaf, self.hub):
+            self._rule(end, "INPUT", "-i", *chance, "-j", "DROP")
+
     def heal(self) -> None:
         """Drop nothing any more."""
         while self.rules:

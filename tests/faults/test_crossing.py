@@ -29,11 +29,11 @@ CARRIED = 200
 AFTER_KILL = 12.0
 LOCAL_SHARE = 0.9
 """How much of its rate the sites' own work must keep while a link is down."""
-BEFORE = 3.0
+BEFORE, LONG_BEFORE = 3.0, 20.0
 SHORT, LONGER, LONGEST = 8.0, 30.0, 600.0
 """Below the time in which pings notice, above it, and above every back-off."""
-SLOW_TICK = 1.0
-"""Between messages where the cut is longest: it is the time that matters there, not the number."""
+SLOW_TICK, SLOW_PACE = 1.0, 5
+"""Of the traffic where the cut is longest: it is the time that matters there, not the number."""
 SITES = ("a", "b", "c")
 KILLS = [
     pytest.param(2, id="2"),
@@ -108,9 +108,9 @@ async def broken(flow: Traffic, site: str, how: Break, seconds: float) -> None:
     """Break the wire of a site in the middle of traffic, heal it, and check all promises."""
     wire = flow.lab.wires[site]
     if seconds == LONGEST:
-        flow.tick = SLOW_TICK
+        flow.tick, flow.pace = SLOW_TICK, SLOW_PACE
     async with sending(flow):
-        before = await flow.rates(BEFORE)
+        before = await flow.rates(LONG_BEFORE if seconds == LONGEST else BEFORE)
         how(wire)
         during = await flow.rates(seconds)
     wire.heal()
