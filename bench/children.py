@@ -18,6 +18,8 @@ PATIENCE = 180.0
 SIDES = {
     "engine": "bench.engine_node",
     "engine-commit": "bench.engine_commit",
+    "engine-link": "bench.engine_link",
+    "engine-relay": "bench.engine_relay",
     "bare-chain": "bench.bare_chain",
     "bare-processes": "bench.bare_processes",
     "bare-containers": "bench.bare_containers",
@@ -33,6 +35,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     """An empty folder of its own."""
     url: str = ""
+    far: str = ""
+    """Where the server of a second site is."""
     topology: str = ""
     """The topology as YAML."""
     tasks: int = 0

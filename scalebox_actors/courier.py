@@ -20,6 +20,7 @@ from scalebox_actors.crossing import Passage, Passed, Toll, Window, sent_key
 from scalebox_actors.effects import Scribe
 from scalebox_actors.errors import SbxError, Transient
 from scalebox_actors.ledger import Ledger
+from scalebox_actors.limits import BATCH_MESSAGES
 from scalebox_actors.names import bound_for
 from scalebox_actors.policy import Bury, Reason
 from scalebox_actors.ports import Broker, Delivery, Intake
@@ -29,7 +30,7 @@ IN_HAND, IN_HAND_BYTES = 8192, 32 * 1024 * 1024
 """Messages of one link in the hands of one courier, and bytes; it asks for no more above them."""
 ASKED = 64
 """Deliveries that are asked for at once; each may be a parcel."""
-LOAD_MESSAGES, LOAD_BYTES = 256, 512 * 1024
+LOAD_MESSAGES, LOAD_BYTES = BATCH_MESSAGES, 512 * 1024
 LOADS = 8
 """On their way at once, to each site."""
 GIVE_BACK = 2.0
@@ -330,9 +331,9 @@ class Courier:
     async def _settle(self, packet: Packet) -> None:
         """Count messages that arrived, then take them out of our own stream."""
         key, delivery = sent_key(self.site), packet.delivery
-        ledger, again = self._desk.ledger, delivery.redelivered
+        ledger = self._desk.ledger
         try:
-            await ledger.count(key, delivery.sequence, packet.marks, again=again)
+            await ledger.count(key, delivery.sequence, packet.marks)
             await delivery.done()
         except Transient as error:  # it comes again, and is recognised at both ends
             log.warning("message_postponed", extra={"site": self.site, "why": str(error)})

@@ -63,13 +63,14 @@ class Ledger:
         self._pages: dict[str, _Page] = {}
         self._lock = asyncio.Lock()
 
-    async def count(self, key: str, sequence: int, marks: Sequence[int], *, again: bool) -> None:
+    async def count(self, key: str, sequence: int, marks: Sequence[int]) -> None:
         """Count the messages at a place on the tally of `key`; returns when that is safe on disk.
 
-        `again` says that it may have been in somebody's hands before.
+        Whether the place was in somebody's hands before is not asked of the delivery: a server
+        that was killed may hand out again, as if it were new, what another node has acked.
         """
         page = await self._page(key)
-        if again and sequence in await self._counted(key, page):
+        if sequence in await self._counted(key, page):
             return
         # Asked after the last await before it is noted: an earlier delivery of the same message
         # may have failed on the way to the disk, and have been stored meanwhile after all.
@@ -104,7 +105,7 @@ class Ledger:
         key, place = received_key(origin), delivery.sequence
         if committed or await self._is_first(delivery, module):
             of = mark(module, delivery.message_id, delivery.raw.body)
-            await self.count(key, place, [of], again=delivery.redelivered)
+            await self.count(key, place, [of])
         await delivery.done()
         self.closed(key, place)
 

@@ -601,13 +601,35 @@ async def test_a_node_that_died_after_counting_has_its_message_not_counted_again
     first = await take_one(there)
     assert await there.write([placed(record(), first).record]) is None
     await Ledger(there, "n1").count(
-        received_key("hub"), first.sequence, [mark("calc", "calc0", b"0")], again=False
+        received_key("hub"), first.sequence, [mark("calc", "calc0", b"0")]
     )
     first.let_go()
     there.advance(61)
     await Ledger(there, "n2").receive(await take_one(there), "calc", committed=False)
 
     assert await Ledger(there, "n3").totals(received_key("hub")) == expected(1)
+
+
+@pytest.mark.parametrize("second", ["n1", "n2"])
+async def test_what_a_killed_server_hands_out_as_if_it_were_new_is_not_counted_again(
+    second: str,
+) -> None:
+    """An ack that was confirmed may be forgotten: its place is written down on some node."""
+    road = Road()
+    road.enclose(0, 1, 2)
+    (stored,) = road.here.messages(HERE.out("a", ">"))
+    for node in ("n1", second):
+        life = road.start(node)
+        await carried(road, 3)
+        life.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await life
+        road.here.crash()
+        road.here.shelf._sequence = stored.sequence - 1
+        road.here.shelf.store(stored.subject, stored.body, stored.headers)
+
+    assert len(road.there.messages()) == 3
+    assert await road.tally() == expected(3)
 
 
 async def test_what_was_made_here_is_not_counted() -> None:
