@@ -310,7 +310,7 @@ class Shepherd:
             if program is not None:
                 # As with a container: what it started goes with it. Not yet reaped, its number
                 # is still its own, so nobody else can be hit.
-                program.kill()
+                program.sweep()
             _, status, usage = os.wait4(known.si_pid, 0)
             if program is not None:
                 code = os.waitstatus_to_exitcode(status)

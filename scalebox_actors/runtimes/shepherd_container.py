@@ -16,10 +16,11 @@ import signal
 import time
 import zlib
 from collections.abc import Mapping
+from functools import cache
 
 from scalebox_actors.runtimes.shepherd_cgroup import INNER, PARENT, Group, groups_named
 from scalebox_actors.runtimes.shepherd_journal import Json
-from scalebox_actors.runtimes.shepherd_kernel import MS_NODEV, mount, unmount
+from scalebox_actors.runtimes.shepherd_kernel import MS_NODEV, mount, read_text, unmount
 from scalebox_actors.runtimes.shepherd_program import (
     LOOK_AGAIN,
     MARK,
@@ -64,7 +65,8 @@ class Container(Program):
         super().__init__(state, asked)
         self.place = f"{state}/{self.id}"
         self.layers = f"{state}/{ROOTS}/{self.id}"
-        self.group = Group(group_name(state, self.id))
+        self._tag = group_name(state, self.id)
+        self.group = Group(self._tag)
 
     @staticmethod
     def end_strays(state: str, known: Mapping[str, Program]) -> None:
@@ -119,9 +121,12 @@ class Container(Program):
     def _furnish(self, box: Json) -> None:
         config = box["config"]
         config["root"]["path"] = f"{self.layers}/root"
-        config["linux"]["cgroupsPath"] = f"/{PARENT}/{group_name(self.state, self.id)}/{INNER}"
-        with open("config.json", "w") as file:  # noqa: PTH123
-            file.write(json.dumps(config))
+        config["linux"]["cgroupsPath"] = f"/{PARENT}/{self._tag}/{INNER}"
+        file = os.open("config.json", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(file, json.dumps(config).encode())
+        finally:
+            os.close(file)
         for name in ("out", "err"):
             os.mkfifo(name, 0o600)
         self.group.make(box.get("memory"))
@@ -205,6 +210,9 @@ class Container(Program):
         found = [child for runtime in children_of(self.pid) for child in children_of(runtime)]
         return found[0] if found else 0
 
+    def sweep(self) -> None:
+        """Do nothing: what is left is found by its control group."""
+
     def over(self, code: int, used: Json) -> Json:  # noqa: ARG002 - of the keeper, which has none
         """Say how it ended, by what its keeper wrote down and its group of processes used."""
         return self._told_end()
@@ -227,7 +235,7 @@ class Container(Program):
         return end
 
     def _verdict(self) -> Json:
-        code = _read(f"{self.place}/exit").strip()
+        code = read_text(f"{self.place}/exit").strip()
         if not code:
             return {"code": 128 + signal.SIGKILL, "lost": True, "detail": "its keeper was killed"}
         # The runtime writes this file last before it lets the program begin.
@@ -235,7 +243,7 @@ class Container(Program):
             return {"code": int(code)}
         if int(code) > 128:  # noqa: PLR2004 - ended by a signal, ours or somebody else's
             return {"code": int(code)}
-        words = _read(f"{self.place}/runtime.log").strip()
+        words = read_text(f"{self.place}/runtime.log", WORDS).strip()
         words = words or f"the container runtime ended with exit code {code}"
         lost = any(piece in words.lower() for piece in PASSING)
         return {"code": 126, "lost": lost, "not_started": not lost, "detail": words}
@@ -254,10 +262,15 @@ class Container(Program):
         remove(f"{self.state}/{RUNTIME_STATE}/{self.id}")  # of a runtime that was killed
         unlink(*(f"{self.place}/{name}" for name in PLAIN))
 
+    def _logs(self) -> list[str]:
+        """Return which logs there may be: most runs print nothing."""
+        if self.exit is None or self.exit.get("stdout_size") or self.exit.get("stderr_size"):
+            return list(LOGS)
+        return []
+
     def forget(self) -> None:
         """Remove its place."""
-        self.group.remove()
-        unlink(*(f"{self.place}/{name}" for name in LOGS))
+        unlink(*(f"{self.place}/{name}" for name in self._logs()))
         with contextlib.suppress(OSError):
             os.rmdir(self.place)  # noqa: PTH106
 
@@ -289,7 +302,12 @@ def prepare(state: str) -> None:
 
 def group_name(state: str, run: str) -> str:
     """Return the name of a run's control group: by state directory, so that strays are known."""
-    return f"{zlib.crc32(os.fsencode(state)):08x}{os.stat(state).st_ino:x}-{run}"  # noqa: PTH116
+    return f"{_tag_of(state)}-{run}"
+
+
+@cache
+def _tag_of(state: str) -> str:
+    return f"{zlib.crc32(os.fsencode(state)):08x}{os.stat(state).st_ino:x}"  # noqa: PTH116
 
 
 def _end_keeper(pid: int) -> None:
@@ -343,11 +361,3 @@ def _overlay(lower: str) -> None:
             raise
         mount("overlay", "root", "overlay", MS_NODEV, layers)
         _volatile = ""
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
-            return file.read(WORDS)
-    except OSError:
-        return ""

@@ -124,6 +124,10 @@ class Program:
         """End it."""
         raise NotImplementedError
 
+    def sweep(self) -> None:
+        """End what it left running, before its own number can be somebody else's."""
+        raise NotImplementedError
+
     def over(self, code: int, used: Json) -> Json:
         """Take down what is left of it and say how it ended; called once, when `pid` is gone."""
         raise NotImplementedError
