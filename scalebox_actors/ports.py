@@ -259,6 +259,8 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     cpu_seconds: float | None = None
     memory_peak: int | None = None
+    io_read_bytes: int | None = None
+    io_write_bytes: int | None = None
 
 
 class Logs(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,12 +34,12 @@ class Ended(StrEnum):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a run used: CPU seconds, peak bytes of memory, bytes read and written."""
+    """What a run used: CPU seconds, peak bytes of memory, bytes from and to disks."""
 
     cpu_seconds: float | None = None
     memory_peak: int | None = None
-    read_bytes: int | None = None
-    written_bytes: int | None = None
+    io_read_bytes: int | None = None
+    io_write_bytes: int | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

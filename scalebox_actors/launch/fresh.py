@@ -43,6 +43,16 @@ LOOK_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
 
+def usage_of(end: Exit) -> Usage:
+    """Return what a run used, as its runtime knows it."""
+    return Usage(
+        cpu_seconds=end.cpu_seconds,
+        memory_peak=end.memory_peak,
+        io_read_bytes=end.io_read_bytes,
+        io_write_bytes=end.io_write_bytes,
+    )
+
+
 class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     """What all launchers of a node share."""
 
@@ -206,7 +216,7 @@ class FreshLauncher:
             finished=max(exit_.finished, exit_.started),
             stdout=self._text(logs.stdout, logs.stdout_size),
             stderr=self._text(logs.stderr, logs.stderr_size),
-            usage=Usage(cpu_seconds=exit_.cpu_seconds, memory_peak=exit_.memory_peak),
+            usage=usage_of(exit_),
         )
 
     def _cause(self, exit_: Exit, *, timed_out: bool) -> tuple[Cause, int, str]:

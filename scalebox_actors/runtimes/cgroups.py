@@ -20,7 +20,7 @@ _BLKIO = "blkio.throttle.io_service_bytes"
 _V1 = {
     "cpuacct": ("cpuacct.usage",),
     "memory": ("memory.max_usage_in_bytes",),
-    "blkio": (f"{_BLKIO}_recursive", _BLKIO),
+    "blkio": (f"{_BLKIO}_recursive", _BLKIO, "blkio.bfq.io_service_bytes_recursive"),
 }
 _V2 = ("cpu.stat", "memory.peak", "io.stat")
 
@@ -74,12 +74,15 @@ def layout_of(mounts: str) -> Layout:
 def read_v1(files: Mapping[str, str]) -> Reading:
     """Read a group of version 1 from the texts of its files, by their names."""
     usage, peak = _number(files.get("cpuacct.usage")), _number(files.get(_V1["memory"][0]))
-    io = files.get(f"{_BLKIO}_recursive", files.get(_BLKIO))
+    tables = [_blkio(files.get(name, "")) for name in _V1["blkio"]]
+    # Kernels from 6.10 on count only on disks of which some group is limited: an empty table is
+    # more often that than a program that moved nothing.
+    io = next((table for table in tables if table), None)
     return Reading(
         cpu_seconds=None if usage is None else usage / NANO,
         memory_peak=peak,
-        io_read_bytes=None if io is None else _blkio(io, "Read"),
-        io_write_bytes=None if io is None else _blkio(io, "Write"),
+        io_read_bytes=None if io is None else io.get("Read", 0),
+        io_write_bytes=None if io is None else io.get("Write", 0),
     )
 
 
@@ -106,10 +109,14 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
         yield name, value
 
 
-def _blkio(text: str, word: str) -> int:
-    """Sum `8:0 Read 4096` over all disks; without a line nothing was moved."""
-    lines = [line.split() for line in text.splitlines()]
-    return sum(_number(words[2]) or 0 for words in lines if words[1:2] == [word] and words[2:])
+def _blkio(text: str) -> dict[str, int]:
+    """Sum lines like `8:0 Read 4096` over all disks, by their word."""
+    sums: dict[str, int] = {}
+    for line in text.splitlines():
+        disk, word, number = (*line.split(), "", "", "")[:3]
+        if ":" in disk and (count := _number(number)) is not None:
+            sums[word] = sums.get(word, 0) + count
+    return sums
 
 
 def _io(text: str, word: str) -> int:

@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from scalebox_actors.errors import ImageMissing, RuntimeUnavailable, SpecRejected
-from scalebox_actors.limits import ARGUMENT_BYTES, ENGINE_CALL
+from scalebox_actors.limits import ENGINE_CALL
 from scalebox_actors.ports import Exit, Logs, Stray
 from scalebox_actors.runtimes.docker_answers import (
     INIT_FAILED,
@@ -30,12 +30,13 @@ from scalebox_actors.runtimes.docker_answers import (
     Step,
     init_failure,
 )
-from scalebox_actors.runtimes.docker_body import WORK, create_body
+from scalebox_actors.runtimes.docker_body import WORK, check_arguments, create_body
 from scalebox_actors.runtimes.docker_engine import FOREVER, PATIENCE, Engine
 from scalebox_actors.runtimes.docker_events import OURS, Events, Watch
 from scalebox_actors.runtimes.docker_inspect import (
     KILLED,
     Inspected,
+    attempt_of,
     booted,
     exit_of,
     read_inspected,
@@ -43,14 +44,16 @@ from scalebox_actors.runtimes.docker_inspect import (
 )
 from scalebox_actors.runtimes.docker_logs import Frames
 from scalebox_actors.runtimes.docker_orphans import end_processes
+from scalebox_actors.runtimes.docker_usage import Meter
 from scalebox_actors.runtimes.mounts import real_mounts
 from scalebox_actors.spec import ContainerSpec
 
-ARGUMENTS_BYTES = 2_000_000
 START_WAIT = 2.0
 """So long a container is left to whoever created it before we start it ourselves."""
 TURNS = 25
 """So often a container that vanishes or changes under our hands is looked at anew."""
+OWNER = frozenset((OURS, "sbx.node"))
+"""The labels that say whose containers they are; a list by these has all of them."""
 log = logging.getLogger(__name__)
 _REFERENCE = re.compile(r"[a-zA-Z0-9][\w.:@/-]{0,500}")
 
@@ -145,6 +148,7 @@ class DockerRuntime:
         self._containers: dict[str, str] = {}
         """The ids of the containers in hand, by name: what has one need not be asked for labels."""
         self._names: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._meter = Meter.of(engine.traits, engine.host)
         self._boot = booted()
 
     @classmethod
@@ -176,17 +180,24 @@ class DockerRuntime:
 
     async def adopt_or_start(self, spec: ContainerSpec) -> DockerRun:
         """Return the container named `spec.name`; create and start it if there is none."""
-        _check_arguments(spec)
+        check_arguments(spec)
         if spec.mounts:
             guarded = (spec.work, self.engine.socket)
             mounts = await asyncio.to_thread(real_mounts, spec.mounts, guarded)
             spec = msgspec.structs.replace(spec, mounts=mounts)
         # Callers of this node take turns, so that none sees another's container half made.
         async with self._names.setdefault(spec.name, asyncio.Lock()):
-            return await self._adopt_or_start(spec)
+            parent = self._meter.begin(spec.name, spec.labels)
+            run = None
+            try:
+                run = await self._adopt_or_start(spec, parent)
+            finally:
+                if run is None or run.adopted:
+                    self._meter.drop(parent)
+        return run
 
-    async def _adopt_or_start(self, spec: ContainerSpec) -> DockerRun:
-        body = create_body(spec, self.engine.traits)
+    async def _adopt_or_start(self, spec: ContainerSpec, parent: str) -> DockerRun:
+        body = create_body(spec, self.engine.traits, parent)
         for _ in range(TURNS):
             made = await self.engine.call(
                 Step.CREATE,
@@ -194,6 +205,7 @@ class DockerRuntime:
             )
             if not isinstance(made, Answer):
                 created = msgspec.json.decode(made, type=_Created)
+                self._meter.note(created.id, parent)
                 run = await self._start(spec.name, created.id, adopted=False)
             elif made.kind is Kind.NAME_TAKEN:
                 run = await self._adopt(spec, made)
@@ -224,11 +236,14 @@ class DockerRuntime:
         )
         if isinstance(told, Answer):
             raise RuntimeUnavailable(told.text)
-        strays = []
+        strays, parents = [], set()
         for listed in msgspec.json.decode(told, type=list[_Listed]):
             found = await self.inspect(listed.id)
             if found is not None:
                 strays.append(_stray(found, listed.names[0].lstrip("/")))
+                parents.add(found.parent)
+        if labels.keys() <= OWNER:
+            self._meter.sweep(labels.get("sbx.node", ""), labels.get(OURS, ""), parents)
         return strays
 
     async def missing(self, images: Sequence[str]) -> list[str]:
@@ -253,15 +268,20 @@ class DockerRuntime:
             lambda: self.engine.request("GET", f"containers/{container}/json"),
             patience=patience,
         )
-        return None if isinstance(told, Answer) else read_inspected(told)
+        if isinstance(told, Answer):
+            return None
+        found = read_inspected(told)
+        self._meter.note(found.id, found.parent)
+        return found
 
     def read_exit(self, found: Inspected, watch: Watch) -> Exit:
         """Read how a container ended, and whether that was its own doing."""
         finished = seconds(found.state.finished_at)
         if watch.ended_by_us:
-            return exit_of(found)
+            return self._meter.measured(exit_of(found), found.parent)
         unseen = finished < watch.since or self._events.engine_was_stopped(finished)
-        return exit_of(found, signalled=watch.signalled, unseen=unseen, boot=self._boot)
+        end = exit_of(found, signalled=watch.signalled, unseen=unseen, boot=self._boot)
+        return self._meter.measured(end, found.parent)
 
     def _run(self, name: str, container: str, *, adopted: bool) -> DockerRun:
         self._containers[name] = container
@@ -275,7 +295,7 @@ class DockerRuntime:
         if OURS not in found.labels:
             raise SpecRejected(f"{taken.text.strip()}; it is not ours, so it was left alone")
         # With another work directory it is another node's: its outputs would never be found.
-        if _attempt(found.labels) < _attempt(spec.labels) or found.work != spec.work:
+        if attempt_of(found.labels) < attempt_of(spec.labels) or found.work != spec.work:
             await self._delete(found.id)
             return None
         if found.state.status in ("removing", "dead"):
@@ -345,6 +365,7 @@ class DockerRuntime:
             Step.OTHER,
             lambda: self.engine.request("DELETE", f"containers/{container}", {"force": 1, "v": 1}),
         )
+        self._meter.end(container)
 
     async def _has(self, image: str) -> bool:
         if not _REFERENCE.fullmatch(image) or ".." in image:
@@ -364,13 +385,6 @@ class _Listed(msgspec.Struct, rename="pascal"):
     names: list[str]
 
 
-def _attempt(labels: Mapping[str, str]) -> int:
-    try:
-        return int(labels.get("sbx.attempt", "1"))
-    except ValueError:
-        return 0
-
-
 def _stray(found: Inspected, name: str) -> Stray:
     finished = seconds(found.state.finished_at) or seconds(found.created)
     return Stray(
@@ -379,13 +393,3 @@ def _stray(found: Inspected, name: str) -> Stray:
         running=not (found.ended or found.waits_for_start),
         finished=0.0 if found.state.running else finished,
     )
-
-
-def _check_arguments(spec: ContainerSpec) -> None:
-    """Refuse what the kernel would: the engine starts it, and the program dies of it unheard."""
-    texts = [*spec.command, *(f"{name}={value}" for name, value in spec.env.items())]
-    sizes = [len(text.encode("utf-8", "surrogateescape")) for text in texts]
-    if any("\0" in text for text in texts):
-        raise SpecRejected("an argument or a variable holds a NUL byte")
-    if any(size > ARGUMENT_BYTES for size in sizes) or sum(sizes) > ARGUMENTS_BYTES:
-        raise SpecRejected(f"an argument or a variable is longer than {ARGUMENT_BYTES} bytes")

@@ -4,9 +4,12 @@ import json
 
 import msgspec
 
+from scalebox_actors.errors import SpecRejected
+from scalebox_actors.limits import ARGUMENT_BYTES
 from scalebox_actors.spec import TMP_BYTES, ContainerSpec
 
 WORK = "/work"
+ARGUMENTS_BYTES = 2_000_000
 LOG_DRIVERS = ("local", "json-file", "k8s-file")
 """In the order in which we like them; all are bounded and can be read after the exit."""
 
@@ -29,16 +32,21 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     deny_list: bool = False
     """The operator prefers the short seccomp deny list to the engine's profile (x86-64 only)."""
     podman: bool = False
+    cgroup_driver: str = ""
+    cgroup_version: str = ""
 
 
-def create_body(spec: ContainerSpec, traits: Traits) -> dict[str, object]:
-    """Return the request that makes the hardened container of `spec`."""
+def create_body(spec: ContainerSpec, traits: Traits, parent: str = "") -> dict[str, object]:
+    """Return the request that makes the hardened container of `spec`.
+
+    `parent` is the control group that its own is made in; empty: the engine's choice.
+    """
     body: dict[str, object] = {
         "Image": spec.image,
         "WorkingDir": WORK,
         "Env": [f"{name}={value}" for name, value in spec.env.items()],
         "Labels": dict(spec.labels),
-        "HostConfig": _host(spec, traits),
+        "HostConfig": _host(spec, traits) | ({"CgroupParent": parent} if parent else {}),
     }
     if spec.command:
         body["Cmd"] = list(spec.command)
@@ -116,3 +124,13 @@ def _log_config(driver: str, size: int) -> dict[str, object]:
     if driver == "local":
         config["compress"] = "false"  # one file that is compressed does not start
     return {"Type": driver, "Config": config}
+
+
+def check_arguments(spec: ContainerSpec) -> None:
+    """Refuse what the kernel would: the engine starts it, and the program dies of it unheard."""
+    texts = [*spec.command, *(f"{name}={value}" for name, value in spec.env.items())]
+    sizes = [len(text.encode("utf-8", "surrogateescape")) for text in texts]
+    if any("\0" in text for text in texts):
+        raise SpecRejected("an argument or a variable holds a NUL byte")
+    if any(size > ARGUMENT_BYTES for size in sizes) or sum(sizes) > ARGUMENTS_BYTES:
+        raise SpecRejected(f"an argument or a variable is longer than {ARGUMENT_BYTES} bytes")

@@ -76,6 +76,8 @@ class ProcessRun:
             detail=end.detail,
             cpu_seconds=end.cpu_seconds,
             memory_peak=end.memory_peak,
+            io_read_bytes=end.io_read_bytes,
+            io_write_bytes=end.io_write_bytes,
         )
 
     async def stop(self, grace: float) -> None:

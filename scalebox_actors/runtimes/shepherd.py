@@ -40,6 +40,8 @@ IDLE = 20.0
 CLIENT_BACKLOG = 16 * 1024 * 1024
 JOURNAL_BYTES = 4 * 1024 * 1024
 PR_SET_CHILD_SUBREAPER = 36
+BLOCK = 512
+"""What the kernel counts blocks of input and output in, whatever the disk's own are."""
 AGAIN = (errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE, errno.ENOSPC)
 
 
@@ -315,6 +317,8 @@ class Shepherd:
                 end = ended(program, code=code if code >= 0 else 128 - code)
                 end["cpu_seconds"] = usage.ru_utime + usage.ru_stime
                 end["memory_peak"] = usage.ru_maxrss * 1024
+                end["io_read_bytes"] = usage.ru_inblock * BLOCK
+                end["io_write_bytes"] = usage.ru_oublock * BLOCK
                 over.append((program, end))
         self._sweep()
         for program, end in over:

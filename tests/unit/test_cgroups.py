@@ -76,16 +76,29 @@ BLKIO = "8:0 Read 4096\n8:0 Write 512\n8:0 Total 4608\n8:16 Read 1024\nTotal 563
             id="a-kernel-without-sums-over-children",
         ),
         pytest.param(
-            {"blkio.throttle.io_service_bytes_recursive": "Total 0\n"},
+            {"blkio.throttle.io_service_bytes_recursive": "8:0 Read 0\n8:0 Write 0\nTotal 0\n"},
             Reading(io_read_bytes=0, io_write_bytes=0),
             id="nothing-moved",
+        ),
+        pytest.param(
+            {
+                "blkio.throttle.io_service_bytes_recursive": "Total 0\n",
+                "blkio.bfq.io_service_bytes_recursive": BLKIO,
+            },
+            Reading(io_read_bytes=5120, io_write_bytes=512),
+            id="only-the-scheduler-counts",
+        ),
+        pytest.param(
+            {"blkio.throttle.io_service_bytes_recursive": "Total 0\n"},
+            Reading(),
+            id="a-disk-that-is-not-counted-on",
         ),
         pytest.param(
             {"cpuacct.usage": "", "memory.max_usage_in_bytes": "max\n"}, Reading(), id="no-numbers"
         ),
         pytest.param(
-            {"blkio.throttle.io_service_bytes_recursive": "8:0 Read\n8:0\nx Read -1\n"},
-            Reading(io_read_bytes=0, io_write_bytes=0),
+            {"blkio.throttle.io_service_bytes_recursive": "8:0 Read\n8:0\nx:0 Read -1\n"},
+            Reading(),
             id="lines-cut-short",
         ),
     ],
