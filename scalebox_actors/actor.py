@@ -12,6 +12,7 @@ import random
 import msgspec
 
 from scalebox_actors import gather
+from scalebox_actors.admission import Admission
 from scalebox_actors.committer import Committer
 from scalebox_actors.effects import Effects, Scribe
 from scalebox_actors.errors import (
@@ -31,8 +32,9 @@ from scalebox_actors.limits import DONE_RECORD_LIFE, GROUP_MEMBERS
 from scalebox_actors.message import Message, read
 from scalebox_actors.names import attempts_key, run_name
 from scalebox_actors.policy import Bury, Done, Reason, TryAgain, Verdict, describe, judge, poisoned
+from scalebox_actors.pool import Pool, Share, claim_of
 from scalebox_actors.ports import Broker, Delivery, Launcher, Settled, Stored, Task
-from scalebox_actors.records import ORPHAN, UNUSABLE, Attempts, Cause, DoneRecord, Ended, Outcome
+from scalebox_actors.records import POISON, UNUSABLE, Attempts, Cause, DoneRecord, Ended, Outcome
 from scalebox_actors.topology.model import Module
 
 AGAIN_LATER = 30.0
@@ -53,6 +55,7 @@ class Desk(msgspec.Struct, frozen=True, kw_only=True):
     scribe: Scribe
     journal: Journal
     ledger: Ledger
+    pool: Pool
 
 
 class Actor:
@@ -62,14 +65,12 @@ class Actor:
         self.module = module
         self.suspended = ""
         """Why nothing can be started here for now; empty while all is well."""
-        self._launcher = launcher
-        self._broker = desk.broker
-        self._committer = desk.committer
-        self._scribe = desk.scribe
-        self._journal = desk.journal
-        self._ledger = desk.ledger
+        self._launcher, self._broker = launcher, desk.broker
+        self._committer, self._scribe = desk.committer, desk.scribe
+        self._journal, self._ledger = desk.journal, desk.ledger
         self._counts: Counts = desk.journal.of(module.name)
-        self._hands = Hands(module.slots, self._work)
+        self._admission = Admission(desk.pool, claim_of(module), desk.journal.node)
+        self._hands = Hands(module.slots, self._work, self._admission, self._run_of)
         self._slots = list(range(module.slots - 1, -1, -1))
         self._seats: dict[str, int] = {}
         self._tasks: dict[str, Task] = {}
@@ -79,6 +80,8 @@ class Actor:
 
     async def run(self) -> None:
         """Take deliveries into the module's slots until cancelled."""
+        if why := self._admission.lack:
+            self.suspend(why)
         async with self._broker.intake(self.module.name) as intake:
             self._hands.open(intake)
             async for delivery in intake:
@@ -93,14 +96,17 @@ class Actor:
                 return await self._leave(delivery, message, record)
             if self.module.gather is not None and not message.joined:
                 return await self._join(delivery, message)
+            share = await self._hands.share(delivery)
+            if share is None:  # another node may have room
+                return await delivery.give_back(0.0)
             attempts = await self._attempts(delivery, message)
-            task = await self._task(message, attempts)
+            task = await self._task(message, attempts, share)
         except BadMessage as error:  # nobody will ever be able to run it
             return await self._bury_unread(delivery, Bury(Reason.BAD_MESSAGE, str(error)))
         before = attempts
         if delivery.redelivered and not await self._launcher.underway(task):
             if poisoned(attempts):
-                return await self._settle(delivery, task, attempts, _POISON)
+                return await self._settle(delivery, task, attempts, POISON)
             # Written before the start, so that starts are counted on whichever host they happen.
             attempts = attempts.with_start()
             await self._remember(message, attempts)
@@ -108,8 +114,6 @@ class Actor:
             outcome = await self._launch(task)
         except (ImageMissing, SpecRejected) as error:  # the host's fault, never the task's
             return await self._suspend(delivery, task, before, str(error))
-        if outcome.cause is Cause.NOT_STARTED:
-            return await self._suspend(delivery, task, before, outcome.detail)
         self._vacate(delivery)
         if self._killing and outcome.exit_code != 0:  # a person ended it: no verdict on the task
             await self._launcher.clear(task)
@@ -134,8 +138,7 @@ class Actor:
 
     async def cancel(self, message_id: str) -> bool:
         """Kill the run of one task, whose record says `cancelled` already."""
-        task = self._tasks.get(message_id)
-        if task is not None:
+        if (task := self._tasks.get(message_id)) is not None:
             await self._launcher.stop(task)
         return task is not None
 
@@ -147,8 +150,7 @@ class Actor:
 
     def holds(self, name: str) -> bool:
         """Whether the run of that name belongs to a task in hand."""
-        topology = self._broker.names.topology
-        return any(run_name(topology, *task.key) == name for task in self._tasks.values())
+        return any(self._run_of(task.message.id) == name for task in self._tasks.values())
 
     def suspend(self, reason: str) -> None:
         """Take nothing more because of the host, until `resume`; what is in hand goes on."""
@@ -190,7 +192,11 @@ class Actor:
         if seat is not None:
             self._slots.append(seat)
 
+    def _run_of(self, task_id: str) -> str:
+        return run_name(self._broker.names.topology, self.module.name, task_id)
+
     async def _hand_back(self, delivery: Delivery) -> None:
+        self._hands.leave_behind(delivery)
         with contextlib.suppress(SbxError):
             await delivery.give_back(AGAIN_LATER)
 
@@ -217,15 +223,16 @@ class Actor:
         key = attempts_key(message.module, message.id)
         await self._broker.put_state(key, _encode(attempts), life=DONE_RECORD_LIFE)
 
-    async def _task(self, message: Message, attempts: Attempts) -> Task:
+    async def _task(self, message: Message, attempts: Attempts, share: Share) -> Task:
         """Return the task to run; for a joined message, with its members and their bodies."""
         members = await self._members(message) if message.joined else ()
         if members:
             body = gather.joined_body(gather.key_of(message), members)
             message = msgspec.structs.replace(message, body=body)
-        slot = self._seats[message.id] = self._slots.pop() if self._slots else self.module.slots
-        task = Task(message=message, attempt=attempts.number, members=members, slot=slot)
-        self._tasks[message.id] = task
+        seat = self._seats[message.id] = self._slots.pop() if self._slots else self.module.slots
+        task = self._tasks[message.id] = Task(
+            message=message, attempt=attempts.number, members=members, slot=seat, share=share
+        )
         return task
 
     async def _members(self, message: Message) -> tuple[Message, ...]:
@@ -240,12 +247,16 @@ class Actor:
         tries = 0
         while True:
             try:
-                return await self._launcher.run(task)
+                outcome = await self._launcher.run(task)
             except RuntimeUnavailable as error:
                 pause = ENGINE_PAUSES[min(tries, len(ENGINE_PAUSES) - 1)]
                 tries += 1
                 log.warning("engine_unavailable", extra={"why": str(error), "pause": pause})
                 await asyncio.sleep(pause)
+            else:
+                if outcome.cause is Cause.NOT_STARTED:
+                    raise SpecRejected(outcome.detail)
+                return outcome
 
     # --- after the run --------------------------------------------------------------------------
 
@@ -285,7 +296,7 @@ class Actor:
     ) -> tuple[Verdict, Effects, Outcome]:
         """Return the verdict, what it stores, and the outcome that it is about."""
         verdict: Verdict
-        if outcome is _POISON:
+        if outcome is POISON:
             verdict = Bury(Reason.POISON, outcome.detail)
         else:
             verdict = judge(self.module.retry, outcome, attempts, random.random())  # noqa: S311
@@ -333,8 +344,7 @@ class Actor:
         await self._end(delivery, committed=settlement.kind is Settled.COMMITTED)
 
     async def _bury_unread(self, delivery: Delivery, verdict: Bury) -> None:
-        module, raw = self.module.name, delivery.raw
-        letter = self._scribe.unread(raw, module, delivery.message_id, verdict)
+        letter = self._scribe.unread(delivery.raw, self.module.name, delivery.message_id, verdict)
         await self._bury(delivery, letter, verdict)
         await self._end(delivery, committed=False)
 
@@ -354,9 +364,8 @@ class Actor:
         if settlement.kind is Settled.UNACCEPTABLE:
             raise Transient(f"cannot be buried: {settlement.text}")
 
-    def _tell_dead(self, task_id: str, why: str) -> None:
-        what = {"sbx_module": self.module.name, "task": task_id}
-        log.warning("task_dead", extra={**what, "why": why})
+    def _tell_dead(self, task: str, why: str) -> None:
+        log.warning("task_dead", extra={"sbx_module": self.module.name, "task": task, "why": why})
 
     async def _suspend(self, delivery: Delivery, task: Task, before: Attempts, reason: str) -> None:
         """Take nothing more until the module can be started here; the task is not to blame."""
@@ -387,8 +396,3 @@ class Actor:
         if word == "dead":
             self._tell_dead(task.message.id, describe(outcome))
         self._journal.add(run_record(delivery, task, outcome, word))
-
-
-_POISON = Outcome(
-    exit_code=ORPHAN, cause=Cause.LOST, detail="started again and again without an end"
-)

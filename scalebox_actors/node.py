@@ -26,9 +26,12 @@ from scalebox_actors.launch import workdir
 from scalebox_actors.launch.environment import Surroundings
 from scalebox_actors.launch.fresh import FreshLauncher, Workplace
 from scalebox_actors.launch.function import FunctionLauncher, load_function
+from scalebox_actors.launch.gpus import NVIDIA, Gpus
 from scalebox_actors.ledger import Ledger
+from scalebox_actors.leftovers import LOOK_EVERY, Leftovers
 from scalebox_actors.limits import FREE_SPACE, REAPER_EVERY, REAPER_GRACE
 from scalebox_actors.placement import destinations
+from scalebox_actors.pool import InUse, Pool, Room, claim_of
 from scalebox_actors.ports import Broker, Launcher, Runtime
 from scalebox_actors.spec import Ceiling, check_ceiling
 from scalebox_actors.topology.model import Launch, Module, Site, Topology
@@ -57,6 +60,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "info"
     cluster_data_root: str = ""
     ceiling: Ceiling = Ceiling()
+    room: Room = Room()
+    """What all runs together may use of this host."""
+    gpu_devices: tuple[str, ...] = (NVIDIA,)
     sweep_every: float = SWEEP_EVERY
     free_space: int = FREE_SPACE
 
@@ -80,6 +86,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     modules: dict[str, ModuleStatus]
     roads: dict[str, RoadStatus] = {}
     """Other sites, and how this node's courier stands with each."""
+    in_use: InUse = InUse()
 
 
 class _CancelRequest(msgspec.Struct):
@@ -92,12 +99,18 @@ class Node:
     """Runs every module of a topology on this host; see `run`."""
 
     def __init__(
-        self, topology: Topology, broker: Broker, runtime: Runtime | None, settings: Settings
+        self,
+        topology: Topology,
+        broker: Broker,
+        runtime: Runtime | None,
+        settings: Settings,
+        pool: Pool | None = None,
     ) -> None:
         part = topology.part(broker.names.site)
         check_ceiling(part, settings.ceiling)
         self.topology = topology
         self.settings = settings
+        self.pool = pool or Pool(settings.room)
         self.journal = Journal(settings.name)
         self.runtime = runtime
         self.since = time.time()
@@ -120,6 +133,7 @@ class Node:
             scribe=self._scribe,
             journal=self.journal,
             ledger=self.ledger,
+            pool=self.pool,
         )
         self.couriers = self._couriers()
         self.actors = {
@@ -132,6 +146,8 @@ class Node:
             if module.gather is not None
         ]
         fresh = [a for a in self.actors.values() if a.module.launch is not Launch.FUNCTION]
+        claims = {name: claim_of(actor.module) for name, actor in self.actors.items()}
+        self._leftovers = Leftovers(runtime, self.pool, claims, self._labels, self._in_hand)
         self._disk = Disk(self._base, fresh, settings.free_space)
         self._stopped = asyncio.Event()
         self._draining = False
@@ -143,7 +159,8 @@ class Node:
             async with asyncio.TaskGroup() as tasks:
                 work = [
                     tasks.create_task(self._committer.run()),
-                    *(tasks.create_task(actor.run()) for actor in self.actors.values()),
+                    *(tasks.create_task(self._act(actor)) for actor in self.actors.values()),
+                    tasks.create_task(self._every(LOOK_EVERY, self._leftovers.look, first=0.0)),
                     *(tasks.create_task(courier.run()) for courier in self.couriers.values()),
                     tasks.create_task(self._every(FLUSH_EVERY, self._flush)),
                     tasks.create_task(self._every(self.settings.sweep_every, self._sweep)),
@@ -161,6 +178,10 @@ class Node:
             with contextlib.suppress(SbxError, TimeoutError):
                 async with asyncio.timeout(2):
                     await self.journal.flush(self._broker)
+
+    async def _act(self, actor: Actor) -> None:
+        await self._leftovers.counted()
+        await actor.run()
 
     async def drain(self) -> None:
         """Take nothing more, wait for what runs, then end."""
@@ -199,6 +220,7 @@ class Node:
                 for name, actor in self.actors.items()
             },
             roads={site: courier.status() for site, courier in self.couriers.items()},
+            in_use=self.pool.in_use,
         )
 
     async def open_groups(self) -> int:
@@ -218,9 +240,8 @@ class Node:
         """
         if self.runtime is None:
             return
-        labels = {"sbx.topology": self.topology.name, "sbx.node": self.settings.name}
         seen = set()
-        for stray in await self.runtime.stray(labels):
+        for stray in await self.runtime.stray(self._labels):
             seen.add(stray.name)
             if self._in_hand(stray.name):
                 continue
@@ -274,6 +295,11 @@ class Node:
         """Whether something has been left alone for its grace, also since this node started."""
         return time.time() - max(ended, self.since) > REAPER_GRACE
 
+    @property
+    def _labels(self) -> dict[str, str]:
+        """Return what all runs of this node carry."""
+        return {"sbx.topology": self.topology.name, "sbx.node": self.settings.name}
+
     def _in_hand(self, name: str) -> bool:
         return any(actor.holds(name) for actor in self.actors.values())
 
@@ -306,6 +332,7 @@ class Node:
                 cluster_data_root=settings.cluster_data_root or root,
             ),
             ceiling=settings.ceiling,
+            gpus=Gpus(indexes=settings.room.gpus, devices=settings.gpu_devices),
             modules=tuple(self.topology.modules),
         )
         return FreshLauncher(module, place)

@@ -60,6 +60,12 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage = Usage()
 
 
+POISON = Outcome(
+    exit_code=ORPHAN, cause=Cause.LOST, detail="started again and again without an end"
+)
+"""What is judged of a task that was started too often without a verdict."""
+
+
 class Attempts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What went wrong with a task so far; kept only for tasks that did not end at once."""
 

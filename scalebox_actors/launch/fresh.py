@@ -26,9 +26,11 @@ from scalebox_actors.errors import (
 from scalebox_actors.launch import workdir
 from scalebox_actors.launch.accounting import account
 from scalebox_actors.launch.environment import Surroundings, environment
+from scalebox_actors.launch.gpus import Gpus, devices_of, gpu_variables
 from scalebox_actors.launch.workdir import Paths, WorkDir
 from scalebox_actors.limits import KIB, STOP_GRACE
 from scalebox_actors.names import run_name
+from scalebox_actors.pool import Share, share_text
 from scalebox_actors.ports import Exit, Logs, Run, Runtime, Task
 from scalebox_actors.records import ORPHAN, TIMED_OUT, UNUSABLE, Cause, Outcome, Usage
 from scalebox_actors.spec import Ceiling, ContainerSpec, Frame, container_spec
@@ -61,6 +63,7 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     """Where work directories are made; see `workdir.make_base`."""
     surroundings: Surroundings
     ceiling: Ceiling = Ceiling()
+    gpus: Gpus = Gpus()
     modules: tuple[str, ...] = ()
     """All modules of the topology: what the comma rule of task files knows."""
 
@@ -171,7 +174,8 @@ class FreshLauncher:
             task_id=message.id,
             work=inside,
         )
-        surroundings = self._place.surroundings
+        surroundings, gpus, share = self._place.surroundings, self._place.gpus, task.share
+        own = gpu_variables(share.gpus, gpus, contained=bool(self._runtime.work_path))
         return container_spec(
             self._module,
             Frame(
@@ -182,8 +186,10 @@ class FreshLauncher:
                 task_id=message.id,
                 attempt=task.attempt,
                 command=(*self._module.command, *arguments),
-                env=environment(self._module, task, surroundings, inside),
+                env=environment(self._module, task, surroundings, inside) | own,
                 work=host,
+                devices=devices_of(share.gpus, gpus),
+                share=share_text(share) if share != Share() else "",
             ),
             self._place.ceiling,
         )

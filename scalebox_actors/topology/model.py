@@ -68,6 +68,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     memory: Size | None = None
     cpus: float | None = None
     pids: int = 256
+    gpus: int = 0
+    """Whole GPUs of the node, for each run its own."""
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
