@@ -40,7 +40,7 @@ class Admission:
         self._place: Ticket | None = None
         self._kept = Kept.RESTING
         self._timer: asyncio.TimerHandle | None = None
-        self._eager, self._taking = True, True
+        self._eager, self._taking, self._receiving = True, True, False
         if claim:
             pool.watchers.append(self._tell)
 
@@ -68,9 +68,10 @@ class Admission:
         """Let a delivery stand in line, or have its share at once; `run` is its run's name."""
         if not self._claim:
             return
-        self._eager = True
+        self._eager, self._receiving = True, True
         left = self._pool.take_over((self._node, run))
         self._tickets[delivery] = left or self._own_place() or self._join()
+        self._receiving = False  # whoever has received it asks for what may be asked for now
 
     async def granted(self, delivery: Delivery, run: str) -> Share | None:
         """Return a delivery's share once it is its turn; None: there is no room, give it back."""
@@ -78,6 +79,7 @@ class Admission:
             return Share()
         if delivery not in self._tickets:
             self.receive(delivery, run)
+            self.changed()
         ticket = self._tickets[delivery]
         if ticket.share is None:
             call = self._calls[ticket] = asyncio.get_running_loop().create_future()
@@ -114,7 +116,8 @@ class Admission:
         self._taking = True
 
     def _tell(self) -> None:
-        self.changed()
+        if not self._receiving:
+            self.changed()
 
     # --- the place that is kept -----------------------------------------------------------------
 
