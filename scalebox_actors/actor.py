@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from scalebox_actors import gather
+from scalebox_actors.admission import Admission
 from scalebox_actors.batches import Seated, Seats
 from scalebox_actors.errors import (
     BadMessage,
@@ -29,6 +30,7 @@ from scalebox_actors.limits import GROUP_MEMBERS
 from scalebox_actors.message import Message, read
 from scalebox_actors.names import attempts_key, run_name
 from scalebox_actors.policy import Bury, Reason, poisoned
+from scalebox_actors.pool import Share, run_claim
 from scalebox_actors.ports import (
     Delivery,
     Intake,
@@ -36,8 +38,8 @@ from scalebox_actors.ports import (
     Stored,
     Task,
 )
-from scalebox_actors.records import Attempts, Cause, DoneRecord, Outcome, spoilt
-from scalebox_actors.settle import POISON, Desk, Settler
+from scalebox_actors.records import POISON, Attempts, Cause, DoneRecord, Outcome, spoilt
+from scalebox_actors.settle import Desk, Settler
 from scalebox_actors.topology.model import Module
 
 TWIN_LATER = 1.0
@@ -59,14 +61,12 @@ class Actor:
         self.module = module
         self.suspended = ""
         """Why nothing can be started here for now; empty while all is well."""
-        self._launcher = launcher
-        self._broker = desk.broker
-        self._committer = desk.committer
-        self._scribe = desk.scribe
-        self._journal = desk.journal
-        self._ledger = desk.ledger
+        self._launcher, self._broker = launcher, desk.broker
+        self._committer, self._scribe = desk.committer, desk.scribe
+        self._journal, self._ledger = desk.journal, desk.ledger
         self._counts: Counts = desk.journal.of(module.name)
-        self._hands = Hands(module.slots, self._work)
+        self._admission = Admission(desk.pool, run_claim(module), desk.journal.node)
+        self._hands = Hands(module.slots, self._work, self._admission, self._run_of)
         self._seats = Seats(module.slots)
         self._settler = Settler(module, launcher, desk, self._seats)
         self._tasks: dict[str, Task] = {}
@@ -76,6 +76,8 @@ class Actor:
     async def run(self) -> None:
         """Take deliveries into the module's slots until cancelled."""
         self._launcher.open()
+        if why := self._admission.lack:
+            self.suspend(why)
         async with self._broker.intake(self.module.name) as intake:
             self._hands.open(intake)
             async for delivery in intake:
@@ -91,8 +93,11 @@ class Actor:
             if self.module.gather is not None and not message.joined:
                 self._vacate(delivery)
                 return await self._settler.join(delivery, message)
+            share = await self._hands.share(delivery)
+            if share is None:  # another node may have room
+                return await delivery.give_back(0.0)
             attempts = await self._attempts(delivery, message)
-            task = await self._task(message, attempts)
+            task = await self._task(message, attempts, share)
         except BadMessage as error:  # nobody will ever be able to run it
             return await self._settler.bury_unread(delivery, Bury(Reason.BAD_MESSAGE, str(error)))
         before = attempts
@@ -106,8 +111,6 @@ class Actor:
             outcome = await self._launch(delivery, task, attempts)
         except (ImageMissing, SpecRejected, NotAdmitted) as error:  # never the task's fault
             return await self._not_started(delivery, task, before, error)
-        if outcome.cause is Cause.NOT_STARTED:
-            return await self._suspend(delivery, task, before, outcome.detail)
         if not outcome.removed:  # what is to be removed must not be the next run's by then
             self._vacate(delivery)
         if self._killing and outcome.exit_code != 0:  # a person ended it: no verdict on the task
@@ -134,8 +137,7 @@ class Actor:
 
     async def cancel(self, message_id: str) -> bool:
         """Kill the run of one task, whose record says `cancelled` already."""
-        task = self._tasks.get(message_id)
-        if task is not None:
+        if (task := self._tasks.get(message_id)) is not None:
             await self._launcher.stop(task)
         return task is not None
 
@@ -156,10 +158,8 @@ class Actor:
 
     def holds(self, name: str) -> bool:
         """Whether the run of that name belongs to a task in hand, or is a container that stays."""
-        topology = self._broker.names.topology
-        return self._launcher.holds(name) or any(
-            run_name(topology, *task.key) == name for task in self._tasks.values()
-        )
+        mine = any(self._run_of(task.message.id) == name for task in self._tasks.values())
+        return mine or self._launcher.holds(name)
 
     def suspend(self, reason: str) -> None:
         """Take nothing more because of the host, until `resume`; what is in hand goes on."""
@@ -213,7 +213,11 @@ class Actor:
         """Let the next run begin: what is left to do for this one needs no slot."""
         self._hands.vacate(self._seats.vacate(delivery.message_id))
 
+    def _run_of(self, task_id: str) -> str:
+        return run_name(self._broker.names.topology, self.module.name, task_id)
+
     async def _hand_back(self, delivery: Delivery) -> None:
+        self._hands.leave_behind(delivery)
         with contextlib.suppress(SbxError):
             await delivery.give_back(AGAIN_LATER)
 
@@ -236,14 +240,14 @@ class Actor:
         stored = await self._broker.get_state(attempts_key(message.module, message.id))
         return _decode_attempts(stored) if stored else Attempts()
 
-    async def _task(self, message: Message, attempts: Attempts) -> Task:
+    async def _task(self, message: Message, attempts: Attempts, share: Share) -> Task:
         """Return the task to run; for a joined message, with its members and their bodies."""
         members = await self._members(message) if message.joined else ()
         if members:
             body = gather.joined_body(gather.key_of(message), members)
             message = msgspec.structs.replace(message, body=body)
-        slot = self._seats.sit(message.id)
-        task = Task(message=message, attempt=attempts.number, members=members, slot=slot)
+        slot, number = self._seats.sit(message.id), attempts.number
+        task = Task(message=message, attempt=number, members=members, slot=slot, share=share)
         self._tasks[message.id] = task
         return task
 
@@ -278,12 +282,16 @@ class Actor:
         tries = 0
         while True:
             try:
-                return await self._launcher.run(task)
+                outcome = await self._launcher.run(task)
             except RuntimeUnavailable as error:
                 pause = ENGINE_PAUSES[min(tries, len(ENGINE_PAUSES) - 1)]
                 tries += 1
                 log.warning("engine_unavailable", extra={"why": str(error), "pause": pause})
                 await asyncio.sleep(pause)
+            else:
+                if outcome.cause is Cause.NOT_STARTED:
+                    raise SpecRejected(outcome.detail)
+                return outcome
 
     async def _suspend(self, delivery: Delivery, task: Task, before: Attempts, reason: str) -> None:
         """Take nothing more until the module can be started here; the task is not to blame."""

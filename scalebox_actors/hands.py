@@ -9,6 +9,8 @@ task are worked on one after the other, so that a task never has two runs on a h
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 
+from scalebox_actors.admission import Admission
+from scalebox_actors.pool import Share
 from scalebox_actors.ports import Delivery, Intake
 
 SETTLING = 64
@@ -20,14 +22,19 @@ Work = Callable[[Delivery], Coroutine[None, None, None]]
 
 
 class Hands:
-    """Works on as many deliveries at once as there are slots."""
+    """Works on as many deliveries at once as there are slots, and room on the node."""
 
-    def __init__(self, slots: int, work: Work) -> None:
+    def __init__(
+        self, slots: int, work: Work, admission: Admission, run_of: Callable[[str], str]
+    ) -> None:
         self.slots = slots
-        self._work = work
+        self._work, self._admission, self._run_of = work, admission, run_of
+        admission.changed = self.fit
         self._most_settling = max(slots, SETTLING)
         self._intake: Intake | None = None
-        self._all: set[asyncio.Task[None]] = set()
+        self._asked = 0
+        """Deliveries that were asked for and have not come."""
+        self._all: dict[asyncio.Task[None], Delivery] = {}
         self._latest: dict[str, asyncio.Task[None]] = {}
         self._vacated: set[asyncio.Task[None]] = set()
         self._beside: set[asyncio.Task[None]] = set()
@@ -44,7 +51,7 @@ class Hands:
     def open(self, intake: Intake) -> None:
         """Begin to ask an intake for deliveries."""
         self._intake = intake
-        self._ask(self.slots)
+        self.fit()
 
     def has(self, delivery: Delivery) -> bool:
         """Whether an earlier delivery of the same task is in hand."""
@@ -56,39 +63,68 @@ class Hands:
         `beside`: in the slot that another delivery holds for it.
         """
         key = delivery.message_id
-        hand = asyncio.create_task(self._after(self._latest.get(key), delivery))
-        self._all.add(hand)
+        earlier = self._latest.get(key)
+        hand = asyncio.create_task(self._after(earlier, delivery))
+        self._asked = self._asked if beside else max(0, self._asked - 1)
+        self._all[hand] = delivery
         self._latest[key] = hand
         hand.add_done_callback(lambda done: self._put_down(key, done))
         if beside:
             self._beside.add(hand)
+        elif earlier is None:  # a twin needs nothing before the first has ended
+            self._admission.receive(delivery, self._run_of(key))
+        self.fit()
         return hand
 
+    async def share(self, delivery: Delivery) -> Share | None:
+        """Return what the run of a delivery may use, or None if it has to go back."""
+        return await self._admission.granted(delivery, self._run_of(delivery.message_id))
+
+    def leave_behind(self, delivery: Delivery) -> None:
+        """Let go of a delivery whose run may go on: what that uses stays taken."""
+        self._admission.leave_behind(delivery, self._run_of(delivery.message_id))
+
     def vacate(self, hand: "asyncio.Task[None] | None") -> None:
-        """Let the slot of some work be taken: nothing runs for it any more."""
-        if hand not in self._all or hand in self._vacated or hand in self._beside:
+        """Let slot and share of some work be taken: nothing runs for it any more."""
+        if hand is None or hand not in self._all or hand in self._beside:
             return
-        if len(self._vacated) < self._most_settling:
+        self._admission.release(self._all[hand])
+        if hand not in self._vacated and len(self._vacated) < self._most_settling:
             self._vacated.add(hand)
-            self._ask(1)
+            self.fit()
 
     def close(self) -> None:
         """Ask for nothing more, for good; what is in hand goes on."""
         self._closed = True
-        if self._intake is not None:
-            self._intake.hold()
+        self._hold()
 
     def suspend(self) -> None:
         """Ask for nothing more until `resume`; what is in hand goes on."""
         self._suspended = True
-        if self._intake is not None:
-            self._intake.hold()
+        self._hold()
 
     def resume(self) -> None:
         """Ask for as many deliveries as there are free slots."""
         self._suspended = False
+        self._admission.resume()
+        self.fit()
+
+    def fit(self) -> None:
+        """Ask for as many deliveries as may be in hand besides those that are; take back the rest.
+
+        Called whenever something falls free, here or on the node.
+        """
+        if self._intake is None or self._closed or self._suspended:
+            return
         busy = len(self._all) - len(self._vacated) - len(self._beside)
-        self._ask(max(0, self.slots - busy))
+        free = max(0, self.slots - busy)
+        most = min(free, self._admission.window(self._asked))
+        if self._asked > most:
+            self._intake.hold()
+            self._asked = 0
+        if self._asked < most:
+            more, self._asked = most - self._asked, most
+            self._intake.grant(more)
 
     async def empty(self) -> None:
         """Wait until nothing is in hand."""
@@ -100,7 +136,7 @@ class Hands:
         for key, hand in self._latest.items():
             if not settling(key):
                 hand.cancel()
-        chained = self._all - set(self._latest.values())
+        chained = set(self._all) - set(self._latest.values())
         late = {hand for hand in self._all if hand not in chained}
         if late:
             _, late = await asyncio.wait(late, timeout=SETTLE_SECONDS)
@@ -120,16 +156,16 @@ class Hands:
             delivery.let_go()
 
     def _put_down(self, key: str, hand: "asyncio.Task[None]") -> None:
-        self._all.discard(hand)
+        delivery = self._all.pop(hand)
         if self._latest.get(key) is hand:
             del self._latest[key]
-        if hand in self._beside:
-            self._beside.discard(hand)
-        elif hand in self._vacated:
-            self._vacated.discard(hand)
-        else:
-            self._ask(1)
+        self._vacated.discard(hand)
+        self._beside.discard(hand)
+        self._admission.release(delivery)
+        self.fit()
 
-    def _ask(self, count: int) -> None:
-        if self._intake is not None and not (self._closed or self._suspended):
-            self._intake.grant(count)
+    def _hold(self) -> None:
+        self._asked = 0
+        self._admission.withdraw()
+        if self._intake is not None:
+            self._intake.hold()

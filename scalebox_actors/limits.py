@@ -51,6 +51,8 @@ SLOT_SHORT_RUNS = 3
 """So many runs on end that are too short close a slot."""
 SLOT_REOPEN = 600.0
 """After so long a slot that was closed gets another chance."""
+GPUS_CEILING = 64
+"""Of one run."""
 FUNCTION_SLOTS = 64
 """Slots of a module that is a function, unless it says otherwise."""
 
@@ -116,6 +118,14 @@ CLERK_WORK = 60.0
 """So long another site has to do what it was told."""
 CLERK_PAGE = 256 * KIB
 """So much of bodies and records goes into one answer of another site, and one item more."""
+MEMORY_RESERVE = 1024 * MIB
+"""Of a host's memory, or an eighth if that is less, is no run's unless the operator says so."""
+RESOURCES_HELD = 2.0
+"""So long a message in hand may wait for room on its node before it is given back."""
+RESOURCES_REST = 10.0
+"""So long after that the node leaves the module's messages to others, unless its turn comes."""
+RESOURCES_TURN = 2.0
+"""So long what was kept for a module whose turn has come waits for its message."""
 FREE_SPACE = 256 * MIB
 """With less room for work directories a node takes no more messages."""
 LOOP_LATE = 5.0

@@ -27,16 +27,19 @@ from scalebox_actors.launch import workdir
 from scalebox_actors.launch.environment import Surroundings
 from scalebox_actors.launch.fresh import FreshLauncher
 from scalebox_actors.launch.function import FunctionLauncher, load_function
+from scalebox_actors.launch.gpus import NVIDIA, Gpus
 from scalebox_actors.launch.slots import SlotLauncher
 from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.ledger import Ledger
+from scalebox_actors.leftovers import LOOK_EVERY, Leftovers
 from scalebox_actors.limits import FREE_SPACE, REAPER_EVERY
 from scalebox_actors.placement import destinations
+from scalebox_actors.pool import InUse, Pool, Room, Share, claim_of, lack
 from scalebox_actors.ports import Broker, Launcher, Runtime
 from scalebox_actors.reaper import Reaper
 from scalebox_actors.settle import Desk
 from scalebox_actors.spec import Ceiling, check_ceiling
-from scalebox_actors.topology.model import Launch, Module, Site, Topology
+from scalebox_actors.topology.model import LASTING, Launch, Module, Site, Topology
 
 FLUSH_EVERY = 0.5
 SWEEP_EVERY = 5.0
@@ -66,6 +69,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "info"
     cluster_data_root: str = ""
     ceiling: Ceiling = Ceiling()
+    room: Room = Room()
+    """What all runs together may use of this host."""
+    gpu_devices: tuple[str, ...] = (NVIDIA,)
     sweep_every: float = SWEEP_EVERY
     free_space: int = FREE_SPACE
 
@@ -91,6 +97,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     modules: dict[str, ModuleStatus]
     roads: dict[str, RoadStatus] = {}
     """Other sites, and how this node's courier stands with each."""
+    in_use: InUse = InUse()
 
 
 class _CancelRequest(msgspec.Struct):
@@ -103,12 +110,18 @@ class Node:
     """Runs every module of a topology on this host; see `run`."""
 
     def __init__(
-        self, topology: Topology, broker: Broker, runtime: Runtime | None, settings: Settings
+        self,
+        topology: Topology,
+        broker: Broker,
+        runtime: Runtime | None,
+        settings: Settings,
+        pool: Pool | None = None,
     ) -> None:
         part = topology.part(broker.names.site)
         check_ceiling(part, settings.ceiling)
         self.topology = topology
         self.settings = settings
+        self.pool = pool or Pool(settings.room)
         self.journal = Journal(settings.name)
         self.runtime = runtime
         self.since = time.time()
@@ -132,6 +145,7 @@ class Node:
             scribe=self._scribe,
             journal=self.journal,
             ledger=self.ledger,
+            pool=self.pool,
         )
         self.couriers = self._couriers()
         self.actors = {
@@ -147,6 +161,8 @@ class Node:
         self._reaper = (
             Reaper(runtime, broker, self._base, settings.name, self._in_hand) if runtime else None
         )
+        claims = {name: claim_of(actor.module) for name, actor in self.actors.items()}
+        self._leftovers = Leftovers(runtime, self.pool, claims, self._labels, self._in_hand)
         self._disk = Disk(self._base, fresh, settings.free_space)
         self._stopped = asyncio.Event()
         self._draining = False
@@ -162,7 +178,8 @@ class Node:
             async with asyncio.TaskGroup() as tasks:
                 work = [
                     tasks.create_task(self._committer.run()),
-                    *(tasks.create_task(actor.run()) for actor in self.actors.values()),
+                    *(tasks.create_task(self._act(actor)) for actor in self.actors.values()),
+                    tasks.create_task(self._every(LOOK_EVERY, self._leftovers.look, first=0.0)),
                     *(tasks.create_task(courier.run()) for courier in self.couriers.values()),
                     tasks.create_task(self._every(FLUSH_EVERY, self._flush)),
                     tasks.create_task(self._every(self.settings.sweep_every, self._sweep)),
@@ -183,6 +200,10 @@ class Node:
                 async with asyncio.timeout(LEAVE_SECONDS):
                     await self.journal.flush(self._broker)
                     await self._register(life=1.0)  # the others may have our share of the link
+
+    async def _act(self, actor: Actor) -> None:
+        await self._leftovers.counted()
+        await actor.run()
 
     async def drain(self) -> None:
         """Take nothing more, wait for what runs, then end."""
@@ -222,6 +243,7 @@ class Node:
                 for name, actor in self.actors.items()
             },
             roads={site: courier.status() for site, courier in self.couriers.items()},
+            in_use=self.pool.in_use,
         )
 
     async def open_groups(self) -> int:
@@ -243,6 +265,11 @@ class Node:
         if self._reaper is not None:
             await self._reaper.clear_former()
 
+    @property
+    def _labels(self) -> dict[str, str]:
+        """Return what all runs of this node carry."""
+        return {"sbx.topology": self.topology.name, "sbx.node": self.settings.name}
+
     def _in_hand(self, name: str) -> bool:
         return any(actor.holds(name) for actor in self.actors.values())
 
@@ -259,11 +286,21 @@ class Node:
             for there in destinations(self.topology, site)
         }
 
+    def _standing(self, module: Module) -> tuple[tuple[Share, ...], str]:
+        """Take what a module's containers that stay need; or say why there is no room for them."""
+        claim = claim_of(module)
+        if module.launch not in LASTING or not claim:
+            return (), ""
+        shares = self.pool.reserve(claim, module.slots)
+        why = lack(claim.times(module.slots), self.pool.room) or "others have taken what they need"
+        return shares, "" if shares else f"for its {module.slots} containers that stay: {why}"
+
     def _launcher(self, module: Module) -> Launcher:
         if module.launch is Launch.FUNCTION:
             return FunctionLauncher(module, load_function(module.function, self.settings.folder))
         if self.runtime is None:
             raise BadInput(f"module {module.name!r} needs a container runtime")
+        standing, why = self._standing(module)
         settings, site = self.settings, self._broker.names.site
         root = self.topology.sites[site].data_root if site in self.topology.sites else ""
         place = Workplace(
@@ -278,6 +315,9 @@ class Node:
                 cluster_data_root=settings.cluster_data_root or root,
             ),
             ceiling=settings.ceiling,
+            gpus=Gpus(indexes=settings.room.gpus, devices=settings.gpu_devices),
+            standing=standing,
+            lack=why,
             modules=tuple(self.topology.modules),
             ahead=self._ahead,
         )

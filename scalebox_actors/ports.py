@@ -16,6 +16,7 @@ from scalebox_actors.crossing import Passage
 from scalebox_actors.limits import HEADER_BLOCK_BYTES
 from scalebox_actors.message import USER, Message, Raw
 from scalebox_actors.names import Names
+from scalebox_actors.pool import Share
 from scalebox_actors.records import Outcome
 from scalebox_actors.spec import ContainerSpec
 from scalebox_actors.staying import Staying
@@ -244,8 +245,8 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     cpu_seconds: float | None = None
     memory_peak: int | None = None
-    read_bytes: int | None = None
-    written_bytes: int | None = None
+    io_read_bytes: int | None = None
+    io_write_bytes: int | None = None
 
 
 class Logs(msgspec.Struct, frozen=True, kw_only=True):
@@ -348,6 +349,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """For a joined message: the members of its group."""
     slot: int = 0
     """Which of the module's slots on this node it runs in, from 0."""
+    share: Share = Share()
+    """What of the node it has for itself."""
 
     @property
     def key(self) -> tuple[str, str]:

@@ -34,12 +34,12 @@ class Ended(StrEnum):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a run used: CPU seconds, peak bytes of memory, bytes read and written."""
+    """What a run used: CPU seconds, peak bytes of memory, bytes from and to disks."""
 
     cpu_seconds: float | None = None
     memory_peak: int | None = None
-    read_bytes: int | None = None
-    written_bytes: int | None = None
+    io_read_bytes: int | None = None
+    io_write_bytes: int | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +65,12 @@ def spoilt(outcome: Outcome, why: Exception) -> Outcome:
     return msgspec.structs.replace(
         outcome, exit_code=UNUSABLE, cause=Cause.BAD_OUTPUT, detail=str(why)
     )
+
+
+POISON = Outcome(
+    exit_code=ORPHAN, cause=Cause.LOST, detail="started again and again without an end"
+)
+"""What is judged of a task that was started too often without a verdict."""
 
 
 class Attempts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -20,6 +20,7 @@ from scalebox_actors.limits import DONE_RECORD_LIFE
 from scalebox_actors.message import Message
 from scalebox_actors.names import attempts_key
 from scalebox_actors.policy import Bury, Done, Reason, TryAgain, Verdict, describe, judge
+from scalebox_actors.pool import Pool
 from scalebox_actors.ports import (
     Broker,
     Delivery,
@@ -28,9 +29,8 @@ from scalebox_actors.ports import (
     Task,
 )
 from scalebox_actors.records import (
-    ORPHAN,
+    POISON,
     Attempts,
-    Cause,
     DoneRecord,
     Ended,
     Outcome,
@@ -44,10 +44,6 @@ log = logging.getLogger(__name__)
 _decode_record = msgspec.json.Decoder(DoneRecord).decode
 _encode = msgspec.json.Encoder().encode
 
-POISON = Outcome(
-    exit_code=ORPHAN, cause=Cause.LOST, detail="started again and again without an end"
-)
-
 
 class Desk(msgspec.Struct, frozen=True, kw_only=True):
     """What the actors of a node share."""
@@ -57,6 +53,7 @@ class Desk(msgspec.Struct, frozen=True, kw_only=True):
     scribe: Scribe
     journal: Journal
     ledger: Ledger
+    pool: Pool
 
 
 class Settler:

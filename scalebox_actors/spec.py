@@ -49,6 +49,7 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
     memory: int | None = None
     cpus: float | None = None
     pids: int = 4096
+    gpus: int | None = None
     slots: int = SLOTS_PER_NODE
     read_only: bool = False
     user: str = ""
@@ -101,6 +102,10 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """Folders of ours that it sees besides what its module mounts."""
     wrapper: tuple[str, ...] = ()
     """What is executed in place of the program; see `ContainerSpec`."""
+    devices: tuple[str, ...] = ()
+    """Those of the GPUs that the run was given."""
+    share: str = ""
+    """What it takes of its node, for a node that comes back."""
 
     @property
     def labels(self) -> dict[str, str]:
@@ -112,6 +117,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
             "sbx.node": self.node,
             "sbx.id": self.task_id,
             "sbx.attempt": str(self.attempt),
+            **({"sbx.share": self.share} if self.share else {}),
         }
 
 
@@ -133,7 +139,9 @@ def container_spec(module: Module, frame: Frame, ceiling: Ceiling) -> ContainerS
         user=ceiling.user or module.user,
         read_only=module.read_only or ceiling.read_only,
         network=module.network if module.network in ceiling.networks else "",
-        devices=tuple(device for device in module.devices if device in ceiling.devices),
+        devices=tuple(
+            dict.fromkeys((*(d for d in module.devices if d in ceiling.devices), *frame.devices))
+        ),
     )
 
 
@@ -188,6 +196,8 @@ def _wishes(module: Module, ceiling: Ceiling) -> list[tuple[str, bool]]:
         wishes.append((f"memory {limits.memory}", (limits.memory or 0) <= ceiling.memory))
     if ceiling.cpus is not None:
         wishes.append((f"{limits.cpus} cpus", (limits.cpus or 0) <= ceiling.cpus))
+    if ceiling.gpus is not None:
+        wishes.append((f"{limits.gpus} gpus", limits.gpus <= ceiling.gpus))
     wishes += [(f"device {device!r}", device in ceiling.devices) for device in module.devices]
     for text in module.mounts:
         name, _, _, writable = parse_mount(text)

@@ -11,6 +11,7 @@ COMMANDS = {
     "check": ("check", "Say whether a topology is valid; errors as path:line:col."),
     "plan": ("plan", "Show what a topology would be and make, without making it."),
     "conf": ("conf", "Print the nats-server configuration of a site, and make its keys."),
+    "doctor": ("doctor", "Say what this host and its engine could do better, and how."),
     "schema": ("schema", "Print the JSON Schema of topologies, for editors."),
     "server": ("server", "Run the nats-server of a site until told to stop."),
     "image": ("image", "Import, list and remove the images of the runtime oci."),
@@ -29,7 +30,7 @@ COMMANDS = {
 }
 _SECTIONS = {
     "Topologies": ("run", "check", "plan", "conf", "schema"),
-    "Servers and nodes": ("server", "node", "image", "drain"),
+    "Servers and nodes": ("server", "node", "image", "drain", "doctor"),
     "Messages": ("send", "results", "cancel", "pause", "resume"),
     "Looking": ("status", "trace", "logs", "dead"),
     "Shell": ("completion",),

@@ -1,5 +1,6 @@
 """What the operator of a host allows, and where its runs live: options of `run` and `node`."""
 
+import platform
 import re
 import shutil
 import socket
@@ -12,7 +13,9 @@ from typing import TypeVar
 import click
 import msgspec
 
+from scalebox_actors.capacity import gpu_devices
 from scalebox_actors.cli.options import images_option
+from scalebox_actors.cli.room import Sizes, read_size, sized, sizes_of
 from scalebox_actors.errors import BadInput, NotPermitted
 from scalebox_actors.limits import NAME_LENGTH, SLOTS_PER_NODE
 from scalebox_actors.names import check_name, is_name
@@ -22,7 +25,6 @@ from scalebox_actors.runtimes.choose import KINDS, open_runtime
 from scalebox_actors.runtimes.mounts import check_root
 from scalebox_actors.spec import Ceiling, Root
 from scalebox_actors.topology.model import Launch, Topology
-from scalebox_actors.topology.quantity import parse_size
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -38,16 +40,21 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[str, ...] = ()
     max_memory: str | None = None
     max_cpus: float | None = None
+    max_gpus: int | None = None
     max_slots: int = SLOTS_PER_NODE
     force_read_only: bool = False
     force_user: str | None = None
     require_memory: bool = False
     work: str | None = None
     cluster_data_root: str = ""
+    gpu_devices: tuple[str, ...] = ()
+    seccomp: str = "engine"
+    sizes: Sizes = Sizes()
 
 
 def operated(function: F) -> F:
     """Give a command the options of an operator."""
+    function = sized(function)
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
@@ -77,6 +84,12 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     click.option("--max-memory", metavar="SIZE", help="The most memory of a container: 4GiB."),
     click.option("--max-cpus", type=click.FloatRange(min=0, min_open=True),
                  help="The most CPUs of a container."),
+    click.option("--max-gpus", type=click.IntRange(0), help="The most GPUs of a container."),
+    click.option("--gpu-devices", metavar="PATH", multiple=True,
+                 help="Device files of a GPU, {} for its index; repeatable.  [default: NVIDIA's]"),
+    click.option("--seccomp", type=click.Choice(("engine", "deny-list")), default="engine",
+                 show_default=True, help="The profile of containers: the engine's own, or a short "
+                 "list of what is denied, which is quicker (x86-64)."),
     click.option("--max-slots", type=click.IntRange(1), default=SLOTS_PER_NODE, show_default=True,
                  help="The most slots of a module."),
     click.option("--force-read-only", is_flag=True, help="Make every root file system read-only."),
@@ -99,8 +112,9 @@ def ceiling(host: Host) -> Ceiling:
         roots=roots,
         networks=host.networks,
         devices=host.devices,
-        memory=_size(host.max_memory),
+        memory=read_size("--max-memory", host.max_memory),
         cpus=host.max_cpus,
+        gpus=host.max_gpus,
         slots=host.max_slots,
         read_only=host.force_read_only,
         user=host.force_user or "",
@@ -123,6 +137,8 @@ def settings(host: Host, name: str, base: Path, *, url: str, folder: Path) -> Se
         ip=address_towards(url),
         cluster_data_root=host.cluster_data_root,
         ceiling=ceiling(host),
+        room=host.sizes.room,
+        gpu_devices=gpu_devices(host.gpu_devices),
     )
 
 
@@ -140,8 +156,14 @@ async def opened_runtime(
     # Its own folder for every node: the shepherd of processes serves one of them.
     state = settings.base / f"shepherd.{topology.name}.{settings.name}"
     guarded = isolated or settings.ceiling != Ceiling(slots=settings.ceiling.slots)
+    if host.seccomp == "deny-list" and platform.machine() != "x86_64":
+        raise BadInput("--seccomp deny-list: the list is for x86-64 only")
     runtime = await open_runtime(
-        host.runtime, state=state, images=host.image_store, isolated=guarded
+        host.runtime,
+        state=state,
+        images=host.image_store,
+        isolated=guarded,
+        deny_list=host.seccomp == "deny-list",
     )
     try:
         yield runtime
@@ -177,7 +199,10 @@ def address_towards(url: str) -> str:
 
 def host_of(given: dict[str, object]) -> Host:
     """Take the operator's options out of all that were typed."""
-    return msgspec.convert({name: given.pop(name) for name in Host.__struct_fields__}, Host)
+    sizes = sizes_of(given)
+    names = [name for name in Host.__struct_fields__ if name != "sizes"]
+    host = msgspec.convert({name: given.pop(name) for name in names}, Host)
+    return msgspec.structs.replace(host, sizes=sizes)
 
 
 def _root(text: str) -> tuple[str, Root]:
@@ -189,12 +214,3 @@ def _root(text: str) -> tuple[str, Root]:
         return name, Root(path=check_root(path), writable=mode == "rw")
     except NotPermitted as error:
         raise BadInput(f"--mount-root {name}={error}") from None
-
-
-def _size(text: str | None) -> int | None:
-    if text is None:
-        return None
-    found = parse_size(text)
-    if found is None:
-        raise BadInput(f"--max-memory {text[:80]!r} is not a size like 512MiB or 4GiB")
-    return int(found)

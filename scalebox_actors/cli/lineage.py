@@ -78,6 +78,9 @@ def told(twig: Twig) -> str:
         parts.append(f"cpu {duration(record.usage.cpu_seconds)}")
     if record.usage.memory_peak is not None:
         parts.append(size(record.usage.memory_peak))
+    if record.usage.io_read_bytes or record.usage.io_write_bytes:
+        read, written = record.usage.io_read_bytes or 0, record.usage.io_write_bytes or 0
+        parts.append(f"read {size(read)}, wrote {size(written)}")
     parts += [f"@{record.node}", f'"{shortened(record.body, BODY_SHOWN)}"']
     return "  ".join(parts)
 

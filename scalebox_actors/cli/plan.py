@@ -11,16 +11,18 @@ from scalebox_actors.broker import Planned, planned
 from scalebox_actors.cli import output
 from scalebox_actors.cli.host import host_name
 from scalebox_actors.cli.options import Common, common, images_option, parameterised, texts
+from scalebox_actors.cli.room import never_fit, sized, sizes_of
 from scalebox_actors.cli.show import duration, size, table
 from scalebox_actors.cli.topologies import load
 from scalebox_actors.errors import RuntimeUnavailable, SbxError
 from scalebox_actors.limits import DONE_RECORD_MEMORY
 from scalebox_actors.names import Names
 from scalebox_actors.placement import crossings
+from scalebox_actors.pool import Pool, Room, claim_of, lack
 from scalebox_actors.runtimes.choose import KINDS, open_runtime
 from scalebox_actors.runtimes.oci_images import ImageStore
 from scalebox_actors.topology.graph import graph_mermaid, graph_text
-from scalebox_actors.topology.model import Launch, Topology
+from scalebox_actors.topology.model import Launch, Module, Topology
 
 
 class Images(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,20 +48,21 @@ class Images(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--runtime", type=click.Choice(KINDS), envvar="SBX_RUNTIME",
               help="Where to look for images.  [env SBX_RUNTIME]")  # fmt: skip
 @images_option
+@sized
 @parameterised
 @common
 def plan(common: Common, /, **given: object) -> None:
     """Show what TOPOLOGY, a YAML file, is and would make; nothing is made, no server is asked.
 
-    The graph, where modules run, which images are here, streams and consumers, and the memory
-    that the server needs for done-records.
+    The graph, where modules run, how often each fits on a node of this size, which images are
+    here, streams and consumers, and the memory that the server needs for done-records.
 
     \b
     sbx-actor plan topology.yaml --rate 100
     sbx-actor plan topology.yaml --mermaid > topology.mmd
     """  # noqa: D301 - click's mark for text that is not to be wrapped
     loaded = load(str(given["topology"]), texts(given["sets"]), texts(given["env_files"]))
-    topology = loaded.topology
+    topology, room = loaded.topology, sizes_of(given).room
     for warning in loaded.warnings:
         output.say(warning)
     if given["mermaid"]:
@@ -74,9 +77,11 @@ def plan(common: Common, /, **given: object) -> None:
         for thing in planned(topology, Names(topology.name, site))
     ]
     if common.json:
-        output.record(fields(topology, things, images, rate))
+        output.record(fields(topology, things, images, rate, room))
     else:
-        output.lines("\n".join(text_of(topology, things, images, rate)))
+        output.lines("\n".join(text_of(topology, things, images, rate, room)))
+    for name, why in never_fit(topology, room).items():
+        output.say(f"warning: module {name}: {why}")
 
 
 def memory(topology: Topology, rate: float) -> int:
@@ -85,17 +90,20 @@ def memory(topology: Topology, rate: float) -> int:
 
 
 def text_of(
-    topology: Topology, things: Sequence[Planned], images: Images, rate: float
+    topology: Topology, things: Sequence[Planned], images: Images, rate: float, room: Room
 ) -> list[str]:
     """Return the plan for people."""
-    where = [(name, _where(topology, name), m.slots) for name, m in topology.modules.items()]
+    where = [
+        (name, _where(topology, name), m.slots, *_needs(m, room))
+        for name, m in topology.modules.items()
+    ]
     made = [(thing.kind, thing.name, thing.stream) for thing in things]
     pictures = [(image, images.state(image)) for image in images.needed]
     remembered = duration(topology.remember)
     return [
         *graph_text(topology).rstrip("\n").split("\n"),
         "",
-        *table(("module", "runs at", "slots"), where),
+        *table(("module", "runs at", "slots", "each run takes", "at once here"), where),
         "",
         *_crossings(topology),
         *(table(("image", f"on {host_name()}"), pictures) if pictures else ["no images needed"]),
@@ -111,7 +119,7 @@ def text_of(
 
 
 def fields(
-    topology: Topology, things: Sequence[Planned], images: Images, rate: float
+    topology: Topology, things: Sequence[Planned], images: Images, rate: float, room: Room
 ) -> dict[str, object]:
     """Return the plan as one record."""
     return {
@@ -125,9 +133,13 @@ def fields(
                 "sinks": list(module.sinks),
                 "entry": name in topology.entries,
                 "sites": list(topology.sites_of(name)),
+                "claim": msgspec.to_builtins(claim_of(module)),
+                "at_once": at_once(module, room),
+                "lack": lack(claim_of(module), room),
             }
             for name, module in topology.modules.items()
         ],
+        "room": msgspec.to_builtins(room),
         "crossings": [
             {
                 "module": c.module,
@@ -142,6 +154,21 @@ def fields(
         "streams": [{"kind": t.kind, "name": t.name, "stream": t.stream} for t in things],
         "done_records": {"rate": rate, "bytes": memory(topology, rate)},
     }
+
+
+def at_once(module: Module, room: Room) -> int:
+    """Return how many runs of a module a node of this size has at once, with nothing else there."""
+    return min(module.slots, Pool(room).count(claim_of(module)))
+
+
+def _needs(module: Module, room: Room) -> tuple[str, object]:
+    claim = claim_of(module)
+    parts = [
+        f"{claim.millicpus / 1000:g} cpus" if claim.millicpus else "",
+        size(claim.memory) if claim.memory else "",
+        f"{claim.gpus} gpus" if claim.gpus else "",
+    ]
+    return ", ".join(part for part in parts if part) or "-", at_once(module, room)
 
 
 def _where(topology: Topology, module: str) -> str:

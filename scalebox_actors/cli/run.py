@@ -34,6 +34,7 @@ from scalebox_actors.errors import BadInput, BadMessage, SbxError
 from scalebox_actors.limits import NAME_LENGTH
 from scalebox_actors.local import Ending, Post, Site, open_sites, until_drained
 from scalebox_actors.node import Node, Settings
+from scalebox_actors.pool import Pool
 from scalebox_actors.spec import check_ceiling
 from scalebox_actors.topology.model import Topology
 
@@ -93,6 +94,7 @@ async def _run(common: Common, host: Host, loaded: Loaded, wishes: Wishes) -> in
         sites = await stack.enter_async_context(open_sites(topology, reach))
         here = sites[home(common.site, tuple(sites))]
         posts = []
+        pool = Pool(host.sizes.room)  # all nodes of this process are on one host
         await asyncio.gather(*(site.deploy(topology) for site in sites.values()))
         for site in sites.values():
             own = _settings(host, base, site, loaded, url=common.nats or "")
@@ -101,7 +103,7 @@ async def _run(common: Common, host: Host, loaded: Loaded, wishes: Wishes) -> in
                 opened_runtime(host, part, own, isolated=False)
             )
             broker = await site.broker()
-            node = Node(topology, broker, runtime, own)
+            node = Node(topology, broker, runtime, own, pool)
             posts.append(Post(site=site, node=node, broker=broker))
             await Clerk(site, broker, topology).serve(own.name)
         before = {site.names.site: await site.admin.last_sequence() for site in sites.values()}

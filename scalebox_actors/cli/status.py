@@ -12,6 +12,7 @@ from scalebox_actors.broker import topologies as deployed_topologies
 from scalebox_actors.cli import output
 from scalebox_actors.cli.everywhere import ask
 from scalebox_actors.cli.options import Common, reaching, stores_root
+from scalebox_actors.cli.room import use_text
 from scalebox_actors.cli.session import Session, opened, reach_of, wanted
 from scalebox_actors.cli.show import duration, moment, size, table
 from scalebox_actors.errors import SbxError
@@ -131,10 +132,18 @@ def text_of(state: State) -> list[str]:
         for m in state.modules
     ]
     nodes = [
-        (n.node, n.runtime, moment(n.since), "draining" if n.draining else "working")
+        (
+            n.node,
+            n.runtime,
+            moment(n.since),
+            use_text(n.in_use),
+            "draining" if n.draining else "working",
+        )
         for n in state.nodes
     ]
-    told = table(("node", "runtime", "since", ""), nodes) if nodes else ["no node answers"]
+    told = (
+        table(("node", "runtime", "since", "in use", ""), nodes) if nodes else ["no node answers"]
+    )
     links = [
         (
             f"{one.origin} → {one.target}",

@@ -19,6 +19,7 @@ from scalebox_actors.launch.warm import Pool
 from scalebox_actors.launch.workdir import WorkDir
 from scalebox_actors.launch.workplace import Workplace, argv, prepare
 from scalebox_actors.limits import STOP_GRACE
+from scalebox_actors.pool import Share, share_text
 from scalebox_actors.ports import Exit, Run, Task
 from scalebox_actors.records import Cause, Outcome
 from scalebox_actors.spec import ContainerSpec, Frame, container_spec
@@ -143,7 +144,8 @@ class FreshLauncher:
     async def _started(self, task: Task, directory: WorkDir, spec: ContainerSpec) -> Run:
         """Let the task into a container that waits for one, or start one for it."""
         arguments = spec.command[len(self._module.command) :]
-        run = await self._pool.admit(task, directory, arguments)
+        # A GPU is given to a run, and a container that was started ahead has none.
+        run = None if task.share.gpus else await self._pool.admit(task, directory, arguments)
         if run is not None:
             return run
         await prepare(directory, task)
@@ -164,7 +166,7 @@ class FreshLauncher:
     def _spec(self, task: Task, directory: WorkDir) -> ContainerSpec:
         """Return the task's container; raises BadMessage if the body cannot be an argument."""
         inside = self._place.inside(directory)
-        surroundings = self._place.surroundings
+        surroundings, share = self._place.surroundings, task.share
         return container_spec(
             self._module,
             Frame(
@@ -175,8 +177,11 @@ class FreshLauncher:
                 task_id=task.message.id,
                 attempt=task.attempt,
                 command=argv(self._module, task, inside),
-                env=environment(self._module, task, surroundings, inside),
+                env=environment(self._module, task, surroundings, inside)
+                | self._place.variables(share),
                 work=str(directory.path),
+                devices=self._place.devices(share),
+                share=share_text(share) if share != Share() else "",
             ),
             self._place.ceiling,
         )

@@ -50,8 +50,8 @@ def outcome_of(module: Module, exit_: Exit, logs: Logs, *, timed_out: bool) -> O
         usage=Usage(
             cpu_seconds=exit_.cpu_seconds,
             memory_peak=exit_.memory_peak,
-            read_bytes=exit_.read_bytes,
-            written_bytes=exit_.written_bytes,
+            io_read_bytes=exit_.io_read_bytes,
+            io_write_bytes=exit_.io_write_bytes,
         ),
     )
 

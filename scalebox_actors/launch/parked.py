@@ -15,6 +15,7 @@ from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.limits import WARM_START
 from scalebox_actors.message import Message
 from scalebox_actors.names import warm_name
+from scalebox_actors.pool import Share
 from scalebox_actors.ports import Exit, Run, Task
 from scalebox_actors.spec import ContainerSpec, Frame, container_spec
 from scalebox_actors.topology.model import Module
@@ -37,7 +38,7 @@ class Parked:
         self.image = ""
         """What the image's name stood for when it was started."""
         self._directory = WorkDir(place.base, self.name, 1, around.node)
-        known = environment(module, _NOBODY, around, "/")
+        known = environment(module, _NOBODY, around, "/") | place.variables(Share())
         self._env = {name: value for name, value in known.items() if name not in _PER_TASK}
         self._pipes: Pipes | None = None
         self._run: Run | None = None
@@ -104,6 +105,7 @@ class Parked:
             return None
         inside = self._place.inside(directory)
         env = environment(self._module, task, self._place.surroundings, inside)
+        env |= self._place.variables(task.share)
         try:
             directory.open_door(gate.opening(arguments, env, self._env, inside))
         except OSError as error:

@@ -19,6 +19,7 @@ from scalebox_actors.launch.workdir import WorkDir
 from scalebox_actors.launch.workplace import SMALL_BODY, Workplace, argv
 from scalebox_actors.limits import SLOT_START
 from scalebox_actors.message import Message
+from scalebox_actors.pool import Share, share_text
 from scalebox_actors.ports import Exit, Task
 from scalebox_actors.records import Cause, Outcome
 from scalebox_actors.spec import Frame, container_spec
@@ -48,7 +49,8 @@ class Room:
         self.directory = WorkDir(place.base, self.name, 1, around.node)
         self.inside = place.inside(self.directory)
         blank = Task(message=_NOBODY, slot=seq)
-        known = environment(module, blank, around, self.inside)
+        self._share = place.share_of(seq)
+        known = environment(module, blank, around, self.inside) | place.variables(self._share)
         self._env = {name: value for name, value in known.items() if name not in _PER_TASK}
         self._door: Door | None = None
         self._agent: Agent | None = None
@@ -87,6 +89,8 @@ class Room:
             work=str(self.directory.path),
             role=ROLE,
             doors=(mount,),
+            devices=self._place.devices(self._share),
+            share=share_text(self._share) if self._share != Share() else "",
         )
         spec = container_spec(module, frame, self._place.ceiling)
         self._agent = await Agent.open(self._place.runtime, spec, self._door, alone=isolated)

@@ -131,6 +131,8 @@ class SlotLauncher:
             self._free.notify_all()
 
     def _require_one(self) -> None:
+        if self._place.lack:
+            raise SpecRejected(self._place.lack)
         if all(slot.closed for slot in self._slots):
             raise SpecRejected(next((slot.why for slot in self._slots if slot.why), "no slot"))
 

@@ -8,9 +8,11 @@ import msgspec
 from scalebox_actors import contract
 from scalebox_actors.errors import RuntimeUnavailable
 from scalebox_actors.launch.environment import Surroundings
+from scalebox_actors.launch.gpus import Gpus, devices_of, gpu_variables
 from scalebox_actors.launch.workdir import Paths, WorkDir
 from scalebox_actors.limits import KIB
 from scalebox_actors.names import run_name
+from scalebox_actors.pool import Share
 from scalebox_actors.ports import Runtime, Task
 from scalebox_actors.spec import DOOR, Ceiling, Mount, resolve_mount
 from scalebox_actors.topology.model import Module
@@ -26,6 +28,11 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     """Where work directories are made; see `workdir.make_base`."""
     surroundings: Surroundings
     ceiling: Ceiling = Ceiling()
+    gpus: Gpus = Gpus()
+    standing: tuple[Share, ...] = ()
+    """What each container that stays has of the node, for as long as the node lives."""
+    lack: str = ""
+    """Why there is no room on this node for the containers that stay."""
     modules: tuple[str, ...] = ()
     """All modules of the topology: what the comma rule of task files knows."""
     ahead: asyncio.Semaphore = msgspec.field(default_factory=lambda: asyncio.Semaphore(1))
@@ -47,6 +54,18 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
         """Return the mount by which a container that stays sees a folder of ours, read-only."""
         target = DOOR if self.runtime.work_path else str(folder)
         return Mount(source=str(folder), target=target, ours=True)
+
+    def devices(self, share: Share) -> tuple[str, ...]:
+        """Return the device files that come with a share of the node."""
+        return devices_of(share.gpus, self.gpus)
+
+    def variables(self, share: Share) -> dict[str, str]:
+        """Return the variables that come with a share of the node."""
+        return gpu_variables(share.gpus, self.gpus, contained=bool(self.runtime.work_path))
+
+    def share_of(self, slot: int) -> Share:
+        """Return what the container that stays in a slot has of the node."""
+        return self.standing[slot] if slot < len(self.standing) else Share()
 
     def paths(self, module: Module, directory: WorkDir) -> Paths:
         """Return how a program's paths correspond to those of the host."""

@@ -29,6 +29,7 @@ from scalebox_actors.runtimes.docker_images import find_image, identity_of, prog
 from scalebox_actors.runtimes.docker_inspect import (
     KILLED,
     Inspected,
+    attempt_of,
     booted,
     exit_of,
     read_inspected,
@@ -36,6 +37,7 @@ from scalebox_actors.runtimes.docker_inspect import (
 )
 from scalebox_actors.runtimes.docker_logs import Frames
 from scalebox_actors.runtimes.docker_orphans import end_processes
+from scalebox_actors.runtimes.docker_usage import Meter
 from scalebox_actors.runtimes.init_words import INIT_FAILED, INIT_SAYS, judged
 from scalebox_actors.runtimes.mounts import real_mounts
 from scalebox_actors.spec import ContainerSpec
@@ -44,6 +46,8 @@ START_WAIT = 2.0
 """So long a container is left to whoever created it before we start it ourselves."""
 TURNS = 25
 """So often a container that vanishes or changes under our hands is looked at anew."""
+OWNER = frozenset((OURS, "sbx.node"))
+"""The labels that say whose containers they are; a list by these has all of them."""
 log = logging.getLogger(__name__)
 
 
@@ -137,6 +141,7 @@ class DockerRuntime:
         self._containers: dict[str, str] = {}
         """The ids of the containers in hand, by name: what has one need not be asked for labels."""
         self._names: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._meter = Meter.of(engine.traits, engine.host)
         self._boot = booted()
 
     @classmethod
@@ -175,11 +180,18 @@ class DockerRuntime:
             spec = msgspec.structs.replace(spec, mounts=mounts)
         # Callers of this node take turns, so that none sees another's container half made.
         async with self._names.setdefault(spec.name, asyncio.Lock()):
-            return await self._adopt_or_start(spec)
+            parent = self._meter.begin(spec.name, spec.labels)
+            run = None
+            try:
+                run = await self._adopt_or_start(spec, parent)
+            finally:
+                if run is None or run.adopted:
+                    self._meter.drop(parent)
+        return run
 
-    async def _adopt_or_start(self, spec: ContainerSpec) -> DockerRun:
+    async def _adopt_or_start(self, spec: ContainerSpec, parent: str) -> DockerRun:
         program = await program_of(self.engine, spec.image) if spec.wrapper else Program()
-        body = create_body(spec, self.engine.traits, program)
+        body = create_body(spec, self.engine.traits, program, parent)
         for _ in range(TURNS):
             made = await self.engine.call(
                 Step.CREATE,
@@ -187,6 +199,7 @@ class DockerRuntime:
             )
             if not isinstance(made, Answer):
                 created = msgspec.json.decode(made, type=_Created)
+                self._meter.note(created.id, parent)
                 run = await self._start(spec.name, created.id, adopted=False)
             elif made.kind is Kind.NAME_TAKEN:
                 run = await self._adopt(spec, made)
@@ -233,11 +246,14 @@ class DockerRuntime:
         )
         if isinstance(told, Answer):
             raise RuntimeUnavailable(told.text)
-        strays = []
+        strays, parents = [], set()
         for listed in msgspec.json.decode(told, type=list[_Listed]):
             found = await self.inspect(listed.id)
             if found is not None:
                 strays.append(_stray(found, listed.names[0].lstrip("/")))
+                parents.add(found.parent)
+        if labels.keys() <= OWNER:
+            self._meter.sweep(labels.get("sbx.node", ""), labels.get(OURS, ""), parents)
         return strays
 
     async def missing(self, images: Sequence[str]) -> list[str]:
@@ -266,15 +282,20 @@ class DockerRuntime:
             lambda: self.engine.request("GET", f"containers/{container}/json"),
             patience=patience,
         )
-        return None if isinstance(told, Answer) else read_inspected(told)
+        if isinstance(told, Answer):
+            return None
+        found = read_inspected(told)
+        self._meter.note(found.id, found.parent)
+        return found
 
     def read_exit(self, found: Inspected, watch: Watch) -> Exit:
         """Read how a container ended, and whether that was its own doing."""
         finished = seconds(found.state.finished_at)
         if watch.ended_by_us:
-            return exit_of(found)
+            return self._meter.measured(exit_of(found), found.parent)
         unseen = finished < watch.since or self._events.engine_was_stopped(finished)
-        return exit_of(found, signalled=watch.signalled, unseen=unseen, boot=self._boot)
+        end = exit_of(found, signalled=watch.signalled, unseen=unseen, boot=self._boot)
+        return self._meter.measured(end, found.parent)
 
     def _run(self, name: str, container: str, *, adopted: bool) -> DockerRun:
         self._containers[name] = container
@@ -297,7 +318,7 @@ class DockerRuntime:
         if OURS not in found.labels:
             raise SpecRejected(f"{taken.text.strip()}; it is not ours, so it was left alone")
         # With another work directory it is another node's: its outputs would never be found.
-        if _attempt(found.labels) < _attempt(spec.labels) or found.work != spec.work:
+        if attempt_of(found.labels) < attempt_of(spec.labels) or found.work != spec.work:
             await self._delete(found.id)
             return None
         if found.state.status in ("removing", "dead"):
@@ -367,6 +388,7 @@ class DockerRuntime:
             Step.OTHER,
             lambda: self.engine.request("DELETE", f"containers/{container}", {"force": 1, "v": 1}),
         )
+        self._meter.end(container)
 
 
 class _Created(msgspec.Struct, rename="pascal"):
@@ -376,13 +398,6 @@ class _Created(msgspec.Struct, rename="pascal"):
 class _Listed(msgspec.Struct, rename="pascal"):
     id: str
     names: list[str]
-
-
-def _attempt(labels: Mapping[str, str]) -> int:
-    try:
-        return int(labels.get("sbx.attempt", "1"))
-    except ValueError:
-        return 0
 
 
 def _stray(found: Inspected, name: str) -> Stray:

@@ -29,6 +29,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     deny_list: bool = False
     """The operator prefers the short seccomp deny list to the engine's profile (x86-64 only)."""
     podman: bool = False
+    cgroup_driver: str = ""
+    cgroup_version: str = ""
 
 
 class Program(msgspec.Struct, frozen=True, rename="pascal"):
@@ -42,18 +44,19 @@ _NOTHING = Program()
 
 
 def create_body(
-    spec: ContainerSpec, traits: Traits, program: Program = _NOTHING
+    spec: ContainerSpec, traits: Traits, program: Program = _NOTHING, parent: str = ""
 ) -> dict[str, object]:
     """Return the request that makes the hardened container of `spec`.
 
     `program` is asked for only where the spec has a wrapper, which takes the entry point's place.
+    `parent` is the control group that its own is made in; empty: the engine's choice.
     """
     body: dict[str, object] = {
         "Image": spec.image,
         "WorkingDir": WORK,
         "Env": [f"{name}={value}" for name, value in spec.env.items()],
         "Labels": dict(spec.labels),
-        "HostConfig": _host(spec, traits),
+        "HostConfig": _host(spec, traits) | ({"CgroupParent": parent} if parent else {}),
     }
     if spec.command:
         body["Cmd"] = list(spec.command)

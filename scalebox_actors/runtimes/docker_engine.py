@@ -41,11 +41,13 @@ class Plugins(msgspec.Struct, rename={"log": "Log"}):
     log: list[str] | None = None
 
 
-class Info(msgspec.Struct, rename={"runtimes": "Runtimes", "plugins": "Plugins"}):
+class Info(msgspec.Struct, rename="pascal"):
     """The part of GET /info that we read."""
 
     runtimes: dict[str, msgspec.Raw] | None = None
     plugins: Plugins | None = None
+    cgroup_driver: str = ""
+    cgroup_version: str = ""
 
 
 class Engine:
@@ -104,6 +106,8 @@ class Engine:
             log_driver=next((driver for driver in LOG_DRIVERS if driver in drivers), ""),
             deny_list=deny_list,
             podman=podman,
+            cgroup_driver=info.cgroup_driver,
+            cgroup_version=info.cgroup_version,
         )
 
     @property

@@ -1,6 +1,7 @@
 """What inspect tells of a container, and how it is read as an end."""
 
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -30,6 +31,12 @@ class Config(msgspec.Struct, frozen=True, rename="pascal"):
     labels: dict[str, str] | None = None
 
 
+class HostConfig(msgspec.Struct, frozen=True, rename="pascal"):
+    """How a container was to be run, as far as we read it."""
+
+    cgroup_parent: str = ""
+
+
 class MountPoint(msgspec.Struct, frozen=True, rename="pascal"):
     """A mount of a container."""
 
@@ -45,6 +52,12 @@ class Inspected(msgspec.Struct, frozen=True, rename="pascal"):
     state: State = State()
     config: Config = Config()
     mounts: list[MountPoint] = []
+    host_config: HostConfig = HostConfig()
+
+    @property
+    def parent(self) -> str:
+        """The control group that its own was made in."""
+        return self.host_config.cgroup_parent
 
     @property
     def labels(self) -> dict[str, str]:
@@ -68,6 +81,14 @@ class Inspected(msgspec.Struct, frozen=True, rename="pascal"):
 
 
 read_inspected = msgspec.json.Decoder(Inspected).decode
+
+
+def attempt_of(labels: Mapping[str, str]) -> int:
+    """Read the number of the attempt that a container is of; 0 for a label that is none of ours."""
+    try:
+        return int(labels.get("sbx.attempt", "1"))
+    except ValueError:
+        return 0
 
 
 def seconds(text: str) -> float:

@@ -42,6 +42,8 @@ IDLE = 20.0
 JOURNAL_BYTES = 4 * 1024 * 1024
 CONTAINERS = "containers"
 """The word that makes it a shepherd of containers, in a mount namespace of its own."""
+BLOCK = 512
+"""What the kernel counts blocks of input and output in, whatever the disk's own are."""
 
 
 class Shepherd:
@@ -317,6 +319,8 @@ class Shepherd:
                 used = {
                     "cpu_seconds": usage.ru_utime + usage.ru_stime,
                     "memory_peak": usage.ru_maxrss * 1024,
+                    "io_read_bytes": usage.ru_inblock * BLOCK,
+                    "io_write_bytes": usage.ru_oublock * BLOCK,
                 }
                 over.append((program, program.over(code if code >= 0 else 128 - code, used)))
         self._sweep()

@@ -93,8 +93,8 @@ class Group:
         return {
             "cpu_seconds": None if cpu is None else cpu / 1e9,
             "memory_peak": self._number("memory/", "memory.max_usage_in_bytes"),
-            "read_bytes": sum(int(w[2]) for w in words if w[1:2] == ["Read"]) if moved else None,
-            "written_bytes": sum(int(w[2]) for w in words if w[1:2] == ["Write"])
+            "io_read_bytes": sum(int(w[2]) for w in words if w[1:2] == ["Read"]) if moved else None,
+            "io_write_bytes": sum(int(w[2]) for w in words if w[1:2] == ["Write"])
             if moved
             else None,
             "out_of_memory": self._alarmed() or None,
@@ -107,8 +107,8 @@ class Group:
         return {
             "cpu_seconds": cpu["usage_usec"] / 1e6 if "usage_usec" in cpu else None,
             "memory_peak": self._number("", "memory.peak"),
-            "read_bytes": _total(moved, "rbytes="),
-            "written_bytes": _total(moved, "wbytes="),
+            "io_read_bytes": _total(moved, "rbytes="),
+            "io_write_bytes": _total(moved, "wbytes="),
             "out_of_memory": events.get("oom_kill", 0) > 0 or None,
         }
 

@@ -33,8 +33,8 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     cpu_seconds: float | None = None
     memory_peak: int | None = None
-    read_bytes: int | None = None
-    written_bytes: int | None = None
+    io_read_bytes: int | None = None
+    io_write_bytes: int | None = None
     stdout_size: int = 0
     stderr_size: int = 0
 

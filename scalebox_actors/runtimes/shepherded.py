@@ -73,8 +73,8 @@ class ShepherdRun:
             detail=end.detail,
             cpu_seconds=end.cpu_seconds,
             memory_peak=end.memory_peak,
-            read_bytes=end.read_bytes,
-            written_bytes=end.written_bytes,
+            io_read_bytes=end.io_read_bytes,
+            io_write_bytes=end.io_write_bytes,
         )
 
     async def stop(self, grace: float) -> None:

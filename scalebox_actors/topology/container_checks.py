@@ -101,6 +101,8 @@ def _limits(at: Path, module: Module) -> Iterator[Finding]:
         yield error((*at, "cpus"), between("cpus", wish.cpus, limits.CPUS_MINIMUM, CPUS_MOST))
     if not 1 <= wish.pids <= limits.PIDS_CEILING:
         yield error((*at, "pids"), between("pids", wish.pids, 1, limits.PIDS_CEILING))
+    if not 0 <= wish.gpus <= limits.GPUS_CEILING:
+        yield error((*at, "gpus"), between("gpus", wish.gpus, 0, limits.GPUS_CEILING))
 
 
 def _env(at: Path, module: Module) -> Iterator[Finding]:

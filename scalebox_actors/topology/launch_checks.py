@@ -4,10 +4,8 @@ from collections.abc import Iterator
 
 from scalebox_actors import limits
 from scalebox_actors.topology.findings import Finding, Path, between, error, warning
-from scalebox_actors.topology.model import Keep, Launch, Module
+from scalebox_actors.topology.model import LASTING, Keep, Launch, Module
 from scalebox_actors.topology.quantity import show_duration
-
-_LASTING = (Launch.SLOT, Launch.RESIDENT)
 
 
 def check_launch(at: Path, module: Module) -> Iterator[Finding]:
@@ -42,7 +40,7 @@ def _keep(at: Path, module: Module) -> Iterator[Finding]:
     keep = module.keep
     if keep == Keep():
         return
-    if module.launch not in _LASTING and not module.warm:
+    if module.launch not in LASTING and not module.warm:
         yield warning(
             at,
             "`keep` has no effect without `warm`, `launch: slot` or `launch: resident`",

@@ -43,6 +43,10 @@ class Launch(StrEnum):
     """An async Python function in the node."""
 
 
+LASTING = (Launch.SLOT, Launch.RESIDENT)
+"""Modes whose containers stay when a message has gone."""
+
+
 class Identity(StrEnum):
     """What makes two messages the same: where they come from, or their body."""
 
@@ -74,6 +78,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     memory: Size | None = None
     cpus: float | None = None
     pids: int = 256
+    gpus: int = 0
+    """Whole GPUs of the node, for each run its own."""
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):

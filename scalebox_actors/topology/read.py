@@ -41,6 +41,7 @@ _FOREIGN = {
     "cores": "limits",
     "cpus": "limits",
     "environmens": "env",
+    "gpus": "limits",
     "environment": "env",
     "environments": "env",
     "hosts": "slots",

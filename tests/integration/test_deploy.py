@@ -1,5 +1,6 @@
 """The scripts that stand between a fresh machine and the product."""
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ from socketserver import ThreadingUnixStreamServer
 from typing import NoReturn
 
 import pytest
+
+from scalebox_actors.runtimes.docker_survey import survey_engine
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 NOBODY = 65534
@@ -113,6 +116,36 @@ def test_a_private_dockerd_leaves_nothing_behind(short: Path) -> None:
     assert [f"DOCKER_HOST=unix://{folder}/docker.sock\n"] * 2 == [a.stdout for a in answers]
     assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(folder) in _text(p)]
     assert str(folder) not in Path("/proc/mounts").read_text()
+
+
+@needs_root
+@pytest.mark.integration
+@pytest.mark.timeout(300)
+def test_a_tuned_dockerd_works_in_memory(short: Path) -> None:
+    """Its roots are tmpfs, crun is everybody's runtime, usage is measured; nothing is left."""
+    script, folder = DEPLOY / "private-dockerd", short / "engine"
+    subprocess.run([script, "start", folder, "tuned"], capture_output=True, check=True)  # noqa: S603 - our own script
+    mounted = Path("/proc/mounts").read_text()
+    facts = asyncio.run(survey_engine(f"unix://{folder}/docker.sock"))
+    subprocess.run([script, "stop", folder], check=True)  # noqa: S603 - our own script
+
+    assert [f" {folder}/{name} tmpfs " in mounted for name in ("data", "exec")] == [True, True]
+    assert (facts.default_runtime, facts.live_restore) == ("crun", True)
+    assert (facts.cgroup_driver, facts.log_driver) == ("cgroupfs", "local")
+    assert str(folder) not in Path("/proc/mounts").read_text()
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("start",), ("start", "/tmp/x", "quick"), ("a", "b", "c", "d")]
+)
+def test_a_private_dockerd_is_asked_for_in_one_way(words: tuple[str, ...]) -> None:
+    """Anything else is answered with how it is used, and starts nothing."""
+    done = subprocess.run(  # noqa: S603 - our own script
+        [DEPLOY / "private-dockerd", *words], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 2
+    assert "private-dockerd start DIR [tuned]" in done.stderr
 
 
 def _text(path: Path) -> str:

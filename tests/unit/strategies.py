@@ -65,6 +65,7 @@ LIMITS = st.builds(
     memory=st.none() | sizes(limits.MEMORY_MINIMUM),
     cpus=st.none() | st.floats(limits.CPUS_MINIMUM, 4096),
     pids=st.integers(1, limits.PIDS_CEILING),
+    gpus=st.integers(0, limits.GPUS_CEILING),
 )
 RETRIES = st.builds(
     Retry,

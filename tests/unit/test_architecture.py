@@ -13,11 +13,12 @@ FLOORS = {
     "errors": 0, "limits": 0, "names": 0, "yamlgate": 0, "topology": 0, "contract": 0,
     "message": 0, "records": 0, "policy": 0, "spec": 0, "ports": 0, "gather": 0, "effects": 0,
     "insight": 0, "placement": 0, "rights": 0, "sites": 0,
-    "login": 0, "crossing": 0, "parcel": 0, "cargo": 0, "staying": 0,
-    "batches": 1, "settle": 1,
+    "login": 0, "crossing": 0, "parcel": 0, "cargo": 0, "staying": 0, "pool": 0, "advice": 0,
+    "batches": 1, "settle": 1, "admission": 1,
     "hands": 1, "journal": 1, "committer": 1, "groups": 1, "actor": 1, "launch": 1, "broker": 1,
     "ledger": 1, "courier": 1, "runtimes": 1, "server": 1, "testing": 1, "keys": 1,
     "node": 2, "reaper": 2, "local": 2, "operations": 2, "clerk": 2, "questions": 2, "health": 2,
+    "leftovers": 2, "capacity": 2, "survey": 2,
     "cli": 3,
 }  # fmt: skip
 
@@ -30,6 +31,8 @@ NEIGHBOURS = {
     ("settle", "committer"): "how a task ended goes to the committer",
     ("settle", "journal"): "runs are written into the journal",
     ("settle", "ledger"): "what came from other sites is counted",
+    ("actor", "admission"): "its runs get their share of the node",
+    ("hands", "admission"): "hands ask for no more than there is room for",
     ("actor", "journal"): "the actor writes its runs into the journal",
     ("courier", "ledger"): "the courier counts what it carried",
     ("courier", "committer"): "the courier buries what no site can read",

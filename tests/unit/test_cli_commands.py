@@ -6,6 +6,7 @@ In one process; what needs real file descriptors or a server is in tests/integra
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from scalebox_actors.cli import main
@@ -14,7 +15,7 @@ from scalebox_actors.cli.commands import COMMANDS
 GOOD = "topology: tiny\nmodules:\n  a: {image: x/y, command: [echo]}\n"
 GREEDY = 'topology: tiny\nmodules:\n  a: {image: x/y, mounts: ["data:.:/d:rw"], command: [echo]}\n'
 LEAVES = [name for name in COMMANDS if name not in ("dead", "image")]
-WITH_TOPOLOGY = [name for name in LEAVES if name not in ("schema", "completion")]
+WITH_TOPOLOGY = [name for name in LEAVES if name not in ("schema", "completion", "doctor")]
 GROUPS = [
     *(f"dead {name}" for name in ("list", "show", "retry", "drop")),
     *(f"image {name}" for name in ("import", "list", "remove")),
@@ -63,6 +64,14 @@ BAD = [
     ("run {good} --max-cpus many", 2, "many"),
     ("node {good} --max-slots -1", 2, "--max-slots"),
     ("plan {good} --rate nan,", 2, "--rate"),
+    ("run {good} --seccomp off", 2, "--seccomp"),
+    ("run {good} --cpus 0", 2, "--cpus"),
+    ("check {good} --memory much", 65, "--memory"),
+    ("plan {good} --gpus a", 65, "--gpus"),
+    ("node {good} --gpus 3-1", 65, "--gpus"),
+    ("node {good} --gpu-devices /etc/x", 65, "--gpu-devices"),
+    ("doctor --runtime podman", 2, "podman"),
+    ("doctor tiny", 2, "unexpected extra argument"),
     *((f"{name} {{missing}}", 65, "No such file") for name in ("check", "plan", "run", "node")),
     *((f"{name} {{dir}}", 65, "Is a directory") for name in ("check", "plan", "run", "node")),
     *((f"{name} {{empty}}", 65, "nothing in") for name in ("check", "plan", "run", "node")),
@@ -243,6 +252,53 @@ def test_completion_scripts_name_the_program(
 
     assert actual == 0
     assert "_SBX_ACTOR_COMPLETE" in capsys.readouterr().out
+
+
+LARGE = "topology: t\nmodules:\n  a: {image: 'x/y:1', command: [e], limits: {cpus: 2, gpus: 1}}\n"
+
+
+def test_check_and_plan_warn_of_what_never_fits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For a node of the size that was given: `check` only then, `plan` also for this host."""
+    file = tmp_path / "large.yaml"
+    file.write_text(LARGE)
+    size = ["--cpus", "4", "--memory", "1GiB", "--gpus", "none"]
+    unasked = main(["check", str(file), "--strict"])
+    silent = capsys.readouterr().err
+    actual = [main(["check", str(file), *size]), main(["check", str(file), *size, "--strict"])]
+    checked = capsys.readouterr().err
+    planned = main(["plan", str(file), *size, "--runtime", "process"])
+    told = capsys.readouterr()
+    fits = main(["plan", str(file), "--cpus", "4", "--gpus", "0-3", "--runtime", "process"])
+
+    assert (unasked, silent, actual, planned, fits) == (0, "", [0, 65], 0, 0)
+    assert "module a: needs 1, but a node may use 0 GPUs here (--gpus)" in checked
+    assert "needs 1, but a node may use 0 GPUs" in told.err
+    assert "2 cpus, 1 gpus" in told.out
+    assert "needs" not in capsys.readouterr().err
+
+
+def test_doctor_of_plain_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever wants no engine is not told that there is none; the record has it all."""
+    actual = main(["doctor", "--runtime", "process", "--work", str(tmp_path), "--json"])
+    told = msgspec.json.decode(capsys.readouterr().out)
+
+    assert (actual, told["usable"], told["facts"]["runtime"]) == (0, True, "process")
+    assert {"level", "topic", "found", "advice", "gain"} == set(told["advice"][0])
+
+
+def test_doctor_without_an_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No node could work: exit code 69, and the first line says what to install."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nothing.sock")
+    actual = main(["doctor", "--store", str(tmp_path)])
+    told = capsys.readouterr()
+
+    assert actual == 69
+    assert "docker.io and crun" in told.out.split("\n")[1]
+    assert "1 thing to be mended" in told.err
 
 
 def test_plan_makes_nothing(

@@ -1,0 +1,85 @@
+"""`sbx-actor doctor`: what this host and its engine could do better, how, and what it brings."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from scalebox_actors.advice import Advice, Facts, Level, advise, usable
+from scalebox_actors.cli import output
+from scalebox_actors.cli.options import Common, common, stores_root
+from scalebox_actors.cli.show import escaped, plural, table
+from scalebox_actors.errors import Unavailable
+from scalebox_actors.runtimes.choose import KINDS
+from scalebox_actors.survey import survey
+
+_COLOURS = {Level.OK: "green", Level.COULD: "cyan", Level.SHOULD: "yellow", Level.BAD: "red"}
+
+
+@click.command()
+@click.option("--runtime", type=click.Choice(KINDS), envvar="SBX_RUNTIME",
+              help="Which runtime the node is to use.  [env SBX_RUNTIME]")  # fmt: skip
+@click.option("--work", metavar="DIR", envvar="SBX_WORK",
+              help="Where work directories are to be made.  [env SBX_WORK]")  # fmt: skip
+@click.option("--store", metavar="DIR", envvar="SBX_STORE",
+              help="The folder of the embedded server.  [env SBX_STORE]")  # fmt: skip
+@common
+def doctor(common: Common, /, runtime: str | None, work: str | None) -> None:
+    """Say how well this host and its container engine suit a node.
+
+    Looks at the engine and its settings, disks, cgroups, clock, limits and versions, and says what
+    would be better and what that brings. Nothing is changed. Exit code 0: a node could work here,
+    69: it could not, and `bad` says why.
+
+    \b
+    sbx-actor doctor
+    sbx-actor doctor --runtime process --json
+    """  # noqa: D301 - click's mark for text that is not to be wrapped
+    store = Path(common.store) if common.store else stores_root()
+    facts = asyncio.run(survey(runtime, Path(work) if work else store / "work", store))
+    advice = advise(facts)
+    if common.json:
+        output.record(fields(facts, advice))
+    elif sys.stdout is not None and sys.stdout.isatty():
+        Console(markup=False, highlight=False).print(drawn(advice))
+    else:
+        output.lines("\n".join(lines_of(advice)))
+    bad = [one for one in advice if one.level is Level.BAD]
+    if bad:
+        raise Unavailable(f"no node could work here: {plural(len(bad), 'thing')} to be mended")
+
+
+def fields(facts: Facts, advice: list[Advice]) -> dict[str, object]:
+    """Return the whole as one record."""
+    return {
+        "usable": usable(advice),
+        "advice": msgspec.to_builtins(advice),
+        "facts": msgspec.to_builtins(facts),
+    }
+
+
+def lines_of(advice: list[Advice]) -> list[str]:
+    """Return what was found as plain lines."""
+    rows = [(one.level.value, one.topic, one.found, one.advice, one.gain) for one in advice]
+    return table(("", "what", "found", "better", "brings"), rows)
+
+
+def drawn(advice: list[Advice]) -> Table:
+    """Return what was found as a table for a terminal, what is well without colour."""
+    drawing = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for header, ratio in (("", None), ("what", None), ("found", 3), ("better", 4), ("brings", 3)):
+        drawing.add_column(header, ratio=ratio, no_wrap=ratio is None)
+    for one in advice:
+        texts = (one.topic, one.found, one.advice, one.gain)
+        style = "dim" if one.level is Level.OK else ""
+        drawing.add_row(
+            Text(one.level.value, style=_COLOURS[one.level]),
+            *(Text(escaped(text), style=style) for text in texts),
+        )
+    return drawing
