@@ -99,19 +99,16 @@ class Hands:
         self.fit()
 
     def fit(self) -> None:
-        """Ask for as many deliveries as may be in hand besides those that are; take back the rest.
+        """Ask for as many deliveries as may be in hand besides those that are.
 
         Called whenever something falls free, here or on the node.
         """
         if self._intake is None or self._closed or self._suspended:
             return
-        free = max(0, self.slots - len(self._all) + len(self._vacated))
-        most = min(free, self._admission.window(self._asked))
-        if self._asked > most:
-            self._intake.hold()
-            self._asked = 0
-        if self._asked < most:
-            more, self._asked = most - self._asked, most
+        free = self.slots - len(self._all) + len(self._vacated)
+        more = min(free, self._admission.window()) - self._asked
+        if more > 0:
+            self._asked += more
             self._intake.grant(more)
 
     async def empty(self) -> None:
