@@ -1,9 +1,10 @@
 """How the runs of a module get their share of the node: what is asked for, and who waits.
 
-A module asks its stream for no more messages than could be run at once. Where there is no room for
-even one it asks for a single message, to learn whether there is work at all: that one stands in
-the node's line for a moment and is then given back, for another node to take, while the place in
-the line is kept for the module. When its turn comes a message is asked for again.
+A module asks its stream for no more messages than could be run at once; what comes when others
+have been quicker goes straight back. Where there is no room for even one it asks for a single
+message, to learn whether there is work at all: that one stands in the node's line for a moment and
+then goes back as well, for another node to take, while the place in the line is kept for the
+module. When its turn comes a message is asked for again.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ class Admission:
         self._place: Ticket | None = None
         self._kept = Kept.RESTING
         self._timer: asyncio.TimerHandle | None = None
-        self._eager, self._taking, self._receiving = True, True, False
+        self._taking, self._receiving = True, False
         if claim:
             pool.watchers.append(self._tell)
 
@@ -49,28 +50,29 @@ class Admission:
         """Why no run of the module will ever have room on this node; empty if one will."""
         return lack(self._claim, self._pool.room)
 
-    def window(self, asked: int) -> int:
-        """Return how many deliveries may be asked for at once, of which `asked` are already."""
+    def window(self) -> int:
+        """Return how many deliveries may be on their way to us at once.
+
+        What was asked for before is never taken back: a message that the server hands out at that
+        moment would be lost until its `ack_wait` has passed.
+        """
         if not self._claim:
             return MANY
         if self._place is not None:
             return 0 if self._kept is Kept.RESTING else 1
-        if any(ticket.share is None for ticket in self._tickets.values()):
-            return 0
-        fits = self._pool.count(self._claim)
-        if asked > max(fits, 1):
-            # Somebody else needs the room, and for us nothing comes. Until something does, one
-            # is asked for and no more: else each of their runs would change what we ask for.
-            self._eager = False
-        return max(1, fits) if self._eager else 1
+        return 0 if self._waits else max(1, self._pool.count(self._claim))
 
     def receive(self, delivery: Delivery, run: str) -> None:
-        """Let a delivery stand in line, or have its share at once; `run` is its run's name."""
+        """Let a delivery have its share, or stand in line unless one of the module's does already.
+
+        `run` is the name of its run.
+        """
         if not self._claim:
             return
-        self._eager, self._receiving = True, True
-        left = self._pool.take_over((self._node, run))
-        self._tickets[delivery] = left or self._own_place() or self._join()
+        self._receiving = True
+        ticket = self._pool.take_over((self._node, run)) or self._own_place()
+        if ticket is not None or not self._waits:
+            self._tickets[delivery] = ticket or self._join()
         self._receiving = False  # whoever has received it asks for what may be asked for now
 
     async def granted(self, delivery: Delivery, run: str) -> Share | None:
@@ -80,7 +82,9 @@ class Admission:
         if delivery not in self._tickets:
             self.receive(delivery, run)
             self.changed()
-        ticket = self._tickets[delivery]
+        ticket = self._tickets.get(delivery)
+        if ticket is None:
+            return None
         if ticket.share is None:
             call = self._calls[ticket] = asyncio.get_running_loop().create_future()
             try:
@@ -118,6 +122,11 @@ class Admission:
     def _tell(self) -> None:
         if not self._receiving:
             self.changed()
+
+    @property
+    def _waits(self) -> bool:
+        """Whether a delivery of the module stands in line."""
+        return any(ticket.share is None for ticket in self._tickets.values())
 
     # --- the place that is kept -----------------------------------------------------------------
 

@@ -110,20 +110,16 @@ class Hands:
         self.fit()
 
     def fit(self) -> None:
-        """Ask for as many deliveries as may be in hand besides those that are; take back the rest.
+        """Ask for as many deliveries as may be in hand besides those that are.
 
         Called whenever something falls free, here or on the node.
         """
         if self._intake is None or self._closed or self._suspended:
             return
         busy = len(self._all) - len(self._vacated) - len(self._beside)
-        free = max(0, self.slots - busy)
-        most = min(free, self._admission.window(self._asked))
-        if self._asked > most:
-            self._intake.hold()
-            self._asked = 0
-        if self._asked < most:
-            more, self._asked = most - self._asked, most
+        more = min(self.slots - busy, self._admission.window()) - self._asked
+        if more > 0:
+            self._asked += more
             self._intake.grant(more)
 
     async def empty(self) -> None:

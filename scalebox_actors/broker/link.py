@@ -248,6 +248,9 @@ class Link:
         sid = int(self._client._sid) + 1  # noqa: SLF001 - the number that subscribe() will give
         self._client.receivers[sid] = receiver
         subscription = await self._client.subscribe(subject)
+        # nats-py writes it in a later turn. A request for messages that overtakes it finds nobody
+        # interested, and is lost without a word.
+        await self._client._flush_pending(force_flush=True)  # noqa: SLF001
         if subscription._id != sid:  # noqa: SLF001
             raise Unavailable("nats-py numbers its subscriptions in an unknown way")
         return sid

@@ -53,6 +53,18 @@ async def test_kill_9_in_the_middle_of_writes_loses_and_doubles_nothing(site: Si
     assert set(bodies.values()) == {1}
 
 
+async def test_what_is_asked_for_after_a_hold_comes_at_once(site: Site) -> None:
+    """The asking never overtakes the inbox that it names: it would be lost, and found so late."""
+    async with site.broker.intake("calc") as intake:
+        for number in range(40):
+            intake.hold()
+            await site.broker.inject([task(number)])
+            intake.grant(1)
+            async with asyncio.timeout(8):
+                delivery = await anext(aiter(intake))
+            await delivery.done()
+
+
 async def test_pull_and_ack_go_on_over_kill_9(site: Site) -> None:
     """Deliveries continue after each crash, everything is done, and nothing is left."""
     await site.broker.inject([task(n) for n in range(600)])

@@ -166,24 +166,25 @@ async def test_what_fits_is_asked_for_at_once(tmp_path: Path) -> None:
         assert (stand.granted("a"), stand.granted("b")) == (3, 5)
 
 
-async def test_an_idle_module_takes_its_asking_back(tmp_path: Path) -> None:
-    """While another one uses the room, one message is asked for, and no more until one comes."""
+async def test_what_comes_without_room_goes_straight_back(tmp_path: Path) -> None:
+    """An idle module had asked for three; others use the room, so one stays to wait."""
     stand = Stand(tmp_path, module("a", slots=3, cpus=1), module("b", slots=3, cpus=1))
     machine = Machine()
-    async with stand.node(machine, Room(millicpus=3000)):
+    async with stand.node(machine, Room(millicpus=3000)) as node:
         await until(lambda: stand.granted("b") == 3)
         stand.send("a", "a1", "a2")
         await until(lambda: len(machine.now) == 2)
-        busy = stand.granted("b")
+        asked = stand.granted("b")
+        stand.send("b", "b1", "b2", "b3")
+        await until(lambda: len(machine.now) == 3 and node.pool.in_use.waiting == 1)
+        await until(lambda: len(node.actors["b"]._hands) == 2)
+        more = stand.granted("b")
         machine.let_all_go()
-        await until(lambda: len(stand.done()) == 2)
-        idle = stand.granted("b")
-        machine.free = False
-        stand.send("b", "b1")
-        await until(lambda: machine.running() == ["b1"])
-        await quiet()
+        await until(lambda: len(stand.done()) == 5)
 
-        assert (busy, idle, stand.granted("b")) == (1, 1, 2)
+    assert (asked, more) == (3, 0)
+    assert machine.most_cpus == 3
+    assert len(machine.host.starts) == 5
 
 
 async def test_a_large_claim_gets_its_turn(tmp_path: Path) -> None:
