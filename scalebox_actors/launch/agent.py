@@ -6,6 +6,7 @@ pipes lose their names, so that no program finds them where it could open them.
 """
 
 import asyncio
+import os
 import secrets
 import time
 from pathlib import Path
@@ -65,9 +66,12 @@ class Door:
 
     def lay(self, text: bytes) -> None:
         """Lay down what the agent is to execute next."""
-        path = self.folder / TASK
-        path.write_bytes(text)
-        path.chmod(0o644)
+        # Over what lies there: some file systems flush a file that is first made empty.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(self.folder / TASK, flags, 0o644), "wb") as file:  # noqa: PTH123
+            os.fchmod(file.fileno(), 0o644)
+            file.write(text)
+            file.truncate()
 
     def close(self) -> None:
         """Let go of the pipes; an agent that waits for a word ends by itself."""
