@@ -286,5 +286,5 @@ def test_links_may_not_leave_their_root(tmp_path: Path) -> None:
 
 async def test_an_unknown_runtime_is_named() -> None:
     """A misspelt `--runtime` is answered with those that there are."""
-    with pytest.raises(BadInput, match="docker, process"):
+    with pytest.raises(BadInput, match="docker, oci, process"):
         await open_runtime("dokcer")
