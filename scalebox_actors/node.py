@@ -24,8 +24,9 @@ from scalebox_actors.health import Disk, report_late, watch_loop
 from scalebox_actors.journal import Counts, Journal
 from scalebox_actors.launch import workdir
 from scalebox_actors.launch.environment import Surroundings
-from scalebox_actors.launch.fresh import FreshLauncher, Workplace
+from scalebox_actors.launch.fresh import FreshLauncher
 from scalebox_actors.launch.function import FunctionLauncher, load_function
+from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.ledger import Ledger
 from scalebox_actors.limits import FREE_SPACE, REAPER_EVERY, REAPER_GRACE
 from scalebox_actors.placement import destinations

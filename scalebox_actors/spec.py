@@ -15,6 +15,8 @@ from scalebox_actors.topology.model import Launch, Module, Topology
 
 OPEN_FILES = 1024
 TMP_BYTES = 16 * 1024 * 1024
+DOOR = "/sbx"
+"""Where a container that stays sees the folder by which its node talks with it."""
 
 
 class Mount(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +27,8 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
     writable: bool = False
     root: str = ""
     """The operator's directory that the source's real path must stay below."""
+    ours: bool = False
+    """A folder that the node made: no topology names it, so nothing is to be checked."""
 
 
 class Root(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,11 +92,16 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     command: tuple[str, ...]
     env: Mapping[str, str]
     work: str
+    role: str = ""
+    """`warm`, `slot` or `resident` for a container that is not made for one task alone."""
+    doors: tuple[Mount, ...] = ()
+    """Folders of ours that it sees besides what its module mounts."""
 
     @property
     def labels(self) -> dict[str, str]:
         """The labels by which a node, and its reaper, know their containers."""
-        return {
+        role = {"sbx.role": self.role} if self.role else {}
+        return role | {
             "sbx.topology": self.topology,
             "sbx.site": self.site,
             "sbx.node": self.node,
@@ -111,7 +120,7 @@ def container_spec(module: Module, frame: Frame, ceiling: Ceiling) -> ContainerS
         env=frame.env,
         labels=frame.labels | {"sbx.module": module.name},
         work=frame.work,
-        mounts=tuple(resolve_mount(text, ceiling) for text in module.mounts),
+        mounts=(*(resolve_mount(text, ceiling) for text in module.mounts), *frame.doors),
         memory=memory,
         cpus=cpus,
         pids=min(module.limits.pids, ceiling.pids),

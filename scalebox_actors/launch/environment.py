@@ -8,6 +8,7 @@ from scalebox_actors.names import digest
 from scalebox_actors.ports import Task
 from scalebox_actors.topology.model import Module
 
+DATA_ROOT = "CLUSTER_DATA_ROOT"
 _CONTROLLED = frozenset({"PGHOST", "AUTH_TOKEN"})
 
 
@@ -25,6 +26,11 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 def run_id(task: Task) -> str:
     """Return `SBX_RUN_ID`: the same for every repetition of an attempt, different for each task."""
     return f"{digest(*task.key)[:16]}-{task.attempt}"
+
+
+def data_root(module: Module, surroundings: Surroundings) -> str:
+    """Return what a module's programs are told of the data root; empty if they are told none."""
+    return module.env.get(DATA_ROOT, surroundings.cluster_data_root)
 
 
 def environment(
@@ -62,7 +68,7 @@ def environment(
     }
     given = {name: value for name, value in ours.items() if value}
     defaults = {
-        "CLUSTER_DATA_ROOT": surroundings.cluster_data_root,
+        DATA_ROOT: surroundings.cluster_data_root,
         "LOCAL_TMPDIR": "/tmp",  # noqa: S108 - a name for the program, not a place we write to
         "LOCAL_SHMDIR": "/dev/shm",  # noqa: S108
     }

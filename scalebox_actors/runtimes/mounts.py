@@ -24,7 +24,8 @@ def real_mounts(mounts: Iterable[Mount], guarded: Iterable[str] = ()) -> tuple[M
 
     `guarded`: paths that no mount may reach, besides those of the system. Blocks.
     """
-    return tuple(_real(mount, tuple(guarded)) for mount in mounts)
+    paths = tuple(guarded)
+    return tuple(mount if mount.ours else _real(mount, paths) for mount in mounts)
 
 
 def check_root(path: str, guarded: Iterable[str] = ()) -> str:

@@ -30,8 +30,7 @@ _DEVICE = re.compile(r"/dev/[A-Za-z0-9_./:-]{1,200}")
 _ENGINE_SOCKETS = frozenset(
     ("docker.sock", "docker.sock.raw", "podman.sock", "containerd.sock", "crio.sock")
 )
-_KERNEL = ("/proc", "/sys", "/dev")
-_WORK = "/work"
+_TAKEN = ("/proc", "/sys", "/dev", "/work", "/sbx")
 _LOADER_NAMES = frozenset(("LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH"))
 _OURS = re.compile(
     r"SBX_.*|PLAT_.*|WORK_DIR|TASK_ID|APP_ID|MODULE_(ID|NAME)|FROM_(MODULE|IP)|PGHOST|AUTH_TOKEN"
@@ -177,7 +176,7 @@ def _mount_fault(text: str) -> str:
 
 
 def _target_fault(text: str, target: str) -> str:
-    under = any(target == taken or target.startswith(taken + "/") for taken in (*_KERNEL, _WORK))
+    under = any(target == taken or target.startswith(taken + "/") for taken in _TAKEN)
     if target == "/" or under:
         return f"mount {shown(text)}: nothing can be mounted at {shown(target)}"
     return ""

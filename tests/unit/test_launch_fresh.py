@@ -10,7 +10,8 @@ import pytest
 from scalebox_actors.errors import NotPermitted, RuntimeUnavailable, SpecRejected
 from scalebox_actors.launch import workdir
 from scalebox_actors.launch.environment import Surroundings
-from scalebox_actors.launch.fresh import FreshLauncher, Workplace
+from scalebox_actors.launch.fresh import FreshLauncher
+from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.message import Message
 from scalebox_actors.ports import Exit, Task
 from scalebox_actors.records import Cause, Outcome

@@ -283,6 +283,13 @@ def test_links_may_not_leave_their_root(tmp_path: Path) -> None:
         real_mounts([Mount(source=f"{root}/first", target="/a", root=str(root))])
 
 
+def test_a_folder_of_the_nodes_own_may_lie_anywhere() -> None:
+    """Work directories may be kept below /run, where a topology may mount nothing."""
+    door = Mount(source="/run/sbx/door", target="/sbx", ours=True)
+
+    assert real_mounts([door]) == (door,)
+
+
 async def test_an_unknown_runtime_is_named() -> None:
     """A misspelt `--runtime` is answered with those that there are."""
     with pytest.raises(BadInput, match="docker, process"):

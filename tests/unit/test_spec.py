@@ -1,11 +1,13 @@
 """A container never gets more than the operator's ceiling allows."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scalebox_actors.errors import NotPermitted
 from scalebox_actors.spec import (
+    DOOR,
     Ceiling,
     ContainerSpec,
     Frame,
@@ -212,3 +214,15 @@ def test_an_unnamed_root_is_refused() -> None:
     """A topology cannot mount what the operator has not named."""
     with pytest.raises(NotPermitted, match="--mount-root"):
         resolve_mount("etc:passwd:/x", Ceiling(roots=ROOTS))
+
+
+def test_a_container_that_stays_has_a_role_and_a_door() -> None:
+    """A folder of the node's own comes after the module's mounts, and a label says why."""
+    door = Mount(source="/base/door", target=DOOR, ours=True)
+    stays = msgspec.structs.replace(frame("sh"), role="warm", doors=(door,))
+    spec = container_spec(Module(name="m", mounts=("data:a:/a",)), stays, Ceiling(roots=ROOTS))
+
+    assert [mount.target for mount in spec.mounts] == ["/a", DOOR]
+    assert not any(mount.writable for mount in spec.mounts)
+    assert spec.labels["sbx.role"] == "warm"
+    assert "sbx.role" not in frame("sh").labels

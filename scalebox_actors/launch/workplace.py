@@ -1,0 +1,81 @@
+"""What all launchers of a node share: where runs take place, how they are named and spelt out."""
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+
+from scalebox_actors import contract
+from scalebox_actors.errors import RuntimeUnavailable
+from scalebox_actors.launch.environment import Surroundings
+from scalebox_actors.launch.workdir import Paths, WorkDir
+from scalebox_actors.limits import KIB
+from scalebox_actors.names import run_name
+from scalebox_actors.ports import Runtime, Task
+from scalebox_actors.spec import DOOR, Ceiling, Mount, resolve_mount
+from scalebox_actors.topology.model import Module
+
+SMALL_BODY = 64 * KIB
+
+
+class Workplace(msgspec.Struct, frozen=True, kw_only=True):
+    """What all launchers of a node share."""
+
+    runtime: Runtime
+    base: Path
+    """Where work directories are made; see `workdir.make_base`."""
+    surroundings: Surroundings
+    ceiling: Ceiling = Ceiling()
+    modules: tuple[str, ...] = ()
+    """All modules of the topology: what the comma rule of task files knows."""
+
+    def name(self, task: Task) -> str:
+        """Return the name under which a task's run is found."""
+        return run_name(self.surroundings.topology, *task.key)
+
+    def directory(self, task: Task) -> WorkDir:
+        """Return the work directory of a task's attempt."""
+        return WorkDir(self.base, self.name(task), task.attempt, self.surroundings.node)
+
+    def inside(self, directory: WorkDir) -> str:
+        """Return a work directory's path as the program sees it."""
+        return self.runtime.work_path or str(directory.path)
+
+    def door(self, folder: Path) -> Mount:
+        """Return the mount by which a container that stays sees a folder of ours, read-only."""
+        target = DOOR if self.runtime.work_path else str(folder)
+        return Mount(source=str(folder), target=target, ours=True)
+
+    def paths(self, module: Module, directory: WorkDir) -> Paths:
+        """Return how a program's paths correspond to those of the host."""
+        return Paths(
+            work=str(directory.path),
+            work_inside=self.runtime.work_path,
+            mounts=tuple(resolve_mount(text, self.ceiling) for text in module.mounts),
+        )
+
+
+def argv(module: Module, task: Task, work: str) -> tuple[str, ...]:
+    """Return what is executed for a task; raises BadMessage if its body cannot be an argument."""
+    message = task.message
+    arguments = contract.arguments(
+        module.args,
+        body=message.body,
+        headers=message.contract_headers,
+        task_id=message.id,
+        work=work,
+    )
+    return (*module.command, *arguments)
+
+
+async def prepare(directory: WorkDir, task: Task) -> None:
+    """Make a task's work directory; raises RuntimeUnavailable if the host cannot."""
+    try:
+        # A few small files cost less than the way to a thread and back.
+        if task.members or len(task.message.body) > SMALL_BODY:
+            await asyncio.to_thread(directory.prepare, task)
+        else:
+            directory.prepare(task)
+    except OSError as error:  # the host's disk is full or broken; the task is not to blame
+        reason = f"work directory {directory.path}: {error.strerror}"
+        raise RuntimeUnavailable(reason) from error
