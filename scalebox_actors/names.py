@@ -81,6 +81,11 @@ def run_name(topology: str, module: str, task_id: str) -> str:
     return f"sbx-{topology}.{module}.{token}"
 
 
+def lasting_name(topology: str, module: str, role: str, slot: int, token: str) -> str:
+    """Name a container that stays: `sbx-primes.count.resident-0-<token>`."""
+    return f"sbx-{topology}.{module}.{role}-{slot}-{token}"
+
+
 class Names(msgspec.Struct, frozen=True):
     """The subjects, streams and consumers of one topology at one site."""
 

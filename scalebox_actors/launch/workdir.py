@@ -50,13 +50,7 @@ class WorkDir:
         self.parent.mkdir(parents=True, mode=0o700)
         fresh.mkdir(mode=0o700)
         (self.parent / OWNER).write_text(self._owner, "utf-8")
-        message = task.message
-        (fresh / "body").write_bytes(message.body)
-        (fresh / "headers.json").write_bytes(_encode(message.contract_headers))
-        if task.members:
-            members = [(m.id, m.body, m.contract_headers) for m in task.members]
-            (fresh / "batch-tasks.jsonl").write_bytes(render_batch_jsonl(members))
-            (fresh / "batch-tasks.txt").write_bytes(render_batch_txt(members))
+        write_inputs(fresh, task)
         fresh.chmod(0o777)  # any image user; the parent is 0700
         fresh.rename(self.path)
 
@@ -109,6 +103,17 @@ class WorkDir:
             (gone / OWNER).unlink()
             gone.rmdir()
         return True
+
+
+def write_inputs(folder: Path, task: Task) -> None:
+    """Write the files that a program is given of its message; nobody else may see the folder."""
+    message = task.message
+    (folder / "body").write_bytes(message.body)
+    (folder / "headers.json").write_bytes(_encode(message.contract_headers))
+    if task.members:
+        members = [(m.id, m.body, m.contract_headers) for m in task.members]
+        (folder / "batch-tasks.jsonl").write_bytes(render_batch_jsonl(members))
+        (folder / "batch-tasks.txt").write_bytes(render_batch_txt(members))
 
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True):
