@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections.abc import Mapping
 
 import msgspec
 
@@ -18,6 +19,7 @@ from scalebox_actors.errors import (
     BadMessage,
     BadOutput,
     ImageMissing,
+    NotAdmitted,
     RuntimeUnavailable,
     SbxError,
     SpecRejected,
@@ -108,9 +110,12 @@ class Actor:
             outcome = await self._launch(task)
         except (ImageMissing, SpecRejected) as error:  # the host's fault, never the task's
             return await self._suspend(delivery, task, before, str(error))
+        except NotAdmitted:
+            return await self._decline(delivery, task, before, 0.0)
         if outcome.cause is Cause.NOT_STARTED:
             return await self._suspend(delivery, task, before, outcome.detail)
-        self._vacate(delivery)
+        if not outcome.removed:  # files to be removed must not be those of the slot's next run
+            self._vacate(delivery)
         if self._killing and outcome.exit_code != 0:  # a person ended it: no verdict on the task
             await self._launcher.clear(task)
             return await delivery.give_back(0.0)
@@ -122,8 +127,9 @@ class Actor:
         await self._hands.empty()
 
     def hold(self) -> None:
-        """Take nothing more; what is in hand goes on."""
+        """Take nothing more; what is in hand goes on, but for what waits to be let in."""
         self._hands.close()
+        self._launcher.hold()
 
     async def stop_runs(self) -> None:
         """Kill every run in hand and give their messages back, as if they had not been taken."""
@@ -145,10 +151,19 @@ class Actor:
             self._resuming.cancel()
         await self._hands.abandon(self._settling.__contains__)
 
+    async def close(self) -> None:
+        """End the containers that outlive a message, once nothing is in hand."""
+        await self._launcher.close()
+
+    @property
+    def states(self) -> Mapping[str, int]:
+        """How many of the containers that stay are in which state."""
+        return self._launcher.states
+
     def holds(self, name: str) -> bool:
-        """Whether the run of that name belongs to a task in hand."""
+        """Whether the run of that name belongs to a task in hand, or is a container that stays."""
         topology = self._broker.names.topology
-        return any(run_name(topology, *task.key) == name for task in self._tasks.values())
+        return self._launcher.holds(name) or any(run_name(topology, *task.key) == name for task in self._tasks.values())
 
     def suspend(self, reason: str) -> None:
         """Take nothing more because of the host, until `resume`; what is in hand goes on."""
@@ -363,12 +378,18 @@ class Actor:
         if not self.suspended:
             self.suspend(reason)
             self._resuming = asyncio.create_task(self._resume())
+        await self._decline(delivery, task, before, AGAIN_LATER)
+
+    async def _decline(
+        self, delivery: Delivery, task: Task, before: Attempts, delay: float
+    ) -> None:
+        """Give a message back for which nothing was started."""
         await self._launcher.clear(task)
         if delivery.redelivered:
             # Nothing was started, so the start that was written down is taken back: however
             # often a task comes to a host that cannot start it, it is not buried for that.
             await self._remember(task.message, before)
-        await delivery.give_back(AGAIN_LATER)
+        await delivery.give_back(delay)
 
     async def _resume(self) -> None:
         """Wait until the module can be started here, then take deliveries again."""

@@ -61,6 +61,10 @@ class RuntimeUnavailable(Unavailable):
     """The container engine does not answer."""
 
 
+class NotAdmitted(Transient):
+    """A message was taken that may not be run here now; nothing was started."""
+
+
 class NotPermitted(Permanent):
     """The operator's ceiling or the server's permissions forbid this."""
 

@@ -30,12 +30,23 @@ PIDS_CEILING = 4_194_304
 WARM_PER_MODULE = 64
 BATCH_TASKS = 1_000
 """Messages that a slot takes at once."""
+ATOMIC_BATCH_TASKS = 500
+"""Of a batch that is run and stored as one: as many outputs at least still fit beside their ends."""
 KEEP_RUNS = 1_000_000
 SLOT_RESTARTS = 1_000
 RESIDENT_IN_FLIGHT = 256
 """Messages that one resident program may have at once."""
 RESIDENT_IN_HAND = 1_024
 """Messages of a module with resident programs on a node, over all its slots."""
+SLOT_START = 900.0
+"""So long a slot's container and its `setup` hook may take."""
+SLOT_TEARDOWN = 30.0
+SLOT_CHECK = 6.0
+"""So long a slot waits after a `check` hook that said No."""
+SLOT_SHORT_RUNS = 3
+"""So many runs on end that are too short close a slot."""
+SLOT_REOPEN = 600.0
+"""After so long a slot that was closed gets another chance."""
 FUNCTION_SLOTS = 64
 """Slots of a module that is a function, unless it says otherwise."""
 

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -26,6 +26,7 @@ from scalebox_actors.launch import workdir
 from scalebox_actors.launch.environment import Surroundings
 from scalebox_actors.launch.fresh import FreshLauncher
 from scalebox_actors.launch.function import FunctionLauncher, load_function
+from scalebox_actors.launch.slots import SlotLauncher
 from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.ledger import Ledger
 from scalebox_actors.limits import FREE_SPACE, REAPER_EVERY, REAPER_GRACE
@@ -39,6 +40,8 @@ SWEEP_EVERY = 5.0
 REGISTER_EVERY = 10.0
 MEASURE_EVERY = 1.0
 DISK_EVERY = 5.0
+STAYING = ("slot", "resident")
+"""Roles of containers that stay for many tasks and are adopted by nobody."""
 KILL_SECONDS = 15.0
 """The stop grace of a stubborn program and some more."""
 
@@ -68,6 +71,8 @@ class ModuleStatus(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     suspended: str
     counts: Counts
+    containers: Mapping[str, int] = {}
+    """How many of the containers that stay are in which state."""
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +145,7 @@ class Node:
     async def run(self) -> None:
         """Work until `stop` or `drain`; raises what ends the connection to the broker for good."""
         await self._serve()
+        await self._clear_former()
         try:
             async with asyncio.TaskGroup() as tasks:
                 work = [
@@ -159,6 +165,7 @@ class Node:
         except* SbxError as group:
             raise group.exceptions[0] from group
         finally:
+            await asyncio.gather(*(actor.close() for actor in self.actors.values()))
             with contextlib.suppress(SbxError, TimeoutError):
                 async with asyncio.timeout(2):
                     await self.journal.flush(self._broker)
@@ -196,6 +203,7 @@ class Node:
                     slots=actor.module.slots,
                     suspended=actor.suspended,
                     counts=self.journal.of(name),
+                    containers=actor.states,
                 )
                 for name, actor in self.actors.items()
             },
@@ -215,7 +223,8 @@ class Node:
         """Remove containers and work directories of ours that no task needs any more.
 
         Those in hand are left alone. An exited one is kept for its grace: its task may come back
-        and adopt it. One whose task has ended goes at once, also if it still runs.
+        and adopt it. One whose task has ended goes at once, also if it still runs; so does one
+        that stays for many tasks and that no slot of this life knows: nobody can speak to it.
         """
         if self.runtime is None:
             return
@@ -226,13 +235,28 @@ class Node:
             if self._in_hand(stray.name):
                 continue
             module, task_id = stray.labels.get("sbx.module", ""), stray.labels.get("sbx.id", "")
-            ended = await self._broker.read(self._broker.names.done(module, task_id)) is not None
+            stays = stray.labels.get("sbx.role", "") in STAYING
+            done = None if stays else await self._broker.read(self._broker.names.done(module, task_id))
+            ended = stays or done is not None
             stale = ended or (not stray.running and self._outlived(stray.finished))
             if stale and not self._in_hand(stray.name):
                 log.info("run_reaped", extra={"run": stray.name, "ended": ended})
                 await self.runtime.remove(stray.name)
                 await self._discard(stray.name)
         await self._reap_directories(seen)
+
+    async def _clear_former(self) -> None:
+        """Remove the containers that an earlier life of this node kept, before it has its own."""
+        if self.runtime is None:
+            return
+        labels = {"sbx.topology": self.topology.name, "sbx.node": self.settings.name}
+        try:
+            for role in STAYING:
+                for stray in await self.runtime.stray(labels | {"sbx.role": role}):
+                    await self.runtime.remove(stray.name)
+                    await self._discard(stray.name)
+        except SbxError as error:  # the reaper does it, once the engine is there
+            log.warning("former_not_removed", extra={"why": str(error)})
 
     async def _reap_directories(self, kept: set[str]) -> None:
         prefix = f"sbx-{self.topology.name}."
@@ -309,6 +333,8 @@ class Node:
             ceiling=settings.ceiling,
             modules=tuple(self.topology.modules),
         )
+        if module.launch is Launch.SLOT:
+            return SlotLauncher(module, place)
         return FreshLauncher(module, place)
 
     async def _end(self, work: list[asyncio.Task[None]]) -> None:

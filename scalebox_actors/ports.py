@@ -259,6 +259,8 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     cpu_seconds: float | None = None
     memory_peak: int | None = None
+    read_bytes: int | None = None
+    written_bytes: int | None = None
 
 
 class Logs(msgspec.Struct, frozen=True, kw_only=True):
@@ -366,6 +368,10 @@ class Launcher(Protocol):
     def costly(self) -> bool:
         """Whether a run costs more than to ask first if the task has ended already."""
 
+    @property
+    def states(self) -> Mapping[str, int]:
+        """How many of the containers that stay are in which state; empty if none stay."""
+
     async def underway(self, task: Task) -> bool:
         """Whether running `task` would adopt a run of this attempt instead of starting one."""
 
@@ -387,3 +393,12 @@ class Launcher(Protocol):
 
     async def ready(self) -> None:
         """Raise ImageMissing, SpecRejected or RuntimeUnavailable if nothing could start now."""
+
+    def hold(self) -> None:
+        """Let no task wait for what may never come: the node takes nothing more."""
+
+    def holds(self, name: str) -> bool:
+        """Whether a container, or a folder, is one that stays and is in use."""
+
+    async def close(self) -> None:
+        """End the containers that stay; nothing runs any more that anybody waits for."""

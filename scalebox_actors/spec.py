@@ -66,6 +66,9 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str]
     work: str
     """The work directory on the host; mounted writable as the container's working directory."""
+    wrapper: tuple[str, ...] = ()
+    """Executed in place of the program, and given the program to execute as its arguments: the
+    image's entry point and `command`, or without a command the image's own."""
     mounts: tuple[Mount, ...] = ()
     memory: int | None = None
     cpus: float | None = None
@@ -96,6 +99,8 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """`warm`, `slot` or `resident` for a container that is not made for one task alone."""
     doors: tuple[Mount, ...] = ()
     """Folders of ours that it sees besides what its module mounts."""
+    wrapper: tuple[str, ...] = ()
+    """What is executed in place of the program; see `ContainerSpec`."""
 
     @property
     def labels(self) -> dict[str, str]:
@@ -120,6 +125,7 @@ def container_spec(module: Module, frame: Frame, ceiling: Ceiling) -> ContainerS
         env=frame.env,
         labels=frame.labels | {"sbx.module": module.name},
         work=frame.work,
+        wrapper=frame.wrapper,
         mounts=(*(resolve_mount(text, ceiling) for text in module.mounts), *frame.doors),
         memory=memory,
         cpus=cpus,

@@ -7,6 +7,7 @@ both under the task's name and carries on where it stopped. They go only after t
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 
 from aiofiles import os as aios
 
@@ -40,6 +41,11 @@ class FreshLauncher:
     def costly(self) -> bool:
         """A container costs a hundred times what a look at the done-record does."""
         return True
+
+    @property
+    def states(self) -> Mapping[str, int]:
+        """No container stays."""
+        return {}
 
     async def underway(self, task: Task) -> bool:
         """Whether a container of this attempt, running or exited, is on this host."""
@@ -95,6 +101,17 @@ class FreshLauncher:
         await self._runtime.check()
         if self._module.image and await self._runtime.missing([self._module.image]):
             raise ImageMissing(f"image {self._module.image!r} is not on this host")
+
+    def hold(self) -> None:
+        """Nothing waits here."""
+
+    def holds(self, name: str) -> bool:
+        """No container stays."""
+        del name
+        return False
+
+    async def close(self) -> None:
+        """No container stays."""
 
     async def _begin(self, spec: ContainerSpec, *, anew: bool) -> Run:
         """Start or adopt a container; `anew`: its work directory was made just now."""

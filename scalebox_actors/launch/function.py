@@ -7,7 +7,7 @@ import inspect
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
 from scalebox_actors.contract import Cut, Emission, truncate
@@ -54,6 +54,11 @@ class FunctionLauncher:
         """A function is cheaper than a round trip; the commit fences in any case."""
         return False
 
+    @property
+    def states(self) -> Mapping[str, int]:
+        """No container stays."""
+        return {}
+
     async def underway(self, task: Task) -> bool:
         """Nothing survives a node that died, so there is never anything to adopt."""
         del task
@@ -89,6 +94,17 @@ class FunctionLauncher:
 
     async def ready(self) -> None:
         """Return at once: a function that was loaded can always start."""
+
+    def hold(self) -> None:
+        """Nothing waits here."""
+
+    def holds(self, name: str) -> bool:
+        """No container stays."""
+        del name
+        return False
+
+    async def close(self) -> None:
+        """No container stays."""
 
     def _raised(self, started: float, error: Exception) -> Outcome:
         code = getattr(error, "exit_code", 1)

@@ -47,7 +47,12 @@ def outcome_of(module: Module, exit_: Exit, logs: Logs, *, timed_out: bool) -> O
         finished=max(exit_.finished, exit_.started),
         stdout=cut_text(module, logs.stdout, logs.stdout_size),
         stderr=cut_text(module, logs.stderr, logs.stderr_size),
-        usage=Usage(cpu_seconds=exit_.cpu_seconds, memory_peak=exit_.memory_peak),
+        usage=Usage(
+            cpu_seconds=exit_.cpu_seconds,
+            memory_peak=exit_.memory_peak,
+            read_bytes=exit_.read_bytes,
+            written_bytes=exit_.written_bytes,
+        ),
     )
 
 

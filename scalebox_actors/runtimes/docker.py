@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import math
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self
@@ -19,20 +18,14 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from scalebox_actors.errors import ImageMissing, RuntimeUnavailable, SpecRejected
-from scalebox_actors.limits import ARGUMENT_BYTES, ENGINE_CALL
+from scalebox_actors.limits import ENGINE_CALL
 from scalebox_actors.ports import Exit, Logs, Stray
-from scalebox_actors.runtimes.docker_answers import (
-    INIT_FAILED,
-    INIT_SAYS,
-    NOT_STARTED,
-    Answer,
-    Kind,
-    Step,
-    init_failure,
-)
-from scalebox_actors.runtimes.docker_body import WORK, create_body
+from scalebox_actors.runtimes.arguments import check_arguments
+from scalebox_actors.runtimes.docker_answers import NOT_STARTED, Answer, Kind, Step
+from scalebox_actors.runtimes.docker_body import WORK, Program, create_body
 from scalebox_actors.runtimes.docker_engine import FOREVER, PATIENCE, Engine
 from scalebox_actors.runtimes.docker_events import OURS, Events, Watch
+from scalebox_actors.runtimes.docker_images import find_image, program_of
 from scalebox_actors.runtimes.docker_inspect import (
     KILLED,
     Inspected,
@@ -43,16 +36,15 @@ from scalebox_actors.runtimes.docker_inspect import (
 )
 from scalebox_actors.runtimes.docker_logs import Frames
 from scalebox_actors.runtimes.docker_orphans import end_processes
+from scalebox_actors.runtimes.init_words import INIT_FAILED, INIT_SAYS, judged
 from scalebox_actors.runtimes.mounts import real_mounts
 from scalebox_actors.spec import ContainerSpec
 
-ARGUMENTS_BYTES = 2_000_000
 START_WAIT = 2.0
 """So long a container is left to whoever created it before we start it ourselves."""
 TURNS = 25
 """So often a container that vanishes or changes under our hands is looked at anew."""
 log = logging.getLogger(__name__)
-_REFERENCE = re.compile(r"[a-zA-Z0-9][\w.:@/-]{0,500}")
 
 
 class DockerRun:
@@ -102,7 +94,7 @@ class DockerRun:
         if end.code not in INIT_FAILED or end.lost:
             return end
         logs = await self.logs(INIT_SAYS)
-        words = "" if logs.stdout_size else init_failure(logs.stderr)
+        words = judged(end.code, logs.stdout_size, logs.stderr)
         return msgspec.structs.replace(end, not_started=True, detail=words) if words else end
 
     async def stop(self, grace: float) -> None:
@@ -176,7 +168,7 @@ class DockerRuntime:
 
     async def adopt_or_start(self, spec: ContainerSpec) -> DockerRun:
         """Return the container named `spec.name`; create and start it if there is none."""
-        _check_arguments(spec)
+        check_arguments(spec)
         if spec.mounts:
             guarded = (spec.work, self.engine.socket)
             mounts = await asyncio.to_thread(real_mounts, spec.mounts, guarded)
@@ -186,7 +178,8 @@ class DockerRuntime:
             return await self._adopt_or_start(spec)
 
     async def _adopt_or_start(self, spec: ContainerSpec) -> DockerRun:
-        body = create_body(spec, self.engine.traits)
+        program = await program_of(self.engine, spec.image) if spec.wrapper else Program()
+        body = create_body(spec, self.engine.traits, program)
         for _ in range(TURNS):
             made = await self.engine.call(
                 Step.CREATE,
@@ -233,7 +226,7 @@ class DockerRuntime:
 
     async def missing(self, images: Sequence[str]) -> list[str]:
         """Return those images that are not on this host."""
-        return [image for image in images if not await self._has(image)]
+        return [image for image in images if await find_image(self.engine, image) is None]
 
     async def check(self) -> None:
         """Raise RuntimeUnavailable if the engine does not answer."""
@@ -346,14 +339,6 @@ class DockerRuntime:
             lambda: self.engine.request("DELETE", f"containers/{container}", {"force": 1, "v": 1}),
         )
 
-    async def _has(self, image: str) -> bool:
-        if not _REFERENCE.fullmatch(image) or ".." in image:
-            return False
-        told = await self.engine.call(
-            Step.OTHER, lambda: self.engine.request("GET", f"images/{image}/json")
-        )
-        return not isinstance(told, Answer)
-
 
 class _Created(msgspec.Struct, rename="pascal"):
     id: str
@@ -379,13 +364,3 @@ def _stray(found: Inspected, name: str) -> Stray:
         running=not (found.ended or found.waits_for_start),
         finished=0.0 if found.state.running else finished,
     )
-
-
-def _check_arguments(spec: ContainerSpec) -> None:
-    """Refuse what the kernel would: the engine starts it, and the program dies of it unheard."""
-    texts = [*spec.command, *(f"{name}={value}" for name, value in spec.env.items())]
-    sizes = [len(text.encode("utf-8", "surrogateescape")) for text in texts]
-    if any("\0" in text for text in texts):
-        raise SpecRejected("an argument or a variable holds a NUL byte")
-    if any(size > ARGUMENT_BYTES for size in sizes) or sum(sizes) > ARGUMENTS_BYTES:
-        raise SpecRejected(f"an argument or a variable is longer than {ARGUMENT_BYTES} bytes")

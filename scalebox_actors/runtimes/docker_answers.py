@@ -4,7 +4,6 @@ Status *and* text decide: dockerd, podman, runc and crun answer the same mishap 
 (a taken name is 409 or 500, a command that is not there 400 or 500).
 """
 
-import re
 from enum import StrEnum
 
 import msgspec
@@ -84,19 +83,6 @@ ANSWERS: tuple[tuple[Step | None, frozenset[int], str, Kind], ...] = (
     (None, frozenset((501,)), "", Kind.NO_LOGS),
     (None, frozenset(range(500, 600)), "", Kind.TRANSIENT),
 )
-
-
-INIT_FAILED = frozenset((1, 126, 127))
-"""The codes with which an init ends that cannot execute the program."""
-INIT_SAYS = 4096
-_TINI = re.compile(rb"\[FATAL tini \(\d+\)\] (exec .* failed: .*)\n?", re.DOTALL)
-_CATATONIT = re.compile(rb"ERROR \(catatonit:\d+\): (failed to exec .*)\n?", re.DOTALL)
-
-
-def init_failure(stderr: bytes) -> str:
-    """Return what docker's or podman's init said if it could not execute the program, else ``."""
-    found = _TINI.fullmatch(stderr) or _CATATONIT.fullmatch(stderr)
-    return found[1].decode("utf-8", "replace").strip() if found else ""
 
 
 def read_answer(step: Step, status: int, text: str) -> Answer:

@@ -31,8 +31,23 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     podman: bool = False
 
 
-def create_body(spec: ContainerSpec, traits: Traits) -> dict[str, object]:
-    """Return the request that makes the hardened container of `spec`."""
+class Program(msgspec.Struct, frozen=True, rename="pascal"):
+    """What an image executes by itself."""
+
+    entrypoint: list[str] | None = None
+    cmd: list[str] | None = None
+
+
+_NOTHING = Program()
+
+
+def create_body(
+    spec: ContainerSpec, traits: Traits, program: Program = _NOTHING
+) -> dict[str, object]:
+    """Return the request that makes the hardened container of `spec`.
+
+    `program` is asked for only where the spec has a wrapper, which takes the entry point's place.
+    """
     body: dict[str, object] = {
         "Image": spec.image,
         "WorkingDir": WORK,
@@ -42,6 +57,9 @@ def create_body(spec: ContainerSpec, traits: Traits) -> dict[str, object]:
     }
     if spec.command:
         body["Cmd"] = list(spec.command)
+    if spec.wrapper:
+        body["Entrypoint"] = [*spec.wrapper, *(program.entrypoint or ())]
+        body["Cmd"] = list(spec.command or program.cmd or ())
     if spec.user:
         body["User"] = spec.user
     if not spec.network:

@@ -1,18 +1,17 @@
-"""The shepherd: a small process that outlives the node and looks after its programs.
+"""The shepherd: a small process that outlives the node and looks after its runs.
 
-The process runtime starts one per state directory. It starts programs, drains what they print,
-waits for them and writes down how they ended, so that a node which is killed and comes back finds
-its runs as it left them. It is started with `python -m`, needs the standard library only, and
-speaks JSON lines over a unix socket. When it has neither program nor client for a while it ends.
+The runtimes `process` and `oci` start one per state directory. It starts programs or containers,
+drains what they print, waits for them and writes down how they ended, so that a node which is
+killed and comes back finds its runs as it left them. It is started with `python -m`, needs the
+standard library only, and speaks JSON lines over a unix socket. When it has neither run nor client
+for a while it ends.
 
 What must outlive the shepherd itself is one journal: a line for a start, an end, a removal. A
-shepherd that follows a killed one reads it, ends what still runs (only a parent is told an exit
-code) and reports those runs as lost. Nothing is synced: after a power cut no program runs anyway.
+shepherd that follows a killed one reads it. Containers have keepers that live on, and it takes them
+over; processes it ends (only a parent is told an exit code) and reports as lost. Nothing is synced:
+after a power cut no program runs anyway.
 """
 
-import contextlib
-import ctypes
-import errno
 import fcntl
 import json
 import math
@@ -24,53 +23,38 @@ import sys
 import time
 from collections.abc import Callable
 
+from scalebox_actors.runtimes.shepherd_client import Client
+from scalebox_actors.runtimes.shepherd_container import Container, prepare
 from scalebox_actors.runtimes.shepherd_journal import Journal, Json
+from scalebox_actors.runtimes.shepherd_kernel import become_subreaper, enter_mount_namespace
+from scalebox_actors.runtimes.shepherd_process import AGAIN, Process
 from scalebox_actors.runtimes.shepherd_program import (
-    MARK,
     Output,
     Program,
-    end_all,
-    ended,
-    execute,
+    children_of,
     mark_of,
+    marked,
 )
 
 IDLE = 20.0
-"""Without program and client the shepherd ends after so many seconds."""
-CLIENT_BACKLOG = 16 * 1024 * 1024
+"""Without run and client the shepherd ends after so many seconds."""
 JOURNAL_BYTES = 4 * 1024 * 1024
-PR_SET_CHILD_SUBREAPER = 36
-AGAIN = (errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE, errno.ENOSPC)
-
-
-class Client:
-    """A node that is connected."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self.unread, self.unsent = bytearray(), bytearray()
-
-    def flush(self) -> None:
-        """Send what the socket takes; raises OSError when the client is gone or asleep."""
-        while self.unsent:
-            try:
-                del self.unsent[: self.connection.send(self.unsent)]
-            except BlockingIOError:
-                break
-        if len(self.unsent) > CLIENT_BACKLOG:
-            raise OSError(errno.EPIPE, "the client does not read")
+CONTAINERS = "containers"
+"""The word that makes it a shepherd of containers, in a mount namespace of its own."""
 
 
 class Shepherd:
     """Everything the shepherd knows, and the loop in which it learns."""
 
-    def __init__(self, state: str, listener: socket.socket) -> None:
-        self.state = state
+    def __init__(self, state: str, listener: socket.socket, kind: type[Program]) -> None:
+        self.state, self.kind = state, kind
         self.journal = Journal(f"{state}/journal")
         self.programs: dict[str, Program] = {}
         self.living: dict[int, Program] = {}
         self.clients: dict[int, Client] = {}
         self.pipes: dict[int, Output] = {}
+        self.adopted: dict[int, Program] = {}
+        """By the descriptor of their process: living runs whose parent we are not."""
         self.listener, self.poll = listener, select.epoll()
         self.woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
@@ -86,17 +70,23 @@ class Shepherd:
     def _recover(self) -> None:
         for line in self.journal.found:
             if "run" in line:
-                program = Program(line["run"])
+                program = self.kind(self.state, line["run"])
                 self.programs[program.name] = program
             elif line.get("end") in self.programs:
                 self.programs[line["end"]].exit = line["exit"]
+            elif "rename" in line:
+                self._call(line["rename"], line["to"])
             else:
                 self.programs.pop(line.get("gone", ""), None)
         self.journal.found.clear()
-        end_all(f"{self.state}/".encode())
-        for program in self.programs.values():
-            if program.exit is None:
-                program.exit = ended(program, code=128 + signal.SIGKILL, lost=True)
+        known = {p.id: p for p in self.programs.values() if p.exit is None}
+        for pid, run in marked(f"{self.state}/".encode()):
+            if run in known and known[run].pid == 0 and known[run].resume(pid):
+                self._tend(known[run], os.pidfd_open(pid))
+        self.kind.end_strays(self.state, {p.id: p for p in self.programs.values()})
+        for program in known.values():
+            if program.pid == 0:
+                program.exit = program.abandoned()
         self._compact()
 
     def _compact(self) -> None:
@@ -112,7 +102,7 @@ class Shepherd:
             for fd, event in self.poll.poll(self._patience()):
                 self._happened(fd, event)
             now = time.monotonic()
-            self._kill_overdue(now)
+            self._do_what_is_due(now)
             if self.living or self.clients:
                 idle_since = now
             elif now - idle_since >= IDLE:
@@ -120,6 +110,7 @@ class Shepherd:
 
     def _patience(self) -> float:
         due = [p.kill_at for p in self.living.values() if p.kill_at]
+        due += [p.due[0] for p in self.living.values() if p.due]
         return max(0.0, min([*due, time.monotonic() + IDLE]) - time.monotonic()) + 0.001
 
     def _happened(self, fd: int, event: int) -> None:
@@ -136,16 +127,21 @@ class Shepherd:
             self.poll.register(connection, select.EPOLLIN)
         elif fd in self.clients:
             self._serve(self.clients[fd], event)
+        elif fd in self.adopted:
+            self._lost_sight(fd)
 
     def _forget_pipe(self, fd: int) -> None:
         if self.pipes.pop(fd, None) is not None:
             self.poll.unregister(fd)
 
-    def _kill_overdue(self, now: float) -> None:
+    def _do_what_is_due(self, now: float) -> None:
         for program in self.living.values():
             if program.kill_at and program.kill_at <= now:
-                program.kill_at = 0.0
-                program.kill(signal.SIGKILL)
+                program.kill_at, program.due = 0.0, None
+                program.kill()
+            elif program.due and program.due[0] <= now:
+                step, program.due = program.due[1], None
+                step()
 
     # --- clients --------------------------------------------------------------------------------
 
@@ -198,6 +194,8 @@ class Shepherd:
             case "find":
                 program = self.programs.get(message["name"])
                 answer(run=program and program.told())
+            case "rename":
+                self._rename(message["name"], message["to"], answer)
             case "stop":
                 self._stop(message["name"], message["grace"], answer)
             case "remove":
@@ -219,51 +217,53 @@ class Shepherd:
         if old is not None:
             self._remove(old.name, lambda **_: self._start(asked, answer))
             return
-        program = Program(asked)
+        program = self.kind(self.state, asked)
         try:
-            self._spawn(program, asked)
+            program.begin(asked)
         except OSError as error:
             answer(error=f"{error.filename}: {error.strerror}", again=error.errno in AGAIN)
             return
-        # Killed before this line is written, the next shepherd still finds and ends the program
-        # by the mark in its environment, and knows nothing of a run: it is started anew.
+        # Killed before this line is written, the next shepherd still finds and ends what runs by
+        # the mark in its environment, and knows nothing of a run: it is started anew.
         self.journal.write(run=program.kept)
         self.programs[program.name] = program
-        if program.exit is not None:
+        if program.exit is None:
+            self._tend(program)
+        else:
             self.journal.write(end=program.name, exit=program.exit)
         answer(run=program.told(), adopted=False)
 
-    def _spawn(self, program: Program, asked: Json) -> None:
-        env = {**asked["env"], MARK: f"{self.state}/{program.name}"}
-        outputs: list[Output] = []
-        ends: list[int] = []
-        try:
-            for name in ("stdout", "stderr"):
-                reader, writer = os.pipe2(os.O_CLOEXEC)
-                os.set_blocking(reader, False)
-                outputs.append(Output(self._log(program, name), reader, asked["log_bytes"]))
-                ends.append(writer)
-            program.started = time.time()
-            os.chdir(program.work)
-            program.pid = execute(asked["argv"], env, ends)
-        except OSError as error:
-            for output in outputs:
-                output.close()
-            if error.errno in AGAIN or error.filename == program.work:
-                raise
-            code = 127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126
-            detail = f"{asked['argv'][0]}: {error.strerror}"
-            program.exit = ended(program, code=code, not_started=True, detail=detail)
-            return
-        finally:
-            os.chdir("/")
-            for end in ends:
-                os.close(end)
+    def _tend(self, program: Program, process: int = -1) -> None:
+        """Look after a run that lives; `process`: its descriptor, if it is no child of ours."""
         self.living[program.pid] = program
-        program.outputs = tuple(outputs)
-        for output in outputs:
+        for output in program.outputs:
             self.pipes[output.pipe] = output
             self.poll.register(output.pipe, select.EPOLLIN)
+        if process >= 0:
+            self.adopted[process] = program
+            self.poll.register(process, select.EPOLLIN)
+
+    def _lost_sight(self, process: int) -> None:
+        program = self.adopted.pop(process)
+        self.poll.unregister(process)
+        os.close(process)
+        if self.living.pop(program.pid, None) is not None:
+            self._end(program, program.over(0, {}))
+
+    def _rename(self, old: str, new: str, answer: Callable[..., None]) -> None:
+        """Give a run another name, which must be free: the line in the journal is the act."""
+        if old not in self.programs or new in self.programs:
+            answer(error=f"{new} is taken" if new in self.programs else f"there is no {old}")
+            return
+        self.journal.write(rename=old, to=new)
+        self._call(old, new)
+        answer(run=self.programs[new].told())
+
+    def _call(self, old: str, new: str) -> None:
+        program = self.programs.pop(old, None)
+        if program is not None:
+            program.name = program.kept["name"] = new
+            self.programs[new] = program
 
     def _stop(self, name: str, grace: float, answer: Callable[..., None]) -> None:
         program = self.programs.get(name)
@@ -272,26 +272,21 @@ class Shepherd:
             return
         program.then.append(answer)
         program.kill_at = min(program.kill_at or math.inf, time.monotonic() + grace)
-        program.kill(signal.SIGTERM)
+        program.terminate()
 
     def _remove(self, name: str, answer: Callable[..., None]) -> None:
         program = self.programs.get(name)
         if program is not None and program.exit is None:
             program.then.append(lambda: self._remove(name, answer))
-            program.kill(signal.SIGKILL)
+            program.kill()
             return
         if program is not None:
             del self.programs[name]
-            for path in (self._log(program, name) for name in ("stdout", "stderr")):
-                if any(o.size for o in program.outputs) or not program.outputs:
-                    _unlink(path, path + ".old")
+            program.forget()
             self.journal.write(gone=name)
             if self.journal.size > JOURNAL_BYTES * (1 + len(self.programs) // 1000):
                 self._compact()
         answer()
-
-    def _log(self, program: Program, name: str) -> str:
-        return f"{self.state}/{program.name}.{name}"
 
     # --- ends -----------------------------------------------------------------------------------
 
@@ -308,25 +303,26 @@ class Shepherd:
             if program is not None:
                 # As with a container: what it started goes with it. Not yet reaped, its number
                 # is still its own, so nobody else can be hit.
-                program.kill(signal.SIGKILL)
+                program.kill()
             _, status, usage = os.wait4(known.si_pid, 0)
             if program is not None:
                 code = os.waitstatus_to_exitcode(status)
-                end = ended(program, code=code if code >= 0 else 128 - code)
-                end["cpu_seconds"] = usage.ru_utime + usage.ru_stime
-                end["memory_peak"] = usage.ru_maxrss * 1024
-                over.append((program, end))
+                used = {
+                    "cpu_seconds": usage.ru_utime + usage.ru_stime,
+                    "memory_peak": usage.ru_maxrss * 1024,
+                }
+                over.append((program, program.over(code if code >= 0 else 128 - code, used)))
         self._sweep()
         for program, end in over:
-            self._close_outputs(program, end)
-            self._settle(program, end)
+            self._end(program, end)
 
-    def _close_outputs(self, program: Program, end: Json) -> None:
+    def _end(self, program: Program, end: Json) -> None:
         for output in program.outputs:
             self._forget_pipe(output.pipe)
             output.drain()
             output.close()
         end["stdout_size"], end["stderr_size"] = (output.size for output in program.outputs)
+        self._settle(program, end)
 
     def _settle(self, program: Program, end: Json) -> None:
         self.journal.write(end=program.name, exit=end)
@@ -342,33 +338,25 @@ class Shepherd:
         They became our children because we are their subreaper. Each one killed is reaped, which
         brings us here again for its own children.
         """
-        try:
-            with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:  # noqa: PTH123
-                children = [int(word) for word in file.read().split()]
-        except OSError:
-            return  # a kernel without that file: only groups are killed
-        for pid in children:
+        running = {program.id for program in self.living.values()}
+        for pid in children_of(os.getpid()):
             if pid in self.living:
                 continue
-            state, _, name = mark_of(pid).rpartition(b"/")
-            program = self.programs.get(os.fsdecode(name)) if state else None
-            if state and (program is None or program.pid not in self.living):
+            state, _, run = mark_of(pid).rpartition(b"/")
+            if state and os.fsdecode(run) not in running:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _unlink(*paths: str) -> None:
-    for path in paths:
-        with contextlib.suppress(OSError):
-            os.unlink(path)  # noqa: PTH108
-
-
-def main(state: str, address: str) -> int:
+def main(state: str, address: str, kind: str = "") -> int:
     """Take the state directory, listen, go into the background, serve."""
     lock = os.open(f"{state}/shepherd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return 0  # another one is at work, or was started at the same moment
+    if kind == CONTAINERS:
+        enter_mount_namespace()
+        prepare(state)
     if os.path.exists(address):  # noqa: PTH110
         os.unlink(address)  # noqa: PTH108 - of one that was killed; we hold its lock
     listener = socket.socket(socket.AF_UNIX)
@@ -378,8 +366,8 @@ def main(state: str, address: str) -> int:
         os._exit(0)  # whoever started us sees a shepherd that listens
     os.setsid()
     os.chdir("/")
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    Shepherd(state, listener).run()
+    become_subreaper()
+    Shepherd(state, listener, Container if kind == CONTAINERS else Process).run()
     os.unlink(address)  # noqa: PTH108
     return 0
 

@@ -27,11 +27,14 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     code: int
     lost: bool = False
     not_started: bool = False
+    out_of_memory: bool = False
     started: float = 0.0
     finished: float = 0.0
     detail: str = ""
     cpu_seconds: float | None = None
     memory_peak: int | None = None
+    read_bytes: int | None = None
+    written_bytes: int | None = None
     stdout_size: int = 0
     stderr_size: int = 0
 
@@ -118,7 +121,7 @@ class Link(asyncio.Protocol):
             self._transport.close()
 
 
-def start_shepherd(state: Path, address: str) -> None:
+def start_shepherd(state: Path, address: str, kind: str = "") -> None:
     """Start a shepherd unless one starts at this moment; returns when it listens.
 
     `subprocess` and not the event loop: uvloop would fork the whole node. It is a session of its
@@ -126,7 +129,7 @@ def start_shepherd(state: Path, address: str) -> None:
     """
     with (state / "shepherd.log").open("wb") as printed:
         subprocess.run(  # noqa: S603 - our own file, our own arguments
-            [sys.executable, "-E", "-s", "-S", "-m", shepherd.__name__, str(state), address],
+            [sys.executable, "-E", "-s", "-S", "-m", shepherd.__name__, str(state), address, kind],
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=printed,

@@ -1,21 +1,22 @@
-"""One program that the shepherd looks after: its process, its outputs, its end.
+"""What the shepherd looks after: a run with its outputs and its end, of whatever kind.
 
-Standard library only, as everything the shepherd is made of.
+A plain process (shepherd_process.py) or a container (shepherd_container.py). Standard library
+only, as everything the shepherd is made of.
 """
 
-import contextlib
-import errno
 import os
-import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from scalebox_actors.runtimes.shepherd_journal import Json
 
 CHUNK = 65_536
 CHUNKS_AT_ONCE = 16
 MARK = "SBX_RUN"
-"""In the environment of every program, state directory and name: whose descendant a process is."""
+"""In the environment of what we start, state directory and id: which run a process belongs to."""
+LOOK_AGAIN = 0.01
+KEPT = ("name", "id", "labels", "attempt", "work", "time", "box", "exit")
+"""Of what was asked, and learned: what a following shepherd must know."""
 
 
 class Output:
@@ -47,6 +48,7 @@ class Output:
             if self._file < 0:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
                 self._file = os.open(self.path, flags, 0o600)
+                self._held = os.fstat(self._file).st_size  # of a shepherd before us
             self._held += os.write(self._file, data)
         except OSError:
             return  # a full disk: the program goes on, its log has a gap
@@ -60,17 +62,20 @@ class Output:
 
 
 class Program:
-    """One run: a program that was started, or one that has ended."""
+    """One run: something that was started, or that has ended."""
 
-    def __init__(self, asked: Json) -> None:
-        self.kept = {key: asked[key] for key in ("name", "id", "labels", "attempt", "work", "time")}
-        self.name, self.work = str(asked["name"]), str(asked["work"])
+    def __init__(self, state: str, asked: Json) -> None:
+        self.state = state
+        self.kept = {key: asked[key] for key in KEPT if key in asked}
+        self.name, self.id, self.work = str(asked["name"]), str(asked["id"]), str(asked["work"])
         self.labels: Mapping[str, str] = asked["labels"]
         self.attempt, self.started = int(asked["attempt"]), float(asked["time"])
         self.pid = 0
         self.outputs: tuple[Output, ...] = ()
         self.exit: Json | None = asked.get("exit")
         self.kill_at = 0.0
+        self.due: tuple[float, Callable[[], None]] | None = None
+        """What is to be tried again, and when."""
         self.then: list[Callable[[], None]] = []
         """What to do once it has ended: answers that wait for that."""
 
@@ -78,56 +83,72 @@ class Program:
         """Describe the run as the node wants to know it."""
         return {
             "name": self.name,
-            "id": self.kept["id"],
+            "id": self.id,
             "labels": self.labels,
             "started": self.started,
             "exit": self.exit,
         }
 
-    def kill(self, number: int) -> None:
-        """Signal its whole process group; until it was reaped the number cannot be anybody's."""
-        if self.pid <= 1:
-            return  # never started; 0 would mean our own group
-        try:
-            os.killpg(self.pid, number)
-        except (ProcessLookupError, PermissionError):
-            return
+    @property
+    def mark(self) -> str:
+        """What its processes have in their environment."""
+        return f"{self.state}/{self.id}"
+
+    def log(self, output: str) -> str:
+        """Return where an output is kept."""
+        return f"{self.state}/{self.id}.{output}"
+
+    @staticmethod
+    def end_strays(state: str, known: Mapping[str, "Program"]) -> None:
+        """End what runs in a state directory and has not been resumed."""
+        raise NotImplementedError
+
+    def begin(self, asked: Json) -> None:
+        """Start it, or settle at once that it cannot be; raises OSError for what may pass."""
+        raise NotImplementedError
+
+    def resume(self, pid: int) -> bool:
+        """Take over a process that an earlier shepherd started for it; False: it must go."""
+        raise NotImplementedError
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """End it."""
+        raise NotImplementedError
+
+    def over(self, code: int, used: Json) -> Json:
+        """Take down what is left of it and say how it ended; called once, when `pid` is gone."""
+        raise NotImplementedError
+
+    def abandoned(self) -> Json:
+        """Say how it ended while there was no shepherd."""
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """Remove its files."""
+        raise NotImplementedError
+
+    def later(self, step: Callable[[], None]) -> None:
+        """Let something be tried again in a moment, unless it has ended by then."""
+        self.due = (time.monotonic() + LOOK_AGAIN, step)
+
+    def end(self, **fields: object) -> Json:
+        """Say that and how it ended, just now."""
+        return {"started": self.started, "finished": time.time(), **fields}
 
 
-def execute(argv: list[str], env: Mapping[str, str], ends: list[int]) -> int:
-    """Start a program in a session of its own; the current directory is its own."""
-    return os.posix_spawn(
-        _lookup(argv[0], env.get("PATH", os.defpath)),
-        argv,
-        env,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_DUP2, ends[0], 1),
-            (os.POSIX_SPAWN_DUP2, ends[1], 2),
-        ],
-        setsid=True,
-        setsigmask=[],
-        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGCHLD],
-    )
-
-
-def _lookup(program: str, path: str) -> str:
-    if "/" in program:
-        return program
-    for directory in path.split(":"):
-        candidate = f"{directory or '.'}/{program}"
-        if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):  # noqa: PTH112
-            return candidate
-    raise FileNotFoundError(errno.ENOENT, "not found in PATH", program)
-
-
-def ended(program: Program, **fields: object) -> Json:
-    """Say that and how a program ended, just now."""
-    return {"started": program.started, "finished": time.time(), **fields}
+def marked(prefix: bytes) -> Iterator[tuple[int, str]]:
+    """Yield the processes of a state directory's runs, each with the id of its run."""
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if name.isdigit() and (mark := mark_of(int(name))).startswith(prefix):
+            yield int(name), os.fsdecode(mark[len(prefix) :])
 
 
 def mark_of(pid: int) -> bytes:
-    """Return state directory and name of the run that a process descends from, or nothing."""
+    """Return state directory and id of the run that a process belongs to, or nothing."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
             entries = file.read().split(b"\0")
@@ -137,15 +158,19 @@ def mark_of(pid: int) -> bytes:
     return next((e[len(prefix) :] for e in entries if e.startswith(prefix)), b"")
 
 
-def end_all(prefix: bytes) -> None:
-    """Kill what a killed shepherd left running, and return when it is gone."""
-    deadline = time.monotonic() + 5.0
-    while time.monotonic() < deadline:
-        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208
-        left = [pid for pid in pids if mark_of(pid).startswith(prefix)]
-        if not left:
-            return
-        for pid in left:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
+def children_of(pid: int) -> list[int]:
+    """Return the children of a process; none where the kernel does not tell."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:  # noqa: PTH123
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
+
+
+def unlink(*paths: str) -> None:
+    """Remove files; those that are not there are fine."""
+    for path in paths:
+        try:
+            os.unlink(path)  # noqa: PTH108
+        except OSError:
+            continue

@@ -190,7 +190,7 @@ async def test_what_a_program_started_ends_with_it(runtime: ProcessRuntime, tmp_
 
     await (await runtime.adopt_or_start(wanted)).wait()
 
-    await until(lambda: marked("sbx-t.m.one") == [])
+    await until(lambda: marked(f"{tmp_path}/state/") == [])
 
 
 async def test_a_program_has_no_input_and_little_environment(

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from scalebox_actors.errors import BadInput, NotPermitted
 from scalebox_actors.runtimes.choose import open_runtime
-from scalebox_actors.runtimes.docker_answers import Kind, Step, init_failure, read_answer
-from scalebox_actors.runtimes.docker_body import Traits, create_body
+from scalebox_actors.runtimes.docker_answers import Kind, Step, read_answer
+from scalebox_actors.runtimes.docker_body import Program, Traits, create_body
 from scalebox_actors.runtimes.docker_inspect import (
     Config,
     Inspected,
@@ -22,6 +22,7 @@ from scalebox_actors.runtimes.docker_inspect import (
     seconds,
 )
 from scalebox_actors.runtimes.docker_logs import Frames
+from scalebox_actors.runtimes.init_words import init_failure
 from scalebox_actors.runtimes.mounts import check_root, real_mounts
 from scalebox_actors.spec import ContainerSpec, Mount
 
@@ -281,6 +282,26 @@ def test_links_may_not_leave_their_root(tmp_path: Path) -> None:
     assert real_mounts([fine])[0].source == str(root / "inside")
     with pytest.raises(NotPermitted, match="leaves the root"):
         real_mounts([Mount(source=f"{root}/first", target="/a", root=str(root))])
+
+
+@pytest.mark.parametrize(
+    ("command", "program", "entrypoint", "cmd"),
+    [
+        ((), Program(), ["sh", "gate"], []),
+        (("a",), Program(cmd=["c"]), ["sh", "gate"], ["a"]),
+        ((), Program(entrypoint=["e", "f"], cmd=["c"]), ["sh", "gate", "e", "f"], ["c"]),
+        (("a",), Program(entrypoint=["e"], cmd=["c"]), ["sh", "gate", "e"], ["a"]),
+    ],
+)
+def test_a_wrapper_is_given_what_would_be_executed(
+    command: tuple[str, ...], program: Program, entrypoint: list[str], cmd: list[str]
+) -> None:
+    """Entry point and command, as the engine would have put them together, are its arguments."""
+    spec = msgspec.structs.replace(SPEC, wrapper=("sh", "gate"), command=command)
+    body = create_body(spec, Traits(), program)
+
+    assert (body["Entrypoint"], body["Cmd"]) == (entrypoint, cmd)
+    assert "Entrypoint" not in create_body(SPEC, Traits(), program)
 
 
 def test_a_folder_of_the_nodes_own_may_lie_anywhere() -> None:

@@ -1,0 +1,213 @@
+"""The node's side of a slot: one container, and the shell in it that runs its programs.
+
+The shell is `slot_agent.sh`, in the door beside the pipes. A run's name is a secret of the node
+and the agent: an answer counts only for the run that was asked for. Once the agent is there, the
+pipes lose their names, so that no program finds them where it could open them.
+"""
+
+import asyncio
+import secrets
+import time
+from pathlib import Path
+
+import msgspec
+
+from scalebox_actors.errors import NotPermitted, RuntimeUnavailable, SpecRejected
+from scalebox_actors.launch.leftovers import end_leftovers
+from scalebox_actors.launch.pipes import IN, OUT, PipeClosed, Pipes
+from scalebox_actors.launch.tap import Tap
+from scalebox_actors.limits import SLOT_START, STOP_GRACE
+from scalebox_actors.ports import Exit, Logs, Run, Runtime
+from scalebox_actors.spec import ContainerSpec
+
+SCRIPT = "slot_agent.sh"
+TASK = "task"
+STDOUT, STDERR = "stdout", "stderr"
+NO_HOOK = -1
+"""There is nothing to execute: no such hook."""
+_ANSWER_BYTES = 256
+_SCRIPT = Path(__file__).with_name(SCRIPT).read_bytes()
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one program, or with it of the whole container."""
+
+    code: int = 0
+    exit: Exit | None = None
+    """The container ended, and how; there was no answer then."""
+    timed_out: bool = False
+    stopped: bool = False
+    """Somebody wanted it to end."""
+    logs: Logs = Logs()
+    started: float = 0.0
+    finished: float = 0.0
+
+
+class Door:
+    """A folder of the host with everything by which a node and an agent talk."""
+
+    def __init__(self, folder: Path, *, most: int, keep_end: bool) -> None:
+        """Make it; `most` bytes of each output of a program are kept, the last or the first."""
+        self.folder = folder
+        folder.mkdir(mode=0o755)
+        folder.chmod(0o755)
+        script = folder / SCRIPT
+        script.write_bytes(_SCRIPT)
+        script.chmod(0o444)
+        self.pipes = Pipes.make(folder, longest=_ANSWER_BYTES)
+        self.stdout = Tap.make(folder / STDOUT, most, keep_end=keep_end)
+        self.stderr = Tap.make(folder / STDERR, most, keep_end=keep_end)
+
+    def lock(self) -> None:
+        """Take the names from the pipes: whoever has not opened them by now never will."""
+        for name in (IN, OUT, STDOUT, STDERR):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def lay(self, text: bytes) -> None:
+        """Lay down what the agent is to execute next."""
+        path = self.folder / TASK
+        path.write_bytes(text)
+        path.chmod(0o644)
+
+    def close(self) -> None:
+        """Let go of the pipes; an agent that waits for a word ends by itself."""
+        self.pipes.close()
+        self.stdout.close()
+        self.stderr.close()
+
+
+class Agent:
+    """A slot's container, running."""
+
+    def __init__(self, run: Run, door: Door, *, alone: bool) -> None:
+        self._run, self._door, self._alone = run, door, alone
+        self._asked = ""
+        self._answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._pid = 0
+        self._end = asyncio.create_task(run.wait())
+        self._broken = False
+        self._stopped = False
+        self.opened = time.monotonic()
+
+    @classmethod
+    async def open(
+        cls, runtime: Runtime, spec: ContainerSpec, door: Door, *, alone: bool
+    ) -> "Agent":
+        """Start a container whose wrapper is the agent, and wait for its first word.
+
+        `alone`: the container has a pid namespace, so the agent itself ends what a run leaves.
+        Raises ImageMissing or SpecRejected (no shell in the image, say) and RuntimeUnavailable.
+        """
+        try:
+            run = await runtime.adopt_or_start(spec)
+        except NotPermitted as error:  # a mount that is not there, or leaves its root on this host
+            raise SpecRejected(str(error)) from error
+        agent = cls(run, door, alone=alone)
+        try:
+            await agent._hello(spec.image)
+        except BaseException:
+            agent.let_go()
+            raise
+        door.lock()
+        return agent
+
+    @property
+    def usable(self) -> bool:
+        """Whether another program can be run in it."""
+        return not (self._broken or self._end.done())
+
+    async def do(self, hook: str, text: bytes, seconds: float) -> Said:
+        """Execute one program under a time limit; afterwards nothing of it runs any more.
+
+        `text` is what the agent's shell executes, `hook` which program it looks up, or `command`.
+        """
+        self._asked = secrets.token_hex(8)
+        self._answer = asyncio.get_running_loop().create_future()
+        self._door.lay(text)
+        self._door.stdout.begin()
+        self._door.stderr.begin()
+        started = time.time()
+        try:
+            await self._door.pipes.say(f"{self._asked} {hook}\n".encode())
+            done = await self._first(seconds)
+        except PipeClosed:
+            await self._run.stop(STOP_GRACE)
+            done = False
+        except BaseException:
+            self._broken = True  # a program runs on that nobody waits for
+            raise
+        timed_out = not (done or self._end.done())
+        if timed_out:
+            await self._run.stop(STOP_GRACE)
+            await asyncio.wait([self._end])
+        exit_ = None if done else await asyncio.shield(self._end)
+        finished = time.time()
+        if done and not self._alone and not await end_leftovers(self._pid, self._run.name):
+            self._broken = True
+        return Said(
+            code=int(self._answer.result()) if done else 0,
+            exit=exit_,
+            timed_out=timed_out,
+            stopped=self._stopped,
+            logs=self._logs(),
+            started=started,
+            finished=finished,
+        )
+
+    async def stop(self) -> None:
+        """End the container and what runs in it; `do` then returns."""
+        self._stopped = self._broken = True
+        await self._run.stop(STOP_GRACE)
+
+    def let_go(self) -> None:
+        """Forget the container, which has to be removed."""
+        self._broken = True
+        self._end.cancel()
+
+    async def _first(self, seconds: float) -> bool:
+        """Wait for an answer; False if the container ended first, or the time did."""
+        answer: asyncio.Future[object] = self._answer  # type: ignore[assignment]
+        waits: set[asyncio.Future[object]] = {answer, self._end}  # type: ignore[arg-type]
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return self._answer.done()
+
+    async def _hello(self, image: str) -> None:
+        self._asked = "ready"
+        self._door.pipes.listen(self._hear)
+        if await self._first(SLOT_START):
+            self._pid = int(self._answer.result())
+            return
+        if not self._end.done():
+            raise RuntimeUnavailable(f"container {self._run.name} does not say that it is there")
+        exit_ = self._end.result()
+        if exit_.not_started:
+            raise SpecRejected(f"image {image!r}: `launch: slot` needs /bin/sh; {exit_.detail}")
+        if exit_.lost:
+            raise RuntimeUnavailable(exit_.detail or "the container was ended from outside")
+        logs = await self._run.logs(_ANSWER_BYTES)
+        said = logs.stderr.decode("utf-8", "replace").strip()
+        raise SpecRejected(f"image {image!r}: its shell ended with {exit_.code}: {said}")
+
+    def _hear(self, line: bytes | None) -> None:
+        """Take an answer; one to another question is of no interest, whoever made it up."""
+        name, _, code = (line or b"").decode("ascii", "replace").partition(" ")
+        if name != self._asked or self._answer.done():
+            return
+        if code == "none":
+            self._answer.set_result(str(NO_HOOK))
+        elif code.isdecimal():
+            self._answer.set_result(code)
+
+    def _logs(self) -> Logs:
+        (stdout, stdout_size), (stderr, stderr_size) = (
+            self._door.stdout.take(),
+            self._door.stderr.take(),
+        )
+        return Logs(
+            stdout=stdout, stderr=stderr, stdout_size=stdout_size, stderr_size=stderr_size
+        )
+
+
+def wrapper(door: str, *, alone: bool) -> tuple[str, ...]:
+    """Return what executes an agent whose door is seen at a path; the program follows it."""
+    return ("/bin/sh", f"{door}/{SCRIPT}", "alone" if alone else "shared")

@@ -1,0 +1,248 @@
+"""A slot: a seat for programs that keeps its container between messages.
+
+Its life is Scalebox's: setup, then for every message a check and a run, then teardown. It is
+opened when a message comes for it and ends when none has come for long, after so many runs, so
+old, or when it is of no use any more.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from enum import StrEnum
+
+import msgspec
+
+from scalebox_actors.errors import BadMessage, NotAdmitted, RuntimeUnavailable
+from scalebox_actors.launch.agent import NO_HOOK, Said
+from scalebox_actors.launch.outcomes import unusable
+from scalebox_actors.launch.room import Room, closed
+from scalebox_actors.launch.workplace import Workplace
+from scalebox_actors.limits import (
+    SLOT_CHECK,
+    SLOT_REOPEN,
+    SLOT_SHORT_RUNS,
+    SLOT_TEARDOWN,
+)
+from scalebox_actors.ports import Task
+from scalebox_actors.records import Outcome
+from scalebox_actors.topology.model import Module
+
+LAST = "slot_last_task"
+LONGEST_PAUSE = 60.0
+WORDS = 300
+
+log = logging.getLogger(__name__)
+
+
+class State(StrEnum):
+    """How a slot is; Scalebox's words."""
+
+    READY = "READY"
+    """Never opened yet."""
+    STARTING = "STARTING"
+    ON = "ON"
+    OFF = "OFF"
+    """Ended, in good order; it is opened again when a message comes."""
+    ERROR = "ERROR"
+    """Its setup or teardown failed."""
+    TIMEOUT = "TIMEOUT"
+    """Its setup took too long."""
+    GREEDY = "GREEDY"
+    """Its runs were too short to be true."""
+
+
+class SlotClosed(Exception):  # noqa: N818 - as the others: a fact, not a fault of ours
+    """The slot takes no messages for now; another one may."""
+
+
+class Slot:
+    """One of a module's slots on this node."""
+
+    def __init__(self, module: Module, place: Workplace, seq: int) -> None:
+        self.seq = seq
+        self.state = State.READY
+        self.why = ""
+        """What was wrong with it last."""
+        self.taken = False
+        self._module, self._place = module, place
+        self._room: Room | None = None
+        self._leaving: asyncio.Task[None] | None = None
+        self._idle: asyncio.TimerHandle | None = None
+        self._hold = asyncio.Event()
+        self._reopens = 0.0
+        self._failures = self._short = self._runs = 0
+        self._opened = 0.0
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no messages."""
+        return self._reopens > time.monotonic()
+
+    def holds(self, name: str) -> bool:
+        """Whether a container, or a folder, is this slot's."""
+        return self._room is not None and self._room.name == name
+
+    async def run(self, task: Task) -> Outcome:
+        """Run a task, opening the slot first if it is not; raises SlotClosed if that fails."""
+        room = await self._opened_room()
+        task = self._marked(task)
+        try:
+            await self._admitted(room, task)
+            outcome = await room.run(task)
+        except BadMessage as error:
+            return unusable(str(error))
+        except OSError as error:  # a program spoilt the directory for good: with a new one, then
+            await self._leave(room)
+            raise RuntimeUnavailable(f"work directory of {room.name}: {error.strerror}") from error
+        self._count(task, outcome)
+        return outcome
+
+    async def stop(self) -> None:
+        """End what runs."""
+        if self._room is not None:
+            await self._room.stop()
+
+    def remove_declared(self, removed: tuple[str, ...]) -> list[str]:
+        """Delete what a program declared as removable; return what was refused. Blocks."""
+        return self._room.remove_declared(removed) if self._room is not None else list(removed)
+
+    def take(self) -> None:
+        """Keep it for a message."""
+        self.taken = True
+        if self._idle is not None:
+            self._idle.cancel()
+
+    def rest(self) -> None:
+        """Let the message go; the container waits for the next one, or ends."""
+        self.taken = False
+        room, keep = self._room, self._module.keep
+        if room is None or self._hold.is_set():
+            return
+        old = keep.age is not None and time.monotonic() - self._opened >= keep.age
+        if self.closed or old or not room.usable or 0 < keep.runs <= self._runs:
+            self._end()
+        else:
+            self._idle = asyncio.get_running_loop().call_later(keep.idle, self._end)
+
+    def hold(self) -> None:
+        """Wait for nothing any more: the node ends."""
+        self._hold.set()
+
+    async def close(self, seconds: float) -> None:
+        """End, with teardown if nothing runs; for good."""
+        self._hold.set()
+        if self._idle is not None:
+            self._idle.cancel()
+        if self._leaving is not None:
+            await asyncio.wait([self._leaving])
+        if self._room is not None:
+            await self._leave(self._room, seconds)
+
+    # --- opening ----------------------------------------------------------------------------
+
+    async def _opened_room(self) -> Room:
+        while True:
+            if self._leaving is not None:
+                await asyncio.wait([self._leaving])
+            if self._room is not None and self._room.usable:
+                return self._room
+            if self._room is not None:
+                await self._leave(self._room)
+            said = await self._open()
+            if said is None:
+                continue
+            self._failed(said)
+            if self.closed:
+                raise SlotClosed(self.why)
+            await self._pause(min(2.0 ** (self._failures - 1), LONGEST_PAUSE))
+
+    async def _open(self) -> Said | None:
+        """Open a room; return what its `setup` said if that failed."""
+        self.state, self._runs = State.STARTING, 0
+        self._room = room = Room(self._module, self._place, self.seq)
+        try:
+            said = await room.open()
+        except BaseException:
+            self.state = State.READY
+            await self._leave(room)
+            raise
+        self._opened = time.monotonic()
+        if said.code in (0, NO_HOOK) and said.exit is None:
+            self.state = State.ON
+            return None
+        await self._leave(room)
+        return said
+
+    def _failed(self, said: Said) -> None:
+        self.state = State.TIMEOUT if said.timed_out else State.ERROR
+        self._failures += 1
+        code = said.exit.code if said.exit else said.code
+        ended = "took too long" if said.timed_out else f"ended with {code}"
+        tail = (said.logs.stderr or said.logs.stdout)[-WORDS:].decode("utf-8", "replace")
+        self.why = f"slot {self.seq}: setup {ended}" + (f": {tail.strip()}" if tail else "")
+        log.error("slot_failed", extra={"sbx_module": self._module.name, "why": self.why})
+        if self._failures > self._module.keep.restarts:
+            self._reopens = time.monotonic() + SLOT_REOPEN
+
+    # --- a run ------------------------------------------------------------------------------
+
+    async def _admitted(self, room: Room, task: Task) -> None:
+        """Wait until the `check` hook lets the task through; raises NotAdmitted if the node ends."""
+        while True:
+            said = await room.admits(task)
+            if said.exit is not None or said.code in (0, NO_HOOK):
+                return  # if the room has ended, the run will say so
+            await self._pause(SLOT_CHECK)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hold.wait()
+        if self._hold.is_set():
+            raise NotAdmitted("the node ends")
+
+    def _marked(self, task: Task) -> Task:
+        """Tell the last task of a container that it is the last."""
+        runs = self._module.keep.runs
+        if not runs or self._runs + (len(task.members) or 1) < runs:
+            return task
+        headers = {**task.message.headers, LAST: "yes"}
+        message = msgspec.structs.replace(task.message, headers=headers)
+        return msgspec.structs.replace(task, message=message)
+
+    def _count(self, task: Task, outcome: Outcome) -> None:
+        self._runs += len(task.members) or 1
+        shortest = self._module.keep.shortest
+        if outcome.finished - outcome.started >= shortest:
+            self._short = self._failures = 0
+            return
+        self._short += 1
+        if self._short >= SLOT_SHORT_RUNS:
+            self._short, self.state = 0, State.GREEDY
+            self._reopens = time.monotonic() + SLOT_REOPEN
+            self.why = f"slot {self.seq}: {SLOT_SHORT_RUNS} runs on end took less than {shortest:g} s"
+            log.error("slot_greedy", extra={"sbx_module": self._module.name, "why": self.why})
+
+    # --- ending -----------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        room = self._room
+        if room is not None and not self.taken:
+            self._leaving = asyncio.create_task(self._leave(room, SLOT_TEARDOWN))
+
+    async def _leave(self, room: Room, teardown: float = 0.0) -> None:
+        """Remove a room; with so much time for its `teardown` first, if it can still have one."""
+        bad = ""
+        if teardown and room.usable and self.state not in (State.STARTING, State.READY):
+            said = await room.hook("teardown", teardown)
+            bad = f"teardown ended with {said.code}" if said.code not in (0, NO_HOOK) else ""
+            bad = "teardown took too long" if said.timed_out else bad
+        await closed(room)
+        if self._room is room:
+            self._room = None
+        if bad:
+            self.why = f"slot {self.seq}: {bad}"
+            log.error("slot_failed", extra={"sbx_module": self._module.name, "why": self.why})
+        if self.state is State.ON:
+            self.state = State.ERROR if bad else State.OFF

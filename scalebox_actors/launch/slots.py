@@ -1,0 +1,138 @@
+"""Launch mode `slot`: a container that stays for every slot, a new process in it per message.
+
+This is Scalebox's own way, hooks included. Nothing of it survives the node: a container whose node
+died ends with it or is removed by the next one, and its message comes again.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+from scalebox_actors.errors import ImageMissing, SpecRejected
+from scalebox_actors.launch.slot import Slot, SlotClosed
+from scalebox_actors.launch.workplace import Workplace
+from scalebox_actors.limits import SLOT_TEARDOWN
+from scalebox_actors.ports import Task
+from scalebox_actors.records import ORPHAN, Cause, Outcome
+from scalebox_actors.topology.model import Module
+
+log = logging.getLogger(__name__)
+
+
+class SlotLauncher:
+    """Runs a module's tasks, each in one of its slots."""
+
+    def __init__(self, module: Module, place: Workplace) -> None:
+        self._module, self._place = module, place
+        self._slots = [Slot(module, place, seq) for seq in range(module.slots)]
+        self._free = asyncio.Condition()
+        self._running: dict[str, Slot] = {}
+        self._used: dict[str, Slot] = {}
+        """Which slot a task ran in that has files to be removed there."""
+        self._unwanted: set[str] = set()
+
+    @property
+    def costly(self) -> bool:
+        """A process costs little more than a round trip; the commit fences in any case."""
+        return False
+
+    @property
+    def states(self) -> Mapping[str, int]:
+        """How many of the slots are in which state."""
+        return Counter(slot.state.value for slot in self._slots)
+
+    async def underway(self, task: Task) -> bool:
+        """Nothing is adopted: with its node a run has lost whoever listened to it."""
+        del task
+        return False
+
+    async def run(self, task: Task) -> Outcome:
+        """Run the task, or the batch that it leads, in a slot that is free, and collect."""
+        ids = [m.id for m in task.members] or [task.message.id]
+        while True:
+            if self._unwanted.intersection(ids):
+                self._unwanted.difference_update(ids)
+                return _unwanted()
+            slot = await self._take(task.slot)
+            self._running.update(dict.fromkeys(ids, slot))
+            try:
+                outcome = await slot.run(task)
+            except SlotClosed:
+                continue
+            finally:
+                for one in ids:
+                    self._running.pop(one, None)
+                await self._give(slot)
+            if outcome.removed:
+                self._used[task.message.id] = slot
+            return outcome
+
+    async def stop(self, task: Task) -> None:
+        """End the task's run, with the container it runs in; one that waits is not begun."""
+        slot = self._running.get(task.message.id)
+        if slot is not None:
+            await slot.stop()
+        else:
+            self._unwanted.add(task.message.id)
+
+    async def clear(self, task: Task, outcome: Outcome | None = None) -> None:
+        """Remove the files that a program declared as removable; all else stays."""
+        self._unwanted.discard(task.message.id)
+        slot = self._used.pop(task.message.id, None)
+        if slot is None or outcome is None or not outcome.removed:
+            return
+        left = await asyncio.to_thread(slot.remove_declared, outcome.removed)
+        if left:
+            log.warning("files_not_removed", extra={"task": task.message.id, "files": left[:5]})
+
+    async def ready(self) -> None:
+        """Raise ImageMissing, SpecRejected or RuntimeUnavailable if nothing could start now."""
+        await self._place.runtime.check()
+        image = self._module.image
+        if image and await self._place.runtime.missing([image]):
+            raise ImageMissing(f"image {image!r} is not on this host")
+        self._require_one()
+
+    def hold(self) -> None:
+        """Let nothing wait for a slot or a `check` that may not come: the node ends."""
+        for slot in self._slots:
+            slot.hold()
+
+    def holds(self, name: str) -> bool:
+        """Whether a container, or a folder, belongs to one of the slots."""
+        return any(slot.holds(name) for slot in self._slots)
+
+    async def close(self) -> None:
+        """End all slots, with their teardown."""
+        began = time.monotonic()
+        await asyncio.gather(*(slot.close(SLOT_TEARDOWN) for slot in self._slots))
+        log.info("slots_closed", extra={"seconds": round(time.monotonic() - began, 1)})
+
+    async def _take(self, wanted: int) -> Slot:
+        """Wait for a slot that is free; the one that is asked for, if it may be had."""
+        async with self._free:
+            while True:
+                self._require_one()
+                free = [slot for slot in self._slots if not (slot.taken or slot.closed)]
+                if free:
+                    slot = min(free, key=lambda one: one.seq != wanted)
+                    slot.take()
+                    return slot
+                await self._free.wait()
+
+    async def _give(self, slot: Slot) -> None:
+        async with self._free:
+            slot.rest()
+            self._free.notify_all()
+
+    def _require_one(self) -> None:
+        if all(slot.closed for slot in self._slots):
+            raise SpecRejected(next((slot.why for slot in self._slots if slot.why), "no slot"))
+
+
+def _unwanted() -> Outcome:
+    now = time.time()
+    detail = "it was stopped before it began"
+    return Outcome(exit_code=ORPHAN, cause=Cause.LOST, detail=detail, started=now, finished=now)

@@ -1,0 +1,20 @@
+"""What a container's init says when it cannot execute the program: the start itself succeeded."""
+
+import re
+
+INIT_FAILED = frozenset((1, 126, 127))
+"""The codes with which an init ends that cannot execute the program."""
+INIT_SAYS = 4096
+_TINI = re.compile(rb"\[FATAL tini \(\d+\)\] (exec .* failed: .*)\n?", re.DOTALL)
+_CATATONIT = re.compile(rb"ERROR \(catatonit:\d+\): (failed to exec .*)\n?", re.DOTALL)
+
+
+def init_failure(stderr: bytes) -> str:
+    """Return what docker's or podman's init said if it could not execute the program, else ``."""
+    found = _TINI.fullmatch(stderr) or _CATATONIT.fullmatch(stderr)
+    return found[1].decode("utf-8", "replace").strip() if found else ""
+
+
+def judged(code: int, stdout_size: int, stderr: bytes) -> str:
+    """Return the init's reason if a run that ended with `code` never executed its program."""
+    return init_failure(stderr) if code in INIT_FAILED and not stdout_size else ""

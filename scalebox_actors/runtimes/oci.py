@@ -1,0 +1,154 @@
+"""Containers without a daemon: crun or runc on images that lie unpacked on this host.
+
+The shepherd starts them (shepherd_container.py), the image store has their root file systems
+(oci_images.py), and oci_config.py says what they may do. Only root has the means for it.
+"""
+
+import asyncio
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from scalebox_actors.errors import ImageMissing, SpecRejected
+from scalebox_actors.limits import MEMORY_MINIMUM
+from scalebox_actors.ports import Exit
+from scalebox_actors.runtimes.arguments import check_arguments
+from scalebox_actors.runtimes.init_words import INIT_FAILED, INIT_SAYS, judged
+from scalebox_actors.runtimes.mounts import real_mounts
+from scalebox_actors.runtimes.oci_config import (
+    HOST_NETWORK,
+    WORK,
+    Device,
+    Guest,
+    Traits,
+    arguments,
+    container_config,
+)
+from scalebox_actors.runtimes.oci_images import ImageStore, Stored
+from scalebox_actors.runtimes.oci_tools import look_around
+from scalebox_actors.runtimes.oci_users import UnknownUserError, identity
+from scalebox_actors.runtimes.shepherd import CONTAINERS
+from scalebox_actors.runtimes.shepherded import ShepherdRun, ShepherdRuntime
+from scalebox_actors.spec import ContainerSpec
+
+
+class OciRun(ShepherdRun):
+    """A container that was started here, by us or by the node before us."""
+
+    async def wait(self) -> Exit:
+        """Return how it ended."""
+        end = await super().wait()
+        if end.code not in INIT_FAILED or end.lost or end.not_started:
+            return end
+        # The container started, and it may be its init that could not execute the program.
+        logs = await self.logs(INIT_SAYS)
+        words = judged(end.code, logs.stdout_size, logs.stderr)
+        return msgspec.structs.replace(end, not_started=True, detail=words) if words else end
+
+
+class OciRuntime(ShepherdRuntime):
+    """Containers of one state directory, on the images of one store."""
+
+    kind = "oci"
+    work_path = WORK
+    folder = "sbx-oci"
+    shepherd_of = CONTAINERS
+    run_class = OciRun
+
+    _images: ImageStore
+    _traits: Traits
+
+    @classmethod
+    async def over(cls, images: ImageStore, state: str | Path | None = None) -> Self:
+        """Find or start the shepherd of a state directory; its containers have these images.
+
+        Raises RuntimeUnavailable where the host lacks something, NotPermitted for a store that
+        others can write to.
+        """
+        traits = await asyncio.to_thread(look_around)
+        await asyncio.to_thread(images.check)
+        runtime = await cls.open(state)
+        runtime._images, runtime._traits = images, traits  # noqa: SLF001 - our own
+        return runtime
+
+    def log(self, run: str, output: str) -> Path:
+        """Return where the shepherd keeps what a run printed, by the run's id."""
+        return self._state / run / output
+
+    async def adopt_or_start(self, spec: ContainerSpec) -> ShepherdRun:
+        """Return the container named `spec.name`; start it if there is none of this attempt."""
+        _check(spec)
+        stored = self._images.find(spec.image)
+        if stored is None:
+            raise ImageMissing(f"no such image: {spec.image}; see `sbx-actor image import`")
+        if spec.mounts:
+            guarded = (spec.work, str(self._images.root), str(self._state))
+            mounts = await asyncio.to_thread(real_mounts, spec.mounts, guarded)
+            spec = msgspec.structs.replace(spec, mounts=mounts)
+        box = self._box(spec, stored)
+        try:
+            told, adopted = await self.start(spec, box=box)
+        except SpecRejected:
+            if self._images.find(spec.image) is None:  # it was removed at this moment
+                raise ImageMissing(f"no such image: {spec.image}") from None
+            raise
+        return self.run(told, adopted=adopted)
+
+    def _box(self, spec: ContainerSpec, stored: Stored) -> dict[str, object]:
+        """Return what the shepherd needs for a container."""
+        if not arguments(spec, stored.image):
+            raise SpecRejected(f"neither module nor image {spec.image} has a command")
+        try:
+            who = identity(stored.rootfs, spec.user or stored.image.user)
+        except UnknownUserError as error:
+            return {"refused": str(error)}
+        devices = tuple(map(_device, spec.devices))
+        guest = Guest(image=stored.image, identity=who, devices=devices)
+        return {
+            "config": container_config(spec, guest, self._traits),
+            "lower": str(stored.rootfs),
+            "lock": str(stored.lock),
+            "runtime": self._traits.runtime,
+            "memory": spec.memory,
+        }
+
+    async def missing(self, images: Sequence[str]) -> list[str]:
+        """Return those images that are not in the store."""
+        return [image for image in images if self._images.find(image) is None]
+
+
+def _check(spec: ContainerSpec) -> None:
+    """Raise SpecRejected for what can never be made here."""
+    check_arguments(spec)
+    try:
+        "".join((*spec.command, *spec.env, *spec.env.values())).encode()
+    except UnicodeEncodeError:
+        raise SpecRejected("an argument or a variable is not UTF-8") from None
+    if not Path(spec.work).is_dir():
+        raise SpecRejected(f"work directory {spec.work} does not exist")
+    if spec.network not in ("", HOST_NETWORK):
+        raise SpecRejected(f"network {spec.network!r}: the runtime `oci` knows `host` or none")
+    if spec.memory is not None and spec.memory < MEMORY_MINIMUM:
+        raise SpecRejected(f"{spec.memory} bytes of memory: {MEMORY_MINIMUM} is the least")
+
+
+def _device(path: str) -> Device:
+    try:
+        facts = os.stat(path)  # noqa: PTH116
+    except OSError as error:
+        raise SpecRejected(f"device {path}: {error.strerror}") from error
+    if not (stat.S_ISCHR(facts.st_mode) or stat.S_ISBLK(facts.st_mode)):
+        raise SpecRejected(f"device {path}: is no device")
+    return Device(
+        path=path,
+        type="c" if stat.S_ISCHR(facts.st_mode) else "b",
+        major=os.major(facts.st_rdev),
+        minor=os.minor(facts.st_rdev),
+        file_mode=stat.S_IMODE(facts.st_mode),
+        uid=facts.st_uid,
+        gid=facts.st_gid,
+    )

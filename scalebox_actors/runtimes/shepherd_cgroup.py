@@ -1,0 +1,203 @@
+"""The control group of one run: its memory limit, and what the run has used.
+
+The container runtime makes a group of its own inside and removes it with the container; ours
+around it still knows afterwards what was used. Both versions of control groups are spoken; of a
+hybrid hierarchy the first. Standard library only, as everything the shepherd is made of.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+from scalebox_actors.runtimes.shepherd_journal import Json
+
+ROOT = "/sys/fs/cgroup"
+PARENT = "sbx"
+INNER = "c"
+"""The group of the container itself, inside ours."""
+MEASURED = ("memory", "cpuacct", "blkio")
+"""The controllers of version 1 that tell what was used."""
+WANTED = "+cpu +memory +pids +io"
+PATIENCE = 2.0
+"""So long processes may take to die once they were killed."""
+
+
+def is_unified(root: str = ROOT) -> bool:
+    """Whether this host has version 2 only."""
+    return os.path.exists(f"{root}/cgroup.controllers")  # noqa: PTH110
+
+
+class Group:
+    """The control group of one run."""
+
+    def __init__(self, name: str, root: str = ROOT) -> None:
+        self._path, self._root = f"{PARENT}/{name}", root
+        self._unified = is_unified(root)
+        self._alarm = -1
+
+    def make(self, memory: int | None) -> None:
+        """Make it, with a limit of memory and none of swap; raises OSError."""
+        if self._unified:
+            self._make_unified(memory)
+            return
+        for controller in MEASURED:
+            if os.path.isdir(f"{self._root}/{controller}"):  # noqa: PTH112
+                os.makedirs(f"{self._root}/{controller}/{self._path}", exist_ok=True)  # noqa: PTH103
+        if memory is not None:
+            self._write("memory/", "memory.limit_in_bytes", memory)
+            with contextlib.suppress(OSError):  # a kernel that does not count swap
+                self._write("memory/", "memory.memsw.limit_in_bytes", memory)
+            self.set_alarm()
+
+    def _make_unified(self, memory: int | None) -> None:
+        os.makedirs(f"{self._root}/{self._path}", exist_ok=True)  # noqa: PTH103
+        for place in (self._root, f"{self._root}/{PARENT}"):
+            for word in WANTED.split():
+                with contextlib.suppress(OSError):  # what is not there cannot be limited
+                    _put(f"{place}/cgroup.subtree_control", word)
+        if memory is not None:
+            self._write("", "memory.max", memory)
+            with contextlib.suppress(OSError):
+                self._write("", "memory.swap.max", 0)
+
+    def set_alarm(self) -> None:
+        """Let version 1 count from now on how often memory ran out; version 2 always does."""
+        if self._unified or self._alarm >= 0:
+            return
+        place = f"{self._root}/memory/{self._path}"
+        alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        try:
+            control = os.open(f"{place}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                _put(f"{place}/cgroup.event_control", f"{alarm} {control}")
+            finally:
+                os.close(control)
+        except OSError:  # a kernel without it: running out of memory looks like a kill
+            os.close(alarm)
+            return
+        self._alarm = alarm
+
+    def usage(self) -> Json:
+        """Return what was used, as far as this host tells, and whether memory ran out."""
+        read = self._usage_2 if self._unified else self._usage_1
+        return {name: value for name, value in read().items() if value is not None}
+
+    def _usage_1(self) -> Json:
+        cpu = self._number("cpuacct/", "cpuacct.usage")
+        moved = self._text("blkio/", "blkio.throttle.io_service_bytes_recursive")
+        words = [line.split() for line in moved.splitlines()]
+        return {
+            "cpu_seconds": None if cpu is None else cpu / 1e9,
+            "memory_peak": self._number("memory/", "memory.max_usage_in_bytes"),
+            "read_bytes": sum(int(w[2]) for w in words if w[1:2] == ["Read"]) if moved else None,
+            "written_bytes": sum(int(w[2]) for w in words if w[1:2] == ["Write"])
+            if moved
+            else None,
+            "out_of_memory": self._alarmed() or None,
+        }
+
+    def _usage_2(self) -> Json:
+        cpu = _pairs(self._text("", "cpu.stat"))
+        events = _pairs(self._text("", "memory.events"))
+        moved = self._text("", "io.stat").split()
+        return {
+            "cpu_seconds": cpu["usage_usec"] / 1e6 if "usage_usec" in cpu else None,
+            "memory_peak": self._number("", "memory.peak"),
+            "read_bytes": _total(moved, "rbytes="),
+            "written_bytes": _total(moved, "wbytes="),
+            "out_of_memory": events.get("oom_kill", 0) > 0 or None,
+        }
+
+    def _alarmed(self) -> bool:
+        if self._alarm < 0:
+            return False
+        try:
+            return os.eventfd_read(self._alarm) > 0
+        except BlockingIOError:
+            return False
+
+    def end_processes(self) -> bool:
+        """Kill what is left in it and return when it is gone; False if nothing was left."""
+        found, deadline = False, time.monotonic() + PATIENCE
+        while pids := self._pids():
+            found = True
+            for pid in pids:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.005)
+        return found
+
+    def remove(self) -> None:
+        """Remove it, with what the container runtime left in it; safe to repeat."""
+        if self._alarm >= 0:
+            os.close(self._alarm)
+            self._alarm = -1
+        for hierarchy in self._hierarchies():
+            for path in (f"{hierarchy}/{self._path}/{INNER}", f"{hierarchy}/{self._path}"):
+                with contextlib.suppress(OSError):
+                    os.rmdir(path)  # noqa: PTH106
+
+    def _pids(self) -> list[int]:
+        where = "" if self._unified else "memory/"
+        found: list[int] = []
+        for name in ("cgroup.procs", f"{INNER}/cgroup.procs"):
+            found += [int(word) for word in self._text(where, name).split() if int(word) > 1]
+        return found
+
+    def _hierarchies(self) -> list[str]:
+        return [self._root] if self._unified else list(hierarchies(self._root))
+
+    def _write(self, hierarchy: str, name: str, value: int) -> None:
+        _put(f"{self._root}/{hierarchy}{self._path}/{name}", str(value))
+
+    def _number(self, hierarchy: str, name: str) -> int | None:
+        text = self._text(hierarchy, name).strip()
+        return int(text) if text.isdigit() else None
+
+    def _text(self, hierarchy: str, name: str) -> str:
+        try:
+            with open(f"{self._root}/{hierarchy}{self._path}/{name}") as file:  # noqa: PTH123
+                return file.read()
+        except OSError:
+            return ""
+
+
+def hierarchies(root: str = ROOT) -> Iterator[str]:
+    """Yield the mounted hierarchies of version 1; links are other names of the same."""
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield entry.path
+
+
+def groups_named(prefix: str, root: str = ROOT) -> set[str]:
+    """Return the names of those groups that begin with `prefix`: what a killed shepherd left."""
+    places = [root] if is_unified(root) else list(hierarchies(root))
+    found: set[str] = set()
+    for place in places:
+        with contextlib.suppress(OSError), os.scandir(f"{place}/{PARENT}") as entries:
+            found |= {entry.name for entry in entries if entry.name.startswith(prefix)}
+    return found
+
+
+def _put(path: str, text: str) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(file, text.encode())
+    finally:
+        os.close(file)
+
+
+def _pairs(text: str) -> dict[str, int]:
+    words = text.split()
+    pairs = zip(words[::2], words[1::2], strict=False)
+    return {name: int(value) for name, value in pairs if value.isdigit()}
+
+
+def _total(words: list[str], prefix: str) -> int | None:
+    found = [int(w[len(prefix) :]) for w in words if w.startswith(prefix)]
+    return sum(found) if found else None

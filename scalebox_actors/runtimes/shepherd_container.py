@@ -1,0 +1,359 @@
+"""A container that the shepherd looks after, started by crun or runc. Standard library only.
+
+Its place is a directory named by the run's id: the bundle (config.json), the writable part of its
+root file system, two pipes with names and what was drained out of them. A *keeper*, a shell of
+four lines, starts the container runtime there, waits for it and writes its exit code down. Keeper
+and container outlive the shepherd; the next one finds the keeper by the mark in its environment,
+or the code that it wrote. Until there is one, an output that fills its pipe waits.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import signal
+import time
+import zlib
+from collections.abc import Mapping
+
+from scalebox_actors.runtimes.shepherd_cgroup import INNER, PARENT, Group, groups_named
+from scalebox_actors.runtimes.shepherd_journal import Json
+from scalebox_actors.runtimes.shepherd_kernel import MS_NODEV, mount, unmount
+from scalebox_actors.runtimes.shepherd_program import (
+    LOOK_AGAIN,
+    MARK,
+    Output,
+    Program,
+    children_of,
+    mark_of,
+    marked,
+    unlink,
+)
+
+SHELL = "/bin/sh"
+# The runtime and the container get the ends for writing only, and nothing of the mark or the lock.
+KEEPER = f'{MARK}= "$@" >out 2>err 3>&-\necho $? >exit\n'
+RUNTIME_STATE, ROOTS = "runtime", "roots"
+"""In the state directory: the container runtime's own state, and root file systems."""
+LAYERS = ("root", "upper", "over")
+PLAIN = ("config.json", "exit", "pid", "runtime.log", "out", "err")
+LOGS = ("stdout", "stdout.old", "stderr", "stderr.old")
+WORDS = 4096
+"""The most that is read of what the container runtime complains about."""
+MANY = 200
+"""A writable part with more entries is removed by a process of its own."""
+SIGTERM_BLOCKED = 1 << (signal.SIGTERM - 1)
+UNFIT = (errno.EINVAL, errno.EOPNOTSUPP, errno.EREMOTE)
+"""What a file system says that cannot hold the writable part of an overlay."""
+PASSING = ("resource temporarily unavailable", "no space left", "cannot allocate memory")
+_volatile = ",volatile"
+
+
+class Container(Program):
+    """A run in a container; its keeper is the process that we wait for."""
+
+    def __init__(self, state: str, asked: Json) -> None:
+        super().__init__(state, asked)
+        self.place = f"{state}/{self.id}"
+        self.layers = f"{state}/{ROOTS}/{self.id}"
+        self.group = Group(group_name(state, self.id))
+
+    @staticmethod
+    def end_strays(state: str, known: Mapping[str, Program]) -> None:
+        """End containers that nobody knows, and remove what a killed shepherd left of others."""
+        living = {run for run, program in known.items() if program.pid}
+        for pid, run in marked(f"{state}/".encode()):
+            if run not in living:
+                _end_keeper(pid)
+        for name in groups_named(group_name(state, "")):
+            if name.rpartition("-")[2] not in living:
+                group = Group(name)
+                group.end_processes()
+                group.remove()
+        kept = {state: {*known, RUNTIME_STATE, ROOTS}, f"{state}/{RUNTIME_STATE}": living}
+        for place, names in {**kept, f"{state}/{ROOTS}": living}.items():
+            for entry in list(os.scandir(place)):
+                if entry.is_dir(follow_symlinks=False) and entry.name not in names:
+                    remove(entry.path)
+
+    def log(self, output: str) -> str:
+        """Return where an output is kept."""
+        return f"{self.place}/{output}"
+
+    def begin(self, asked: Json) -> None:
+        """Furnish its place and start its keeper."""
+        box = asked["box"]
+        self.kept["box"] = {"log_bytes": asked["log_bytes"]}  # a follower needs no more
+        if refused := box.get("refused"):
+            self.exit = self.end(code=126, not_started=True, detail=refused)
+            return
+        self.started = time.time()
+        os.mkdir(self.place, 0o700)  # noqa: PTH102
+        try:
+            os.chdir(self.place)
+            lock = os.open(box["lock"], os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                # Held by the keeper: as long as it runs the image is not removed.
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                self._furnish(box)
+                self.outputs = self._open_outputs(asked["log_bytes"])
+                self.pid = self._spawn(box["runtime"], lock)
+            finally:
+                os.close(lock)
+        except OSError:
+            self._close_outputs()
+            self._clear()
+            self.forget()
+            raise
+        finally:
+            os.chdir("/")
+
+    def _furnish(self, box: Json) -> None:
+        config = box["config"]
+        config["root"]["path"] = f"{self.layers}/root"
+        config["linux"]["cgroupsPath"] = f"/{PARENT}/{group_name(self.state, self.id)}/{INNER}"
+        with open("config.json", "w") as file:  # noqa: PTH123
+            file.write(json.dumps(config))
+        for name in ("out", "err"):
+            os.mkfifo(name, 0o600)
+        self.group.make(box.get("memory"))
+        for name in ("", *LAYERS):
+            os.mkdir(f"{self.layers}/{name}", 0o755)  # noqa: PTH102
+        lower = os.open(box["lower"], os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            facts = os.fstat(lower)
+            os.chdir(self.layers)
+            os.chown("upper", facts.st_uid, facts.st_gid)
+            os.chmod("upper", facts.st_mode & 0o7777)  # noqa: PTH101 - seen as the mode of /
+            _overlay(f"/proc/self/fd/{lower}")
+        finally:
+            os.close(lower)
+            os.chdir(self.place)
+
+    def _open_outputs(self, bound: int) -> tuple[Output, ...]:
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        pairs = (("out", "stdout"), ("err", "stderr"))
+        return tuple(
+            Output(self.log(log), os.open(f"{self.place}/{pipe}", flags), bound)
+            for pipe, log in pairs
+        )
+
+    def _spawn(self, runtime: list[str], lock: int) -> int:
+        root, log = f"{self.state}/{RUNTIME_STATE}", f"{self.place}/runtime.log"
+        program, *options = runtime
+        argv = [SHELL, "-c", KEEPER, "keeper", program, "--root", root, "--log", log, *options]
+        argv += ["run", "--pid-file", f"{self.place}/pid", "--bundle", self.place, self.id]
+        return os.posix_spawn(
+            SHELL,
+            argv,
+            {MARK: self.mark, "PATH": os.defpath},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                # For reading too: while the keeper lives nobody writes into a broken pipe.
+                (os.POSIX_SPAWN_OPEN, 1, "out", os.O_RDWR, 0),
+                (os.POSIX_SPAWN_OPEN, 2, "err", os.O_RDWR, 0),
+                (os.POSIX_SPAWN_DUP2, lock, 3),
+            ],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT],
+        )
+
+    def resume(self, pid: int) -> bool:
+        """Take over its keeper."""
+        if self.exit is not None:
+            return False
+        try:
+            self.outputs = self._open_outputs(self.kept["box"]["log_bytes"])
+        except OSError:
+            return False
+        self.group.set_alarm()
+        self.pid = pid
+        return True
+
+    def terminate(self) -> None:
+        """Signal its first process, an init that passes it on, once that one can hear it."""
+        first = self._first()
+        if first and _hears(first):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(first, signal.SIGTERM)
+        else:
+            self.later(self.terminate)
+
+    def kill(self) -> None:
+        """End its first process, with which everything in it ends; or what is to become of it."""
+        first = self._first()
+        for pid in [first] if first else children_of(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if not first:
+            self.later(self.kill)
+
+    def _first(self) -> int:
+        """Return the container's first process, if it has one by now."""
+        found = [child for runtime in children_of(self.pid) for child in children_of(runtime)]
+        return found[0] if found else 0
+
+    def over(self, code: int, used: Json) -> Json:  # noqa: ARG002 - of the keeper, which has none
+        """Say how it ended, by what its keeper wrote down and its group of processes used."""
+        return self._told_end()
+
+    def abandoned(self) -> Json:
+        """Say how it ended: the keeper wrote it down, shepherd or not."""
+        end = self._told_end()
+        end["stdout_size"], end["stderr_size"] = self._drain_rest()
+        return end
+
+    def _told_end(self) -> Json:
+        left = self.group.end_processes()
+        end = self.end(**self.group.usage(), **self._verdict())
+        if left:  # its keeper or the container runtime were killed under it
+            end.update(code=128 + signal.SIGKILL, lost=True, detail="its keeper was killed")
+        with contextlib.suppress(OSError):
+            end["finished"] = os.stat(f"{self.place}/exit").st_mtime  # noqa: PTH116
+        self._clear()
+        return end
+
+    def _verdict(self) -> Json:
+        code = _read(f"{self.place}/exit").strip()
+        if not code:
+            return {"code": 128 + signal.SIGKILL, "lost": True, "detail": "its keeper was killed"}
+        # The runtime writes this file last before it lets the program begin.
+        if os.path.exists(f"{self.place}/pid"):  # noqa: PTH110
+            return {"code": int(code)}
+        if int(code) > 128:  # noqa: PLR2004 - ended by a signal, ours or somebody else's
+            return {"code": int(code)}
+        words = _read(f"{self.place}/runtime.log").strip()
+        words = words or f"the container runtime ended with exit code {code}"
+        lost = any(piece in words.lower() for piece in PASSING)
+        return {"code": 126, "lost": lost, "not_started": not lost, "detail": words}
+
+    def _drain_rest(self) -> tuple[int, int]:
+        sizes = []
+        for name in ("stdout", "stderr"):
+            held = [f"{self.log(name)}{end}" for end in ("", ".old")]
+            sizes.append(sum(os.path.getsize(p) for p in held if os.path.exists(p)))  # noqa: PTH110, PTH202
+        return sizes[0], sizes[1]
+
+    def _close_outputs(self) -> None:
+        for output in self.outputs:
+            output.close()
+        self.outputs = ()
+
+    def _clear(self) -> None:
+        """Remove everything but its words; a writable root dies with its container."""
+        self.group.remove()
+        with contextlib.suppress(OSError):
+            unmount(f"{self.layers}/root")
+        remove(self.layers)
+        unlink(*(f"{self.place}/{name}" for name in PLAIN))
+
+    def forget(self) -> None:
+        """Remove its place."""
+        self.group.remove()
+        unlink(*(f"{self.place}/{name}" for name in LOGS))
+        with contextlib.suppress(OSError):
+            os.rmdir(self.place)  # noqa: PTH106
+
+
+def prepare(state: str) -> None:
+    """Make a state directory fit for containers, in our own mount namespace.
+
+    An overlay cannot lie on an overlay, nor on most network file systems: there, what containers
+    write to their root file systems is kept in memory.
+    """
+    for name in (RUNTIME_STATE, ROOTS):
+        os.makedirs(f"{state}/{name}", mode=0o700, exist_ok=True)  # noqa: PTH103
+    probe = f"{state}/{ROOTS}/probe"
+    remove(probe)
+    for name in ("", "/lower", *(f"/{layer}" for layer in LAYERS)):
+        os.mkdir(probe + name)  # noqa: PTH102
+    try:
+        os.chdir(probe)
+        _overlay("lower")
+        unmount("root")
+    except OSError as error:
+        if error.errno not in UNFIT:
+            raise
+        mount("none", f"{state}/{ROOTS}", "tmpfs", MS_NODEV, "mode=700")
+    finally:
+        os.chdir("/")
+        remove(probe)
+
+
+def group_name(state: str, run: str) -> str:
+    """Return the name of a run's control group: by state directory, so that strays are known."""
+    return f"{zlib.crc32(os.fsencode(state)):08x}{os.stat(state).st_ino:x}-{run}"  # noqa: PTH116
+
+
+def _end_keeper(pid: int) -> None:
+    """End a keeper that nobody knows, with its container, and return when it is gone."""
+    deadline = time.monotonic() + 5.0
+    while mark_of(pid) and time.monotonic() < deadline:
+        runtimes = children_of(pid)
+        firsts = [child for runtime in runtimes for child in children_of(runtime)]
+        for one in firsts or runtimes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
+        time.sleep(LOOK_AGAIN)
+
+
+def remove(path: str) -> None:
+    """Remove a directory with what is in it; a large one in the background."""
+    if not _remove_small(path, [MANY]):
+        argv = ["/bin/rm", "-rf", "--", path]
+        with contextlib.suppress(OSError):  # else it goes with the state directory
+            os.posix_spawn(argv[0], argv, {})
+
+
+def _remove_small(path: str, left: list[int]) -> bool:
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                left[0] -= 1
+                if left[0] < 0:
+                    return False
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.path)  # noqa: PTH108
+                elif not _remove_small(entry.path, left):
+                    return False
+        os.rmdir(path)  # noqa: PTH106
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _overlay(lower: str) -> None:
+    """Mount a root file system of our own over a shared one, in the current directory."""
+    global _volatile  # noqa: PLW0603 - what the kernel can do is found out once
+    layers = f"lowerdir={lower},upperdir=upper,workdir=over"
+    try:
+        # What dies with its container need not be synced to disk first.
+        mount("overlay", "root", "overlay", MS_NODEV, layers + _volatile)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not _volatile:
+            raise
+        mount("overlay", "root", "overlay", MS_NODEV, layers)
+        _volatile = ""
+
+
+def _hears(pid: int) -> bool:
+    """Whether a first process is an init that waits for signals: it keeps them blocked.
+
+    Before that the kernel drops a signal that the first process has no handler for.
+    """
+    for line in _read(f"/proc/{pid}/status").splitlines():
+        if line.startswith("SigBlk:"):
+            return bool(int(line.split()[1], 16) & SIGTERM_BLOCKED)
+    return False
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            return file.read(WORDS)
+    except OSError:
+        return ""
