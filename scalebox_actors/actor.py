@@ -72,6 +72,7 @@ class Actor:
         self._ledger = desk.ledger
         self._counts: Counts = desk.journal.of(module.name)
         self._hands = Hands(module.slots, self._work)
+        launcher.watch_room(self._hands.resize)
         self._slots = list(range(module.slots - 1, -1, -1))
         self._seats: dict[str, int] = {}
         self._tasks: dict[str, Task] = {}
@@ -163,7 +164,9 @@ class Actor:
     def holds(self, name: str) -> bool:
         """Whether the run of that name belongs to a task in hand, or is a container that stays."""
         topology = self._broker.names.topology
-        return self._launcher.holds(name) or any(run_name(topology, *task.key) == name for task in self._tasks.values())
+        return self._launcher.holds(name) or any(
+            run_name(topology, *task.key) == name for task in self._tasks.values()
+        )
 
     def suspend(self, reason: str) -> None:
         """Take nothing more because of the host, until `resume`; what is in hand goes on."""

@@ -26,6 +26,7 @@ from scalebox_actors.launch import workdir
 from scalebox_actors.launch.environment import Surroundings
 from scalebox_actors.launch.fresh import FreshLauncher
 from scalebox_actors.launch.function import FunctionLauncher, load_function
+from scalebox_actors.launch.resident import ResidentLauncher
 from scalebox_actors.launch.slots import SlotLauncher
 from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.ledger import Ledger
@@ -236,7 +237,9 @@ class Node:
                 continue
             module, task_id = stray.labels.get("sbx.module", ""), stray.labels.get("sbx.id", "")
             stays = stray.labels.get("sbx.role", "") in STAYING
-            done = None if stays else await self._broker.read(self._broker.names.done(module, task_id))
+            done = (
+                None if stays else await self._broker.read(self._broker.names.done(module, task_id))
+            )
             ended = stays or done is not None
             stale = ended or (not stray.running and self._outlived(stray.finished))
             if stale and not self._in_hand(stray.name):
@@ -335,6 +338,8 @@ class Node:
         )
         if module.launch is Launch.SLOT:
             return SlotLauncher(module, place)
+        if module.launch is Launch.RESIDENT:
+            return ResidentLauncher(module, place)
         return FreshLauncher(module, place)
 
     async def _end(self, work: list[asyncio.Task[None]]) -> None:

@@ -400,5 +400,8 @@ class Launcher(Protocol):
     def holds(self, name: str) -> bool:
         """Whether a container, or a folder, is one that stays and is in use."""
 
+    def watch_room(self, tell: Callable[[int], None]) -> None:
+        """Have `tell` called with how many tasks may be in hand, when that is not the slots."""
+
     async def close(self) -> None:
         """End the containers that stay; nothing runs any more that anybody waits for."""

@@ -203,9 +203,7 @@ class Agent:
             self._door.stdout.take(),
             self._door.stderr.take(),
         )
-        return Logs(
-            stdout=stdout, stderr=stderr, stdout_size=stdout_size, stderr_size=stderr_size
-        )
+        return Logs(stdout=stdout, stderr=stderr, stdout_size=stdout_size, stderr_size=stderr_size)
 
 
 def wrapper(door: str, *, alone: bool) -> tuple[str, ...]:

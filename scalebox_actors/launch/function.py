@@ -103,6 +103,9 @@ class FunctionLauncher:
         del name
         return False
 
+    def watch_room(self, tell: Callable[[int], None]) -> None:
+        """Say nothing: a slot has room for one task."""
+
     async def close(self) -> None:
         """No container stays."""
 

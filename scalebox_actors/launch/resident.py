@@ -11,8 +11,8 @@ input; the next one removes them, and their messages come again.
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 
 from scalebox_actors.contract import resident as lines
 from scalebox_actors.contract.values import Cut
@@ -86,6 +86,13 @@ class ResidentLauncher:
         """A line costs less than a look at the done-record; the commit fences in any case."""
         return False
 
+    @property
+    def states(self) -> Mapping[str, int]:
+        """How many of the slots are in which state."""
+        states = Counter(life.state for life in self._lives.values())
+        closed = self._module.slots - len(self._lives)
+        return states + Counter({"OFF": closed})
+
     async def underway(self, task: Task) -> bool:
         """Nothing is ever adopted: what a program did for a node that died, nobody hears of."""
         del task
@@ -135,7 +142,10 @@ class ResidentLauncher:
         """Whether a container or a folder of that name is in use."""
         return any(life.name == name for life in self._lives.values())
 
-    def tell_room(self, tell: Callable[[int], None]) -> None:
+    def hold(self) -> None:
+        """Nothing waits here for what may not come: programs are started as before."""
+
+    def watch_room(self, tell: Callable[[int], None]) -> None:
         """Have `tell` called with how many tasks may be in hand, whenever that changes."""
         self._tell_room = tell
 
@@ -315,8 +325,9 @@ class ResidentLauncher:
     def _settle(self, life: Life, death: Death) -> None:
         """Decide what becomes of a program's messages, and when the next one is started."""
         spoke = life.says_ready or life.answered > 0
-        at_start = not (spoke or self._spoke) or not life.capacity
         self._spoke = self._spoke or spoke
+        mute = not self._spoke and death.ending.why is Why.ITSELF
+        at_start = mute or not life.capacity
         blameless = death.ending.why in (Why.RETIRED, Why.STOPPED) or death.exit.lost
         if death.exit.not_started or (at_start and not blameless):
             return self._settle_start(life, death)

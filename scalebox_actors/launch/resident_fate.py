@@ -14,6 +14,7 @@ import msgspec
 
 from scalebox_actors.contract.resident import Answer, Unusable
 from scalebox_actors.launch.outcomes import KILLED, outcome_of
+from scalebox_actors.limits import RESIDENT_FAULTS
 from scalebox_actors.ports import Exit, Logs, Task
 from scalebox_actors.records import ORPHAN, TIMED_OUT, UNUSABLE, Cause, Outcome
 from scalebox_actors.topology.model import Module
@@ -42,7 +43,7 @@ class Asked:
     """A message on its way through resident programs, until one has answered it."""
 
     __slots__ = (
-        *("alone", "began", "end", "errand", "given", "heard", "quiet", "repeats"),
+        *("alone", "began", "end", "errand", "faults", "given", "heard", "quiet", "repeats"),
         *("stopped", "task"),
     )
 
@@ -60,6 +61,8 @@ class Asked:
         """When its program got it and was last heard of it, by the loop's clock."""
         self.began = 0.0
         """When it was given, in seconds since the epoch."""
+        self.faults = 0
+        """How many lines that mean nothing its program wrote while it had it."""
         self.stopped = False
         """A person wants it to end."""
 
@@ -122,7 +125,8 @@ def fate(module: Module, death: Death, asked: Asked) -> Fate:
             outcome, exit_code=TIMED_OUT, cause=Cause.TIMEOUT, detail=death.ending.detail
         )
     if death.ending.why is Why.FAULTS:
-        if death.together == 1:
+        # What is heard after a message was given may be about the one before it.
+        if asked.alone and asked.faults >= RESIDENT_FAULTS:
             return _unusable(outcome, death.ending.detail)
         return Again(alone=True)
     return Again(alone=asked.id in death.ending.suspects)

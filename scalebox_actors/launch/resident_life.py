@@ -92,6 +92,11 @@ class Life:
         return self.capacity - len(self.in_flight)
 
     @property
+    def state(self) -> str:
+        """How it is, in one of Scalebox's words for slots."""
+        return "ENDING" if self.closing else "ON" if self.capacity else "STARTING"
+
+    @property
     def idle(self) -> bool:
         """Whether it is ready and has nothing to do."""
         return self.capacity > 0 and not self.closing and not self.in_flight
@@ -101,6 +106,7 @@ class Life:
         self.in_flight[asked.id] = asked
         asked.given = asked.heard = NEVER
         asked.began = time.time()
+        asked.faults = 0
         self._given += 1
         if self._given == self._module.keep.runs:
             self.closing = True
@@ -248,6 +254,7 @@ class Life:
         self._clock.heard(self._loop.time())
         if line is None:
             # An answer is lost, so somebody would wait in vain.
+            self._blame(RESIDENT_FAULTS)
             self.end(Ending(Why.FAULTS, f"a line of more than {RESIDENT_LINE_BYTES} bytes"))
             return
         said = lines.read_line(line, self._note_unknown)
@@ -313,6 +320,7 @@ class Life:
     def _fault(self, why: str, line: bytes) -> None:
         """Note a line that means nothing; a program that goes on like that is ended."""
         self._faults += 1
+        self._blame(1)
         shown = line[:SHOWN].decode("utf-8", "backslashreplace").encode("unicode_escape").decode()
         more = {"sbx_module": self._module.name, "run": self.name, "why": why}
         if not self.closing or self._faults <= RESIDENT_FAULTS:
@@ -320,6 +328,10 @@ class Life:
         if self._faults >= RESIDENT_FAULTS:
             detail = f"{self._faults} lines that mean nothing, the last one: {why}"
             self.end(Ending(Why.FAULTS, detail))
+
+    def _blame(self, faults: int) -> None:
+        for asked in self.in_flight.values():
+            asked.faults += faults
 
     def _note_unknown(self, key: str) -> None:
         if key not in self._unknown and len(self._unknown) < RESIDENT_FAULTS:

@@ -119,9 +119,7 @@ class Room:
         if outcome.exit_code or outcome.cause is not Cause.EXIT or not self.directory.has_outputs():
             return outcome
         paths = self._place.paths(module, self.directory)
-        return await asyncio.to_thread(
-            collect, module, self._place, self.directory, paths, outcome
-        )
+        return await asyncio.to_thread(collect, module, self._place, self.directory, paths, outcome)
 
     async def stop(self) -> None:
         """End whatever runs in it."""

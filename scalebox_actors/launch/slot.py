@@ -221,7 +221,9 @@ class Slot:
         if self._short >= SLOT_SHORT_RUNS:
             self._short, self.state = 0, State.GREEDY
             self._reopens = time.monotonic() + SLOT_REOPEN
-            self.why = f"slot {self.seq}: {SLOT_SHORT_RUNS} runs on end took less than {shortest:g} s"
+            self.why = (
+                f"slot {self.seq}: {SLOT_SHORT_RUNS} runs on end took less than {shortest:g} s"
+            )
             log.error("slot_greedy", extra={"sbx_module": self._module.name, "why": self.why})
 
     # --- ending -----------------------------------------------------------------------------
