@@ -16,15 +16,8 @@ import msgspec
 from scalebox_actors import gather
 from scalebox_actors.effects import Effects
 from scalebox_actors.limits import BATCH_BYTES, BATCH_MESSAGES
-from scalebox_actors.ports import (
-    Broker,
-    Entry,
-    Refusal,
-    Refused,
-    Settled,
-    Settlement,
-    Stored,
-)
+from scalebox_actors.ports import Broker, Entry, Refusal, Refused, Stored
+from scalebox_actors.records import Settled, Settlement
 
 _COMMITTED = Settlement(Settled.COMMITTED)
 _ALREADY = Settlement(Settled.ALREADY)
@@ -95,10 +88,11 @@ class Committer:
             self._waiting.popleft()
             if pending.answer.cancelled():
                 continue
-            if effects.record.subject in records:
+            subjects = {record.subject for record in effects.records}
+            if not records.isdisjoint(subjects):
                 twins.append(pending)  # two results for one record never share a batch
                 continue
-            records.add(effects.record.subject)
+            records |= subjects
             group.append(pending)
         self._waiting.extendleft(reversed(twins))
         return group
@@ -122,7 +116,7 @@ class Committer:
         entries: list[Entry] = []
         for pending in group:
             if pending not in late:
-                entries.append(pending.effects.record)
+                entries += pending.effects.records
                 entries += pending.effects.outputs
         entries += joins
         refusal = await self._broker.write(entries) if entries else None
@@ -167,9 +161,13 @@ class Committer:
         self._wake.set()
 
     async def _is_there(self, effects: Effects) -> bool:
-        """Whether a task's end is stored: its record or, while its group is open, its place."""
-        if await self._broker.read(effects.record.subject) is not None:
-            return True
+        """Whether a task's end is stored: its record or, while its group is open, its place.
+
+        Of several tasks that end as one, whether any has ended: then they cannot any more.
+        """
+        for record in effects.records:
+            if await self._broker.read(record.subject) is not None:
+                return True
         joining = effects.joining
         return joining is not None and await self._broker.read(joining.entry.subject) is not None
 

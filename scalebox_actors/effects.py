@@ -56,17 +56,24 @@ class Effects(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[Entry, ...] = ()
     joining: Joining | None = None
     """For a member of a group: what its arrival adds to the group."""
+    others: tuple[Entry, ...] = ()
+    """The records of further tasks that end by the same run: stored with this one or not at all."""
+
+    @property
+    def records(self) -> tuple[Entry, ...]:
+        """The records of all tasks that end by this."""
+        return (self.record, *self.others)
 
     @property
     def messages(self) -> int:
         """How many messages of a batch this takes at most."""
-        return 1 + len(self.outputs) + (3 if self.joining else 0)
+        return len(self.records) + len(self.outputs) + (3 if self.joining else 0)
 
     @property
     def size(self) -> int:
         """Roughly how many bytes of a batch this takes."""
         member = self.joining.entry.size if self.joining else 0
-        return self.record.size + sum(entry.size for entry in self.outputs) + member
+        return sum(entry.size for entry in (*self.records, *self.outputs)) + member
 
 
 class Scribe(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,16 +87,19 @@ class Scribe(msgspec.Struct, frozen=True, kw_only=True):
     pending: Mapping[str, int] = {}
     """How much waits here for modules with `overflow`; the node keeps it up to date."""
 
-    def done(self, message: Message, outcome: Outcome) -> Effects:
-        """Return what a successful run stores; raises BadOutput if its outputs cannot be."""
+    def done(self, message: Message, outcome: Outcome, *, tasks: int = 1) -> Effects:
+        """Return what a successful run stores; raises BadOutput if its outputs cannot be.
+
+        `tasks`: so many end by it, whose records all go into the same batch.
+        """
         module = self.topology.modules[message.module]
         base = self._base_headers(message)
         outputs = tuple(
             self._output(message, module, base, index, emission)
             for index, emission in enumerate(outcome.emissions)
         )
-        if len(outputs) >= BATCH_MESSAGES:
-            raise BadOutput(f"{len(outputs)} outputs; at most {BATCH_MESSAGES - 1} fit a batch")
+        if len(outputs) + tasks > BATCH_MESSAGES:
+            raise BadOutput(f"{len(outputs)} outputs; at most {BATCH_MESSAGES - tasks} fit a batch")
         record = self._record(message, Ended.DONE, outcome, outputs=len(outputs))
         return Effects(record=record, outputs=outputs)
 

@@ -30,6 +30,8 @@ class Hands:
         self._all: set[asyncio.Task[None]] = set()
         self._latest: dict[str, asyncio.Task[None]] = {}
         self._vacated: set[asyncio.Task[None]] = set()
+        self._beside: set[asyncio.Task[None]] = set()
+        """Those that share the slot of another one."""
         self._too_many = 0
         """So many slots are taken, or asked for, that there are no more."""
         self._closed = False
@@ -46,19 +48,30 @@ class Hands:
         self._intake = intake
         self._ask(self.slots)
 
-    def take(self, delivery: Delivery) -> None:
-        """Work on a delivery; after an earlier one of the same task, if that is still in hand."""
+    def has(self, delivery: Delivery) -> bool:
+        """Whether an earlier delivery of the same task is in hand."""
+        return delivery.message_id in self._latest
+
+    def take(self, delivery: Delivery, *, beside: bool = False) -> "asyncio.Task[None]":
+        """Work on a delivery; after an earlier one of the same task, if that is still in hand.
+
+        `beside`: in the slot that another delivery holds for it.
+        """
         key = delivery.message_id
         hand = asyncio.create_task(self._after(self._latest.get(key), delivery))
         self._all.add(hand)
         self._latest[key] = hand
         hand.add_done_callback(lambda done: self._put_down(key, done))
+        if beside:
+            self._beside.add(hand)
+        return hand
 
-    def vacate(self) -> None:
-        """Let the slot of the current work be taken: nothing runs for it any more."""
-        me = asyncio.current_task()
-        if me in self._all and me not in self._vacated and len(self._vacated) < self._most_settling:
-            self._vacated.add(me)
+    def vacate(self, hand: "asyncio.Task[None] | None") -> None:
+        """Let the slot of some work be taken: nothing runs for it any more."""
+        if hand not in self._all or hand in self._vacated or hand in self._beside:
+            return
+        if len(self._vacated) < self._most_settling:
+            self._vacated.add(hand)
             self._ask(1)
 
     def close(self) -> None:
@@ -76,7 +89,8 @@ class Hands:
     def resume(self) -> None:
         """Ask for as many deliveries as there are free slots."""
         self._suspended = False
-        self._ask(max(0, self.slots - len(self._all) + len(self._vacated)))
+        busy = len(self._all) - len(self._vacated) - len(self._beside)
+        self._ask(max(0, self.slots - busy))
 
     def resize(self, slots: int) -> None:
         """Work on so many deliveries at once from now on; too many are not taken back."""
@@ -120,7 +134,9 @@ class Hands:
         self._all.discard(hand)
         if self._latest.get(key) is hand:
             del self._latest[key]
-        if hand in self._vacated:
+        if hand in self._beside:
+            self._beside.discard(hand)
+        elif hand in self._vacated:
             self._vacated.discard(hand)
         else:
             self._ask(1)

@@ -3,8 +3,8 @@
 import time
 
 from scalebox_actors.policy import Done, TryAgain, Verdict
-from scalebox_actors.ports import Delivery, Settled, Settlement, Task
-from scalebox_actors.records import Outcome, RunRecord
+from scalebox_actors.ports import Delivery, Task
+from scalebox_actors.records import Outcome, RunRecord, Settled, Settlement
 
 BODY_PREVIEW = 256
 

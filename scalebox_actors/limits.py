@@ -28,10 +28,18 @@ PATTERN_LENGTH = 256
 CPUS_MINIMUM = 0.01
 PIDS_CEILING = 4_194_304
 WARM_PER_MODULE = 64
+WARM_ARGUMENT_BYTES = 128 * KIB
+"""A message with more in its arguments gets a new container also where some are started ahead."""
+WARM_START = 60.0
+"""So long a container that is started ahead may take until it waits for its message."""
+WARM_PAUSE = 300.0
+"""So long none are started ahead after one that never can be."""
+WARM_LOOK = 5.0
+"""So often those that wait are looked at: their age, their image, whether they live."""
 BATCH_TASKS = 1_000
 """Messages that a slot takes at once."""
 ATOMIC_BATCH_TASKS = 500
-"""Of a batch that is run and stored as one: as many outputs at least still fit beside their ends."""
+"""Of a batch that is stored as one: at least as many outputs fit beside its records."""
 KEEP_RUNS = 1_000_000
 SLOT_RESTARTS = 1_000
 RESIDENT_IN_FLIGHT = 256

@@ -17,6 +17,7 @@ _NAME = re.compile(NAME_GRAMMAR)
 _ID = re.compile(rf"[!-)+\-/-=?-~]{{1,{ID_LENGTH}}}")  # printable ASCII but `*`, `.`, `>`
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_WARM = "warm-"
 _OWN_ID = re.compile(r"_?[a-z2-7]{26}")
 
 
@@ -84,6 +85,16 @@ def run_name(topology: str, module: str, task_id: str) -> str:
 def lasting_name(topology: str, module: str, role: str, slot: int, token: str) -> str:
     """Name a container that stays: `sbx-primes.count.resident-0-<token>`."""
     return f"sbx-{topology}.{module}.{role}-{slot}-{token}"
+
+
+def warm_name(topology: str, module: str, unique: str) -> str:
+    """Name a container that waits for a message: `sbx-primes.count.warm-0a1b2c`."""
+    return f"sbx-{topology}.{module}.{_WARM}{unique}"
+
+
+def waits(name: str) -> bool:
+    """Whether a container of that name still waits for its message: no task's name is like it."""
+    return name.rpartition(".")[2].startswith(_WARM)
 
 
 class Names(msgspec.Struct, frozen=True):

@@ -7,14 +7,14 @@ are delivered again and its successor carries on.
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import msgspec
-from aiofiles import os as aios
 
-from scalebox_actors.actor import Actor, Desk
+from scalebox_actors.actor import Actor
 from scalebox_actors.committer import Committer
 from scalebox_actors.courier import Courier, CourierDesk, RoadStatus
 from scalebox_actors.effects import Scribe
@@ -30,9 +30,11 @@ from scalebox_actors.launch.resident import ResidentLauncher
 from scalebox_actors.launch.slots import SlotLauncher
 from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.ledger import Ledger
-from scalebox_actors.limits import FREE_SPACE, REAPER_EVERY, REAPER_GRACE
+from scalebox_actors.limits import FREE_SPACE, REAPER_EVERY
 from scalebox_actors.placement import destinations
 from scalebox_actors.ports import Broker, Launcher, Runtime
+from scalebox_actors.reaper import Reaper
+from scalebox_actors.settle import Desk
 from scalebox_actors.spec import Ceiling, check_ceiling
 from scalebox_actors.topology.model import Launch, Module, Site, Topology
 
@@ -41,8 +43,6 @@ SWEEP_EVERY = 5.0
 REGISTER_EVERY = 10.0
 MEASURE_EVERY = 1.0
 DISK_EVERY = 5.0
-STAYING = ("slot", "resident")
-"""Roles of containers that stay for many tasks and are adopted by nobody."""
 KILL_SECONDS = 15.0
 """The stop grace of a stubborn program and some more."""
 
@@ -120,6 +120,7 @@ class Node:
         )
         self._committer = Committer(broker, remember=topology.remember)
         self._base = workdir.make_base(settings.base)
+        self._ahead = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
         self.ledger = Ledger(broker, settings.name)
         desk = Desk(
             broker=broker,
@@ -139,6 +140,9 @@ class Node:
             if module.gather is not None
         ]
         fresh = [a for a in self.actors.values() if a.module.launch is not Launch.FUNCTION]
+        self._reaper = (
+            Reaper(runtime, broker, self._base, settings.name, self._in_hand) if runtime else None
+        )
         self._disk = Disk(self._base, fresh, settings.free_space)
         self._stopped = asyncio.Event()
         self._draining = False
@@ -221,86 +225,14 @@ class Node:
         return sum([len(await groups.open()) for groups in timed])
 
     async def reap(self) -> None:
-        """Remove containers and work directories of ours that no task needs any more.
-
-        Those in hand are left alone. An exited one is kept for its grace: its task may come back
-        and adopt it. One whose task has ended goes at once, also if it still runs; so does one
-        that stays for many tasks and that no slot of this life knows: nobody can speak to it.
-        """
-        if self.runtime is None:
-            return
-        labels = {"sbx.topology": self.topology.name, "sbx.node": self.settings.name}
-        seen = set()
-        for stray in await self.runtime.stray(labels):
-            seen.add(stray.name)
-            if self._in_hand(stray.name):
-                continue
-            module, task_id = stray.labels.get("sbx.module", ""), stray.labels.get("sbx.id", "")
-            stays = stray.labels.get("sbx.role", "") in STAYING
-            done = (
-                None if stays else await self._broker.read(self._broker.names.done(module, task_id))
-            )
-            ended = stays or done is not None
-            stale = ended or (not stray.running and self._outlived(stray.finished))
-            if stale and not self._in_hand(stray.name):
-                log.info("run_reaped", extra={"run": stray.name, "ended": ended})
-                await self.runtime.remove(stray.name)
-                await self._discard(stray.name)
-        await self._reap_directories(seen)
+        """Remove containers and work directories of ours that no task needs any more."""
+        if self._reaper is not None:
+            await self._reaper.reap(self.since)
 
     async def _clear_former(self) -> None:
-        """Remove the containers that an earlier life of this node kept, before it has its own."""
-        if self.runtime is None:
-            return
-        labels = {"sbx.topology": self.topology.name, "sbx.node": self.settings.name}
-        try:
-            for role in STAYING:
-                for stray in await self.runtime.stray(labels | {"sbx.role": role}):
-                    await self.runtime.remove(stray.name)
-                    await self._discard(stray.name)
-        except SbxError as error:  # the reaper does it, once the engine is there
-            log.warning("former_not_removed", extra={"why": str(error)})
-
-    async def _reap_directories(self, kept: set[str]) -> None:
-        prefix = f"sbx-{self.topology.name}."
-        left = []
-        for name in await aios.listdir(self._base):
-            place = self._base / name
-            if name.startswith(workdir.GONE):
-                try:
-                    await asyncio.to_thread(workdir.remove_tree, place)
-                except OSError as error:
-                    left.append(f"{place}: {error.strerror}")
-            if name in kept or self._in_hand(name) or not name.startswith(prefix):
-                continue
-            with contextlib.suppress(FileNotFoundError):  # its task has just ended
-                owner = await asyncio.to_thread(workdir.owner_of, place)
-                made = (await aios.stat(place)).st_mtime
-                if owner not in (None, self.settings.name):
-                    continue  # another node of this host may run in it
-                # In one of ours from before this life nothing runs: we were killed between the
-                # removal of its container and its own.
-                if self._outlived(made) or (owner is not None and made < self.since):
-                    await self._discard(name)
-        if left:
-            log.warning("directories_left", extra={"count": len(left), "first": left[0]})
-
-    async def _discard(self, name: str) -> None:
-        """Remove a work directory, unless its task has come back while we looked."""
-        if self._in_hand(name):
-            return
-        try:
-            # In this turn of the loop: a task that comes now makes one of its own, and a program
-            # never loses the one that it runs in.
-            gone = workdir.set_aside(self._base / name)
-        except FileNotFoundError:
-            return
-        with contextlib.suppress(OSError):
-            await asyncio.to_thread(workdir.remove_tree, gone)
-
-    def _outlived(self, ended: float) -> bool:
-        """Whether something has been left alone for its grace, also since this node started."""
-        return time.time() - max(ended, self.since) > REAPER_GRACE
+        """Remove what an earlier life of this node kept for messages to come."""
+        if self._reaper is not None:
+            await self._reaper.clear_former()
 
     def _in_hand(self, name: str) -> bool:
         return any(actor.holds(name) for actor in self.actors.values())
@@ -335,6 +267,7 @@ class Node:
             ),
             ceiling=settings.ceiling,
             modules=tuple(self.topology.modules),
+            ahead=self._ahead,
         )
         if module.launch is Launch.SLOT:
             return SlotLauncher(module, place)

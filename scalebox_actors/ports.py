@@ -18,6 +18,7 @@ from scalebox_actors.message import USER, Message, Raw
 from scalebox_actors.names import Names
 from scalebox_actors.records import Outcome
 from scalebox_actors.spec import ContainerSpec
+from scalebox_actors.staying import Staying
 
 # --- the broker ---------------------------------------------------------------------------------
 
@@ -131,6 +132,12 @@ class Intake(Protocol):
     def hold(self) -> None:
         """Ask for nothing more until `grant` is called again; unanswered grants are forgotten."""
 
+    async def more(self, most: int) -> Sequence[Delivery]:
+        """Return up to `most` further deliveries that wait now; never waits for one to come.
+
+        They need no grant. What somebody else has asked for before is not taken from him.
+        """
+
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(
@@ -220,28 +227,6 @@ class Broker(Protocol):
         """Ask every node on `ctl.<verb>` and return what came within `wait` seconds."""
 
 
-# --- the committer ------------------------------------------------------------------------------
-
-
-class Settled(StrEnum):
-    """What became of a task that was handed in for commit."""
-
-    COMMITTED = "committed"
-    ALREADY = "already"
-    """Somebody, perhaps we ourselves before a lost answer, has committed it: ack and clean up."""
-    LATE = "late"
-    """A member whose group was already let go; nothing was stored."""
-    UNACCEPTABLE = "unacceptable"
-    """The broker refuses what the task wants to store; nothing was stored."""
-
-
-class Settlement(msgspec.Struct, frozen=True):
-    """The answer to a commit, and for a refusal the reason."""
-
-    kind: Settled
-    text: str = ""
-
-
 # --- the runtime --------------------------------------------------------------------------------
 
 
@@ -325,6 +310,12 @@ class Runtime(Protocol):
         started. Raises ImageMissing or SpecRejected (permanent), RuntimeUnavailable (transient).
         """
 
+    async def rename(self, name: str, new: str) -> bool:
+        """Give a run another name, running or exited; False if `new` is taken or it has gone.
+
+        Of callers at the same moment one is told True. Runs in hand go by the new name.
+        """
+
     async def remove(self, name: str) -> None:
         """Remove a run, ending it if it still lives; nothing happens if there is none."""
 
@@ -333,6 +324,9 @@ class Runtime(Protocol):
 
     async def missing(self, images: Sequence[str]) -> list[str]:
         """Return those images that are not on this host."""
+
+    async def identity(self, image: str) -> str:
+        """Return what an image's name stands for now; empty if that is nothing, or unknown."""
 
     async def check(self) -> None:
         """Raise RuntimeUnavailable, with the reason, if the engine does not answer."""
@@ -361,16 +355,12 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         return self.message.module, self.message.id
 
 
-class Launcher(Protocol):
+class Launcher(Staying, Protocol):
     """How a module's program meets its messages: one of the launch modes."""
 
     @property
     def costly(self) -> bool:
         """Whether a run costs more than to ask first if the task has ended already."""
-
-    @property
-    def states(self) -> Mapping[str, int]:
-        """How many of the containers that stay are in which state; empty if none stay."""
 
     async def underway(self, task: Task) -> bool:
         """Whether running `task` would adopt a run of this attempt instead of starting one."""
@@ -393,15 +383,3 @@ class Launcher(Protocol):
 
     async def ready(self) -> None:
         """Raise ImageMissing, SpecRejected or RuntimeUnavailable if nothing could start now."""
-
-    def hold(self) -> None:
-        """Let no task wait for what may never come: the node takes nothing more."""
-
-    def holds(self, name: str) -> bool:
-        """Whether a container, or a folder, is one that stays and is in use."""
-
-    def watch_room(self, tell: Callable[[int], None]) -> None:
-        """Have `tell` called with how many tasks may be in hand, when that is not the slots."""
-
-    async def close(self) -> None:
-        """End the containers that stay; nothing runs any more that anybody waits for."""

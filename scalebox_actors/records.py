@@ -60,6 +60,13 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage = Usage()
 
 
+def spoilt(outcome: Outcome, why: Exception) -> Outcome:
+    """Return the outcome of a run that ended well, but whose outputs cannot be used."""
+    return msgspec.structs.replace(
+        outcome, exit_code=UNUSABLE, cause=Cause.BAD_OUTPUT, detail=str(why)
+    )
+
+
 class Attempts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What went wrong with a task so far; kept only for tasks that did not end at once."""
 
@@ -88,6 +95,25 @@ class Attempts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         code = str(outcome.exit_code)
         failures = self.failures | {code: self.failures.get(code, 0) + 1}
         return Attempts(failures=failures, starts=0, last=outcome.detail)
+
+
+class Settled(StrEnum):
+    """What became of a task that was handed in for commit."""
+
+    COMMITTED = "committed"
+    ALREADY = "already"
+    """Somebody, perhaps we ourselves before a lost answer, has committed it: ack and clean up."""
+    LATE = "late"
+    """A member whose group was already let go; nothing was stored."""
+    UNACCEPTABLE = "unacceptable"
+    """The broker refuses what the task wants to store; nothing was stored."""
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """The answer to a commit, and for a refusal the reason."""
+
+    kind: Settled
+    text: str = ""
 
 
 class DoneRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

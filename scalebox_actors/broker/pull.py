@@ -13,8 +13,10 @@ from typing import Self
 
 import msgspec
 
+from scalebox_actors.broker.beat import beat_interval
 from scalebox_actors.broker.client import ApiError, NoResponders
 from scalebox_actors.broker.link import Link
+from scalebox_actors.broker.more import More
 from scalebox_actors.broker.streams import NS, Config, ensure_consumer, stream_info
 from scalebox_actors.broker.wire import (
     STATUS_EXPIRED,
@@ -142,6 +144,14 @@ class PullIntake:
         while self._queue:
             self._link.spawn(self._queue.popleft().give_back(0.0))
 
+    async def more(self, most: int) -> list[Delivery]:
+        """Return up to `most` further deliveries that wait now."""
+        came: list[Delivery] = []
+        if most > 0 and not self._over:
+            pull = More(self._link, self._next, most)
+            await pull.gather(lambda *parts: came.append(self._delivery(*parts)))
+        return came
+
     async def __aenter__(self) -> Self:
         self._link.watchers.add(self._on_link)
         self._beat_every = await beat_interval(self._link, self._names, self._consumer)
@@ -253,14 +263,19 @@ class PullIntake:
             self._link.post(command(reply.decode(), "", b"", b"-NAK"))
             return
         self._asked -= 1
+        self._queue.append(self._delivery(subject, reply, body, block))
+        self._wake()
+
+    def _delivery(
+        self, subject: bytes, reply: bytes, body: bytes, block: bytes | None
+    ) -> PulledDelivery:
         headers, fault = read_headers(block) if block else ({}, "")
         raw = Raw(subject=subject.decode(), body=body, headers=headers, fault=fault)
         if MSG_TTL in headers:
             self._link.events("foreign_ttl", f"{raw.subject}: its publisher set {MSG_TTL}")
         delivery = PulledDelivery(self, raw, reply)
         self._hands.add(delivery)
-        self._queue.append(delivery)
-        self._wake()
+        return delivery
 
     def _take_status(self, reply: Reply) -> None:
         if reply.status == STATUS_HEARTBEAT:
@@ -370,17 +385,6 @@ class PullIntake:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-async def beat_interval(link: Link, names: Names, consumer: str) -> float:
-    """Return how often to beat: a third of the `ack_wait` that an operator gave the consumer."""
-    try:
-        info = await link.api(f"CONSUMER.INFO.{names.stream}.{consumer}")
-    except (ApiError, NoResponders):
-        return HEARTBEAT  # it is made again with our own
-    config = info["config"]
-    wait = config.get("ack_wait") if isinstance(config, dict) else None
-    return min(HEARTBEAT, wait / NS / 3) if isinstance(wait, int) and wait > 0 else HEARTBEAT
 
 
 class _Delivered(msgspec.Struct):

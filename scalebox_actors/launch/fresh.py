@@ -1,4 +1,4 @@
-"""Launch mode `fresh`: a new container for every message.
+"""Launch mode `fresh`: a new container for every message, or one that was started ahead for it.
 
 The exited container and its work directory are the local write-ahead log: a node that died finds
 both under the task's name and carries on where it stopped. They go only after the commit.
@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from aiofiles import os as aios
 
 from scalebox_actors.errors import BadMessage, ImageMissing, NotPermitted, SpecRejected
-from scalebox_actors.launch import workdir
+from scalebox_actors.launch import gate, workdir
 from scalebox_actors.launch.environment import environment
 from scalebox_actors.launch.outcomes import collect, outcome_of, unusable
+from scalebox_actors.launch.warm import Pool
 from scalebox_actors.launch.workdir import WorkDir
 from scalebox_actors.launch.workplace import Workplace, argv, prepare
 from scalebox_actors.limits import STOP_GRACE
@@ -36,6 +37,7 @@ class FreshLauncher:
         self._module = module
         self._place = place
         self._runtime = place.runtime
+        self._pool = Pool(module, place)
 
     @property
     def costly(self) -> bool:
@@ -44,30 +46,41 @@ class FreshLauncher:
 
     @property
     def states(self) -> Mapping[str, int]:
-        """No container stays."""
-        return {}
+        """How many wait for a message."""
+        return self._pool.states
 
     async def underway(self, task: Task) -> bool:
         """Whether a container of this attempt, running or exited, is on this host."""
-        if not self._place.directory(task).path.is_dir():
+        directory = self._place.directory(task)
+        if not directory.path.is_dir():
             return False
+        if directory.door.is_dir() and directory.opened is None:
+            return False  # it was given to the task and never let in
         return await self._runtime.find(self._place.name(task)) is not None
 
     async def run(self, task: Task) -> Outcome:
         """Start or adopt the task's container, wait for it under the time limit, collect."""
         directory = self._place.directory(task)
-        anew = not await self.underway(task)
-        if anew:
-            await prepare(directory, task)
-        # Killed here, a complete work directory is left; the next start makes it anew.
         try:
             spec = self._spec(task, directory)
         except BadMessage as error:
             return unusable(str(error))
-        run = await self._begin(spec, anew=anew)
-        # Killed here, the container runs on under the task's name and is adopted.
-        exit_, timed_out = await self._wait(run, directory)
-        logs = await run.logs(self._module.output_text_size)
+        while True:
+            run = await self._adopted(task, directory, spec)
+            if run is None:
+                run = await self._started(task, directory, spec)
+            # Killed here, the container runs on under the task's name and is adopted.
+            exit_, timed_out = await self._wait(run, directory)
+            opened = directory.opened
+            most = self._module.output_text_size
+            logs = await run.logs(most if opened is None else max(most, gate.SAYS))
+            if opened is None:
+                break
+            if not (run.adopted and gate.never_opened(exit_, logs)):
+                exit_ = gate.passed(exit_, logs, opened)
+                break
+            # Its node died before it let the task in. Killed here, nothing is left of it.
+            await self._runtime.remove(run.name)
         outcome = outcome_of(self._module, exit_, logs, timed_out=timed_out)
         if outcome.exit_code != 0 or outcome.cause is not Cause.EXIT:
             return outcome
@@ -102,19 +115,43 @@ class FreshLauncher:
         if self._module.image and await self._runtime.missing([self._module.image]):
             raise ImageMissing(f"image {self._module.image!r} is not on this host")
 
+    def open(self) -> None:
+        """Begin to start containers ahead."""
+        self._pool.open()
+
     def hold(self) -> None:
-        """Nothing waits here."""
+        """Start no more containers ahead."""
+        self._pool.hold()
 
     def holds(self, name: str) -> bool:
-        """No container stays."""
-        del name
-        return False
+        """Whether a container, or its directory, waits for a message."""
+        return self._pool.holds(name)
 
     def watch_room(self, tell: Callable[[int], None]) -> None:
         """Say nothing: a slot has room for one task."""
 
     async def close(self) -> None:
-        """No container stays."""
+        """Remove the containers that wait for a message."""
+        await self._pool.close()
+
+    async def _adopted(self, task: Task, directory: WorkDir, spec: ContainerSpec) -> Run | None:
+        """Return the run of this attempt that is on this host."""
+        if not await self.underway(task):
+            return None
+        if directory.opened is None:
+            return await self._begin(spec, anew=False)
+        # Started ahead: its labels, and the first name of its directory, tell nothing of the task.
+        return await self._runtime.find(spec.name)
+
+    async def _started(self, task: Task, directory: WorkDir, spec: ContainerSpec) -> Run:
+        """Let the task into a container that waits for one, or start one for it."""
+        arguments = spec.command[len(self._module.command) :]
+        run = await self._pool.admit(task, directory, arguments)
+        if run is not None:
+            return run
+        await prepare(directory, task)
+        # Killed here, a complete work directory is left; the next start makes it anew.
+        return await self._begin(spec, anew=True)
 
     async def _begin(self, spec: ContainerSpec, *, anew: bool) -> Run:
         """Start or adopt a container; `anew`: its work directory was made just now."""

@@ -7,7 +7,7 @@ import inspect
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from scalebox_actors.contract import Cut, Emission, truncate
@@ -15,6 +15,7 @@ from scalebox_actors.errors import BadInput
 from scalebox_actors.message import Message
 from scalebox_actors.ports import Task
 from scalebox_actors.records import TIMED_OUT, UNUSABLE, Cause, Outcome
+from scalebox_actors.staying import NothingStays
 from scalebox_actors.topology.model import Module
 
 Answer = None | bytes | str | Emission | Iterable[bytes | str | Emission]
@@ -41,7 +42,7 @@ def load_function(path: str, folder: Path) -> Function:
     return function  # type: ignore[no-any-return]  # checked to be a coroutine function
 
 
-class FunctionLauncher:
+class FunctionLauncher(NothingStays):
     """Runs a module's tasks by awaiting its function; nothing outlives the call."""
 
     def __init__(self, module: Module, function: Function) -> None:
@@ -53,11 +54,6 @@ class FunctionLauncher:
     def costly(self) -> bool:
         """A function is cheaper than a round trip; the commit fences in any case."""
         return False
-
-    @property
-    def states(self) -> Mapping[str, int]:
-        """No container stays."""
-        return {}
 
     async def underway(self, task: Task) -> bool:
         """Nothing survives a node that died, so there is never anything to adopt."""
@@ -94,20 +90,6 @@ class FunctionLauncher:
 
     async def ready(self) -> None:
         """Return at once: a function that was loaded can always start."""
-
-    def hold(self) -> None:
-        """Nothing waits here."""
-
-    def holds(self, name: str) -> bool:
-        """No container stays."""
-        del name
-        return False
-
-    def watch_room(self, tell: Callable[[int], None]) -> None:
-        """Say nothing: a slot has room for one task."""
-
-    async def close(self) -> None:
-        """No container stays."""
 
     def _raised(self, started: float, error: Exception) -> Outcome:
         code = getattr(error, "exit_code", 1)

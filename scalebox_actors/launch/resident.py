@@ -142,6 +142,9 @@ class ResidentLauncher:
         """Whether a container or a folder of that name is in use."""
         return any(life.name == name for life in self._lives.values())
 
+    def open(self) -> None:
+        """Nothing is started before there is a message."""
+
     def hold(self) -> None:
         """Nothing waits here for what may not come: programs are started as before."""
 

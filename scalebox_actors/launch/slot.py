@@ -52,7 +52,7 @@ class State(StrEnum):
     """Its runs were too short to be true."""
 
 
-class SlotClosed(Exception):  # noqa: N818 - as the others: a fact, not a fault of ours
+class SlotClosed(Exception):
     """The slot takes no messages for now; another one may."""
 
 
@@ -188,7 +188,7 @@ class Slot:
     # --- a run ------------------------------------------------------------------------------
 
     async def _admitted(self, room: Room, task: Task) -> None:
-        """Wait until the `check` hook lets the task through; raises NotAdmitted if the node ends."""
+        """Wait until the `check` hook lets the task in; raises NotAdmitted if the node ends."""
         while True:
             said = await room.admits(task)
             if said.exit is not None or said.code in (0, NO_HOOK):

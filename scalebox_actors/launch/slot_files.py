@@ -44,7 +44,7 @@ def refill(path: Path, files: Mapping[str, bytes]) -> None:
     """Remove the interface files of the last run and write those of the next; others stay."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        for name in _CLEARED.intersection(os.listdir(folder)):
+        for name in _CLEARED.intersection(os.listdir(folder)):  # noqa: PTH208 - names alone
             _clear(folder, path / name)
         for name, data in files.items():
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

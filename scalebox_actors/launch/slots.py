@@ -95,6 +95,9 @@ class SlotLauncher:
             raise ImageMissing(f"image {image!r} is not on this host")
         self._require_one()
 
+    def open(self) -> None:
+        """Do nothing: a slot opens when its first message comes."""
+
     def hold(self) -> None:
         """Let nothing wait for a slot or a `check` that may not come: the node ends."""
         for slot in self._slots:

@@ -5,6 +5,9 @@ alone (0700); the work directory itself may be written by whatever user the imag
 prepared under another name and renamed into place, so one that exists is complete, and the
 modification time of its parent says when it was prepared: no program can touch that.
 
+Of a container that was started ahead the door lies beside it, and a note that says whose task it
+was given: its labels were fixed before anybody knew.
+
 Everything here blocks; callers run it in a thread.
 """
 
@@ -26,6 +29,12 @@ from scalebox_actors.spec import Mount
 
 OWNER = ".owner"
 """The file beside the work directory that names the node it belongs to."""
+NOTE = ".task"
+"""The file beside it that names the task of a container that was started ahead."""
+DOOR = "door"
+"""The folder beside it by which the node talks with a container that was started ahead."""
+OPENED = "run"
+"""The file in the door that is there once the container was told to go on."""
 GONE = ".gone."
 """Names in the base that begin so are on their way out: nobody needs them, whoever they were."""
 _INPUTS = frozenset({"body", "headers.json"})
@@ -43,16 +52,58 @@ class WorkDir:
         self.path = self.parent / str(attempt)
         self._owner = owner
 
+    @property
+    def door(self) -> Path:
+        """The folder by which the node talks with a container that was started ahead."""
+        return self.parent / DOOR
+
+    @property
+    def opened(self) -> float | None:
+        """When a container that was started ahead was told to go on; None if it never was."""
+        try:
+            return (self.door / OPENED).stat().st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def prepare(self, task: Task) -> None:
         """Make it anew with the task's input files; what an earlier run left is removed."""
         discard(self.parent)
         fresh = self.parent / ".new"
-        self.parent.mkdir(parents=True, mode=0o700)
-        fresh.mkdir(mode=0o700)
-        (self.parent / OWNER).write_text(self._owner, "utf-8")
+        self._make(fresh)
         write_inputs(fresh, task)
         fresh.chmod(0o777)  # any image user; the parent is 0700
         fresh.rename(self.path)
+
+    def prepare_ahead(self) -> Path:
+        """Make it for a container that waits for its task, with a door beside it; return that."""
+        self._make(self.path)
+        self.path.chmod(0o777)
+        self.door.mkdir()
+        self.door.chmod(0o755)  # any image user, who sees it read-only
+        return self.door
+
+    def take_over(self, ahead: "WorkDir", task: Task) -> None:
+        """Become the directory of a container that was started ahead, with the task's files.
+
+        What is mounted follows: the container sees the files in its own directory.
+        """
+        write_inputs(ahead.path, task)
+        (ahead.parent / NOTE).write_text(task.message.id, "utf-8")
+        if ahead.path.name != self.path.name:
+            ahead.path.rename(ahead.parent / self.path.name)
+        discard(self.parent)
+        ahead.parent.rename(self.parent)
+
+    def open_door(self, text: bytes) -> None:
+        """Write down that the container is told to go on, and what it then executes."""
+        path = self.door / OPENED
+        path.write_bytes(text)
+        path.chmod(0o644)
+
+    def _make(self, folder: Path) -> None:
+        self.parent.mkdir(parents=True, mode=0o700)
+        folder.mkdir(mode=0o700)
+        (self.parent / OWNER).write_text(self._owner, "utf-8")
 
     def collect(self) -> dict[str, bytes]:
         """Return the bytes of those interface files that the program left.
@@ -100,6 +151,7 @@ class WorkDir:
             for name in _INPUTS:
                 (gone / self.path.name / name).unlink()
             (gone / self.path.name).rmdir()
+            _remove_door(gone)
             (gone / OWNER).unlink()
             gone.rmdir()
         return True
@@ -193,11 +245,30 @@ def owner_of(parent: Path) -> str | None:
         return None
 
 
+def note_of(parent: Path) -> str:
+    """Return the task that a container was given after it was made; empty if none was."""
+    try:
+        return (parent / NOTE).read_text("utf-8")
+    except FileNotFoundError:
+        return ""
+
+
 def make_base(base: Path) -> Path:
     """Make the directory of work directories, ours alone, and return its absolute path."""
     base.mkdir(parents=True, exist_ok=True, mode=0o700)
     base.chmod(0o700)
     return base.resolve()
+
+
+def _remove_door(parent: Path) -> None:
+    try:
+        names = os.listdir(parent / DOOR)  # noqa: PTH208 - names alone
+    except FileNotFoundError:
+        return
+    for name in names:  # only the node could write there
+        (parent / DOOR / name).unlink()
+    (parent / DOOR).rmdir()
+    (parent / NOTE).unlink(missing_ok=True)
 
 
 def _read_regular(path: Path, name: str) -> bytes:

@@ -28,6 +28,8 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     ceiling: Ceiling = Ceiling()
     modules: tuple[str, ...] = ()
     """All modules of the topology: what the comma rule of task files knows."""
+    ahead: asyncio.Semaphore = msgspec.field(default_factory=lambda: asyncio.Semaphore(1))
+    """Taken by whoever starts a container before its message comes: few at once on a node."""
 
     def name(self, task: Task) -> str:
         """Return the name under which a task's run is found."""

@@ -25,7 +25,7 @@ from scalebox_actors.runtimes.docker_answers import NOT_STARTED, Answer, Kind, S
 from scalebox_actors.runtimes.docker_body import WORK, Program, create_body
 from scalebox_actors.runtimes.docker_engine import FOREVER, PATIENCE, Engine
 from scalebox_actors.runtimes.docker_events import OURS, Events, Watch
-from scalebox_actors.runtimes.docker_images import find_image, program_of
+from scalebox_actors.runtimes.docker_images import find_image, identity_of, program_of
 from scalebox_actors.runtimes.docker_inspect import (
     KILLED,
     Inspected,
@@ -50,8 +50,8 @@ log = logging.getLogger(__name__)
 class DockerRun:
     """A container of ours."""
 
-    def __init__(self, runtime: "DockerRuntime", name: str, watch: Watch, adopted: bool) -> None:
-        self._runtime, self._name, self._watch = runtime, name, watch
+    def __init__(self, runtime: "DockerRuntime", watch: Watch, adopted: bool) -> None:
+        self._runtime, self._watch = runtime, watch
         self._adopted = adopted
         self._news = None if adopted else watch.news
         self._end: Exit | None = None
@@ -59,7 +59,7 @@ class DockerRun:
     @property
     def name(self) -> str:
         """The container's name."""
-        return self._name
+        return self._watch.name
 
     @property
     def adopted(self) -> bool:
@@ -198,15 +198,31 @@ class DockerRuntime:
                 return run
         raise RuntimeUnavailable(f"container {spec.name} changes faster than it can be adopted")
 
+    async def rename(self, name: str, new: str) -> bool:
+        """Give a container of ours another name, unless that is taken."""
+        container = await self._ours(name)
+        if container is None:
+            return False
+        path = f"containers/{container}/rename"
+        async with self._names.setdefault(new, asyncio.Lock()):
+            told = await self.engine.call(
+                Step.RENAME, lambda: self.engine.request("POST", path, {"name": new})
+            )
+            if isinstance(told, Answer):  # or it is taken by this one, and an answer was lost
+                found = await self.inspect(new)
+                if found is None or found.id != container:
+                    return False
+            self._containers.pop(name, None)
+            self._containers[new] = container
+            self._events.watch(container).name = new
+        return True
+
     async def remove(self, name: str) -> None:
         """Remove a container of ours, killing it if it lives."""
-        container = self._containers.pop(name, None)
-        if container is None:
-            found = await self.inspect(name)
-            if found is None or OURS not in found.labels:
-                return
-            container = found.id
-        await self._delete(container)
+        container = await self._ours(name)
+        self._containers.pop(name, None)
+        if container is not None:
+            await self._delete(container)
 
     async def stray(self, labels: Mapping[str, str]) -> list[Stray]:
         """Return every container of ours that carries all of `labels`."""
@@ -227,6 +243,10 @@ class DockerRuntime:
     async def missing(self, images: Sequence[str]) -> list[str]:
         """Return those images that are not on this host."""
         return [image for image in images if await find_image(self.engine, image) is None]
+
+    async def identity(self, image: str) -> str:
+        """Return the image's id."""
+        return await identity_of(self.engine, image)
 
     async def check(self) -> None:
         """Raise RuntimeUnavailable if the engine does not answer."""
@@ -258,7 +278,16 @@ class DockerRuntime:
 
     def _run(self, name: str, container: str, *, adopted: bool) -> DockerRun:
         self._containers[name] = container
-        return DockerRun(self, name, self._events.watch(container), adopted)
+        watch = self._events.watch(container)
+        watch.name = name
+        return DockerRun(self, watch, adopted)
+
+    async def _ours(self, name: str) -> str | None:
+        """Return the id of our container of that name."""
+        if name in self._containers:
+            return self._containers[name]
+        found = await self.inspect(name)
+        return None if found is None or OURS not in found.labels else found.id
 
     async def _adopt(self, spec: ContainerSpec, taken: Answer) -> DockerRun | None:
         """Take over the container that has our name; None if it had to go, or has gone."""

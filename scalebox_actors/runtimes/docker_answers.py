@@ -17,6 +17,7 @@ class Step(StrEnum):
 
     CREATE = "create"
     START = "start"
+    RENAME = "rename"
     OTHER = "other"
 
 
@@ -65,6 +66,9 @@ ANSWERS: tuple[tuple[Step | None, frozenset[int], str, Kind], ...] = (
     (Step.CREATE, frozenset((409,)), "", Kind.NAME_TAKEN),
     (Step.CREATE, BAD, "json:", Kind.REJECTED),
     (Step.CREATE, BAD, "cannot mkdir", Kind.REJECTED),
+    (Step.RENAME, ANY, "in use", Kind.NAME_TAKEN),
+    (Step.RENAME, ANY, "same name", Kind.NAME_TAKEN),
+    (Step.RENAME, frozenset((409,)), "", Kind.NAME_TAKEN),
     (Step.START, ANY, "already exists", Kind.HALF_STARTED),
     (Step.START, ANY, "id already in use", Kind.HALF_STARTED),
     (Step.START, ANY, "network", Kind.REJECTED),

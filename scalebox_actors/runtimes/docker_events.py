@@ -58,6 +58,8 @@ class Watch:
 
     def __init__(self, container: str) -> None:
         self.container = container
+        self.name = ""
+        """The name that its runs go by."""
         self.news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when there is reason to look; take hold of it before looking."""
         self.ended_by_us = False

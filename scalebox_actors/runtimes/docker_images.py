@@ -13,6 +13,7 @@ _REFERENCE = re.compile(r"[a-zA-Z0-9][\w.:@/-]{0,500}")
 
 
 class _Image(msgspec.Struct, rename="pascal"):
+    id: str = ""
     config: Program | None = None
 
 
@@ -22,6 +23,12 @@ async def find_image(engine: Engine, image: str) -> bytes | None:
         return None
     told = await engine.call(Step.OTHER, lambda: engine.request("GET", f"images/{image}/json"))
     return None if isinstance(told, Answer) else told
+
+
+async def identity_of(engine: Engine, image: str) -> str:
+    """Return the id of an image, or nothing if it is not on this host."""
+    told = await find_image(engine, image)
+    return "" if told is None else msgspec.json.decode(told, type=_Image).id
 
 
 async def program_of(engine: Engine, image: str) -> Program:

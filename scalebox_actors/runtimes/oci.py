@@ -120,6 +120,11 @@ class OciRuntime(ShepherdRuntime):
         """Return those images that are not in the store."""
         return [image for image in images if self._images.find(image) is None]
 
+    async def identity(self, image: str) -> str:
+        """Return where an image's files lie: elsewhere for another image under its name."""
+        stored = self._images.find(image)
+        return str(stored.rootfs) if stored else ""
+
 
 def _check(spec: ContainerSpec) -> None:
     """Raise SpecRejected for what can never be made here."""

@@ -57,6 +57,10 @@ class ProcessRuntime(ShepherdRuntime):
         """Return nothing: programs are those of the host."""
         return []
 
+    async def identity(self, image: str) -> str:  # noqa: ARG002 - none is needed
+        """Return nothing: programs are those of the host."""
+        return ""
+
 
 def _check(spec: ContainerSpec) -> None:
     """Raise SpecRejected for what a plain process cannot give."""

@@ -37,21 +37,23 @@ class Watch:
     """What we know of a run that somebody holds, and a future for its end."""
 
     def __init__(self, told: Told) -> None:
-        self.id = told.id
+        self.id, self.name = told.id, told.name
+        self.becomes = ""
+        """Its name to come, while it is being renamed."""
         self.end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
 
 
 class ShepherdRun:
     """A run that was started here, by us or by the node before us."""
 
-    def __init__(self, runtime: "ShepherdRuntime", told: Told, watch: Watch, adopted: bool) -> None:
-        self._runtime, self._name, self._watch = runtime, told.name, watch
+    def __init__(self, runtime: "ShepherdRuntime", watch: Watch, adopted: bool) -> None:
+        self._runtime, self._watch = runtime, watch
         self._adopted = adopted
 
     @property
     def name(self) -> str:
         """The run's name."""
-        return self._name
+        return self._watch.name
 
     @property
     def adopted(self) -> bool:
@@ -77,7 +79,7 @@ class ShepherdRun:
 
     async def stop(self, grace: float) -> None:
         """Let it be told to end, and after `grace` be killed, with all that it started."""
-        question = {"do": "stop", "name": self._name, "grace": grace}
+        question = {"do": "stop", "name": self.name, "grace": grace}
         await self._runtime.ask(question, patience=grace + PATIENCE, call=grace + ENGINE_CALL)
 
     async def logs(self, most: int) -> Logs:
@@ -157,6 +159,20 @@ class ShepherdRuntime:
             raise SpecRejected(answer.error)
         return answer.run, answer.adopted
 
+    async def rename(self, name: str, new: str) -> bool:
+        """Give a run another name, unless that is taken."""
+        if name not in self._watches and await self.find(name) is None:
+            return False
+        watch = self._watches[name]
+        watch.becomes = new
+        try:
+            told = (await self.ask({"do": "rename", "name": name, "to": new})).run
+            if told is None:  # or it was, and the answer was lost
+                told = (await self.ask({"do": "find", "name": new})).run
+        finally:
+            watch.becomes = ""
+        return told is not None and told.id == watch.id
+
     async def remove(self, name: str) -> None:
         """Remove a run, killing it if it still lives."""
         await self.ask({"do": "remove", "name": name})
@@ -225,10 +241,21 @@ class ShepherdRuntime:
         if told is None:
             return
         watch = self._watches.get(told.name)
-        if answer.n and (watch is None or watch.id != told.id):
+        if watch is None or watch.id != told.id:
+            watch = self._renamed(told)
+        if answer.n and watch is None:
             watch = self._watches[told.name] = Watch(told)
         if watch and watch.id == told.id and told.exit and not watch.end.done():
             watch.end.set_result(told.exit)
+
+    def _renamed(self, told: Told) -> Watch | None:
+        """Return the watch on a run that we knew by another name, now under its new one."""
+        watch = next((watch for watch in self._watches.values() if watch.id == told.id), None)
+        if watch is not None:
+            del self._watches[watch.name]
+            watch.name = told.name
+            self._watches[told.name] = watch
+        return watch
 
     def cut(self) -> None:
         """See to it that those who wait for an end hear of it, though the connection is lost."""
@@ -237,10 +264,12 @@ class ShepherdRuntime:
             self._mending = asyncio.get_running_loop().create_task(self._mend())
 
     async def _mend(self) -> None:
-        for name, watch in list(self._watches.items()):
+        for watch in list(self._watches.values()):
             while not watch.end.done():
                 try:
-                    found = (await self.ask({"do": "find", "name": name})).run
+                    found = (await self.ask({"do": "find", "name": watch.name})).run
+                    if found is None and watch.becomes:
+                        found = (await self.ask({"do": "find", "name": watch.becomes})).run
                 except RuntimeUnavailable as error:
                     log.warning("shepherd_gone", extra={"detail": str(error)})
                     continue
@@ -251,7 +280,7 @@ class ShepherdRuntime:
 
     def run(self, told: Told, *, adopted: bool) -> ShepherdRun:
         """Return a run that the shepherd told of."""
-        return self.run_class(self, told, self._watches[told.name], adopted)
+        return self.run_class(self, self._watches[told.name], adopted)
 
     def _new_link(self) -> Link:
         return Link(self.note, self.cut)

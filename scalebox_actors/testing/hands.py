@@ -24,6 +24,9 @@ class Hands(Protocol):
     def hand_out(self) -> None:
         """Give waiting messages to whoever asked for some."""
 
+    def hand_over(self, intake: "MemoryIntake", most: int) -> "list[MemoryDelivery]":
+        """Give an intake what waits now."""
+
     def release(self, delivery: "MemoryDelivery", delay: float) -> None:
         """Let a message be handed out again."""
 
@@ -84,6 +87,13 @@ class MemoryIntake:
         self.granted = 0
         while self._queue:
             self._broker.release(self._queue.popleft(), 0.0)
+
+    async def more(self, most: int) -> list[Delivery]:
+        """Return up to `most` further deliveries that wait now."""
+        number = await self._broker.tape.before("intake.more")
+        taken: list[Delivery] = [*self._broker.hand_over(self, most)]
+        await self._broker.tape.after(number)
+        return taken
 
     def take(self, delivery: MemoryDelivery) -> None:
         """Receive a delivery that was asked for."""

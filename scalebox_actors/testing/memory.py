@@ -286,17 +286,24 @@ class MemoryBroker:
     def hand_out(self) -> None:
         """Give waiting messages to whoever asked for some, oldest first."""
         for intake in self.intakes:
-            if self._paused.get(intake.module, 0.0) > self.now:
-                continue
-            for held in self.shelf.alive():
-                if intake.granted <= 0:
-                    break
-                fits = matches(intake.pattern, held.stored.subject)
-                if fits and held.ready_at <= self.now:
-                    held.deliveries += 1
-                    held.ready_at = NEVER
-                    delivery = held.owner = MemoryDelivery(self, held)
-                    intake.take(delivery)
+            for delivery in self.hand_over(intake, intake.granted):
+                intake.take(delivery)
+
+    def hand_over(self, intake: MemoryIntake, most: int) -> list[MemoryDelivery]:
+        """Take up to so many messages that wait now out of the stream, oldest first."""
+        handed: list[MemoryDelivery] = []
+        if self._paused.get(intake.module, 0.0) > self.now:
+            return handed
+        for held in self.shelf.alive():
+            if len(handed) >= most:
+                break
+            fits = matches(intake.pattern, held.stored.subject)
+            if fits and held.ready_at <= self.now:
+                held.deliveries += 1
+                held.ready_at = NEVER
+                held.owner = MemoryDelivery(self, held)
+                handed.append(held.owner)
+        return handed
 
     def release(self, delivery: MemoryDelivery, delay: float) -> None:
         """Let a message be handed out again after `delay`, if `delivery` is the one that has it."""

@@ -177,6 +177,16 @@ class ScriptedRuntime:
                 container.task = asyncio.get_running_loop().create_task(self._execute(container))
         return ScriptedRun(self, container, adopted)
 
+    async def rename(self, name: str, new: str) -> bool:
+        """Give a run another name, unless that is taken."""
+        await self._answering("runtime.rename")
+        container = self.host.containers.get(name)
+        if container is None or not container.ours or new in self.host.containers:
+            return False
+        container.spec = msgspec.structs.replace(container.spec, name=new)
+        self.host.containers[new] = self.host.containers.pop(name)
+        return True
+
     async def remove(self, name: str) -> None:
         """Remove a run, ending it if it still lives."""
         await self._answering("runtime.remove")
@@ -204,6 +214,12 @@ class ScriptedRuntime:
         await self._answering("runtime.missing")
         held = self.host.images
         return [] if held is None else [image for image in images if image not in held]
+
+    async def identity(self, image: str) -> str:
+        """Return the image's name, if the host has it: it never stands for another."""
+        await self._answering("runtime.identity")
+        held = self.host.images
+        return image if held is None or image in held else ""
 
     async def check(self) -> None:
         """Raise RuntimeUnavailable while the host is down."""

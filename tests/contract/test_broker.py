@@ -375,6 +375,40 @@ async def test_given_back_it_comes_again(bench: Bench) -> None:
     assert third.message_id == delivery.message_id
 
 
+async def test_more_takes_what_waits_and_never_waits(bench: Bench) -> None:
+    """Further deliveries are those that lie there now; they need no grant, and none is kept."""
+    await bench.write([task(n) for n in range(4)])
+    async with bench.broker.intake("calc") as intake:
+        intake.grant(1)
+        first = await take(intake, 1)
+        two = await intake.more(2)
+        rest = await intake.more(10)
+        none = await intake.more(10)
+        await bench.write([task(9)])
+        idle = await nothing_comes(intake)
+
+        assert [d.raw.body for d in (*first, *two, *rest)] == [b"0", b"1", b"2", b"3"]
+        assert none == []
+        assert idle
+        for delivery in (*first, *two, *rest):
+            await delivery.done()
+        (last,) = await intake.more(10)
+        assert last.raw.body == b"9"
+
+
+async def test_more_leaves_what_others_have_asked_for(bench: Bench) -> None:
+    """A slot that takes several at once does not take them from slots that wait elsewhere."""
+    async with bench.broker.intake("calc") as one, bench.broker.intake("calc") as two:
+        two.grant(2)
+        idle = await nothing_comes(two)
+        await bench.write([task(1), task(2)])
+        taken = await take(two, 2)
+
+        assert idle
+        assert list(await one.more(5)) == []
+        assert len(taken) == 2
+
+
 async def test_held_intakes_take_nothing(bench: Bench) -> None:
     """After `hold` nothing comes although slots were granted; after `grant` it comes."""
     async with bench.broker.intake("calc") as intake:

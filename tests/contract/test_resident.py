@@ -285,7 +285,9 @@ AGAIN = "i=0; while [ $i -lt 12 ]; do {}; i=$((i+1)); done; sleep 1000"
         pytest.param(AGAIN.format("answer"), 0, id="twice"),
         pytest.param(AGAIN.format("id=x; answer"), 120, id="unasked"),
         pytest.param(AGAIN.format("""echo '{"beat":"x"}'"""), 120, id="beats-of-nobody"),
-        pytest.param("head -c 5000000 /dev/zero | tr '\\0' x; echo; sleep 1000", 120, id="too-long"),
+        pytest.param(
+            "head -c 5000000 /dev/zero | tr '\\0' x; echo; sleep 1000", 120, id="too-long"
+        ),
     ],
 )
 async def test_noise_is_bounded(lab: Lab, noise: str, code: int) -> None:

@@ -380,3 +380,87 @@ async def test_a_missing_image_is_named(lab: Lab) -> None:
 async def test_check_of_a_living_runtime(lab: Lab) -> None:
     """A runtime that answers has nothing to complain about."""
     await (await lab.node()).check()
+
+
+async def test_a_renamed_run_is_found_by_its_new_name(lab: Lab) -> None:
+    """A run in somebody's hands goes by its new name, runs on and tells its end as before."""
+    runtime = await lab.node()
+    old, new = lab.spec("sleep"), lab.spec("sleep", name="two").name
+    run = await runtime.adopt_or_start(old)
+
+    assert await runtime.rename(old.name, new)
+    found = await runtime.find(new)
+
+    assert (run.name, await runtime.find(old.name)) == (new, None)
+    assert found is not None
+    await found.stop(0.1)
+    assert (await run.wait()).code == (await found.wait()).code
+    assert [stray.name for stray in await runtime.stray({"sbx.topology": lab.topology})] == [new]
+
+
+async def test_an_ended_run_can_be_renamed(lab: Lab) -> None:
+    """Its exit code and what it printed come along; removed by its new name, it is gone."""
+    runtime = await lab.node()
+    old, new = lab.spec("print", "3"), lab.spec("print", name="two").name
+    await (await runtime.adopt_or_start(old)).wait()
+
+    assert await runtime.rename(old.name, new)
+    run = await runtime.find(new)
+
+    assert run is not None
+    assert ((await run.wait()).code, (await run.logs(1000)).stdout[:7]) == (0, b"line 0\n")
+    await runtime.remove(new)
+    assert await runtime.stray({"sbx.topology": lab.topology}) == []
+
+
+async def test_a_new_name_outlives_the_node(lab: Lab) -> None:
+    """A node that is started again finds a renamed run by its new name, and adopts it."""
+    node = await lab.node()
+    old, new = lab.spec("sleep"), lab.spec("sleep", name="two")
+    await node.adopt_or_start(old)
+    assert await node.rename(old.name, new.name)
+    await lab.kill_node(node)
+
+    again = await lab.node()
+    assert await again.find(old.name) is None
+    run = await again.find(new.name)
+    assert run is not None
+    await run.stop(0.1)
+
+    assert (await run.wait()).code in (137, 143)
+
+
+async def test_a_taken_name_is_refused(lab: Lab) -> None:
+    """The name is the lock: of two runs that want one name at the same moment, one gets it."""
+    nodes = [await lab.node() for _ in range(2)]
+    specs = [lab.spec("sleep", name=name) for name in ("one", "two")]
+    for spec in specs:
+        await nodes[0].adopt_or_start(spec)
+    new = lab.spec("sleep", name="three").name
+
+    won = await asyncio.gather(
+        *(node.rename(spec.name, new) for node, spec in zip(nodes, specs, strict=True))
+    )
+
+    assert sorted(won) == [False, True]
+    left = {stray.name for stray in await nodes[0].stray({"sbx.topology": lab.topology})}
+    assert left == {new, specs[won.index(False)].name}
+
+
+async def test_a_name_that_is_not_there_cannot_be_given_up(lab: Lab) -> None:
+    """Who wants to rename a run that has gone is told so."""
+    runtime = await lab.node()
+    spec = lab.spec("sleep")
+
+    assert not await runtime.rename(spec.name, lab.spec("sleep", name="two").name)
+
+
+async def test_an_image_has_an_identity(lab: Lab) -> None:
+    """It is the same as long as the name stands for the same, and nothing if it is not there."""
+    runtime = await lab.node()
+
+    known = await runtime.identity(lab._image)
+
+    assert await runtime.identity(lab._image) == known
+    assert bool(known) == (lab.kind != "process")
+    assert await runtime.identity("sbx/absent:1") == ""

@@ -13,19 +13,24 @@ FLOORS = {
     "errors": 0, "limits": 0, "names": 0, "yamlgate": 0, "topology": 0, "contract": 0,
     "message": 0, "records": 0, "policy": 0, "spec": 0, "ports": 0, "gather": 0, "effects": 0,
     "insight": 0, "placement": 0, "rights": 0, "sites": 0,
-    "login": 0, "crossing": 0,
+    "login": 0, "crossing": 0, "staying": 0,
+    "batches": 1, "settle": 1,
     "hands": 1, "journal": 1, "committer": 1, "groups": 1, "actor": 1, "launch": 1, "broker": 1,
     "ledger": 1, "courier": 1, "runtimes": 1, "server": 1, "testing": 1, "keys": 1,
-    "node": 2, "local": 2, "operations": 2, "clerk": 2, "questions": 2, "health": 2,
+    "node": 2, "reaper": 2, "local": 2, "operations": 2, "clerk": 2, "questions": 2, "health": 2,
     "cli": 3,
 }  # fmt: skip
 
 # Floor 1 holds two rooms that others there may enter: they are parts of the actor's own path.
 NEIGHBOURS = {
-    ("actor", "committer"): "the actor hands its effects to the committer",
     ("actor", "hands"): "the actor works with its hands",
+    ("actor", "batches"): "the actor lets messages that it took at once share a slot",
+    ("actor", "settle"): "the actor has its runs settled",
+    ("settle", "batches"): "tasks that ran as one are settled as one",
+    ("settle", "committer"): "how a task ended goes to the committer",
+    ("settle", "journal"): "runs are written into the journal",
+    ("settle", "ledger"): "what came from other sites is counted",
     ("actor", "journal"): "the actor writes its runs into the journal",
-    ("actor", "ledger"): "the actor counts what came from other sites",
     ("courier", "ledger"): "the courier counts what it carried",
     ("courier", "committer"): "the courier buries what no site can read",
     ("groups", "journal"): "a group that is buried counts as a dead task",
@@ -41,7 +46,7 @@ OUTSIDE = {
     "click": {"cli"},
     "rich": {"cli"},
     "uvloop": {"cli"},
-    "aiofiles": {"launch", "node", "local"},
+    "aiofiles": {"launch", "reaper", "local"},
 }
 
 

@@ -13,7 +13,7 @@ from scalebox_actors.groups import Groups
 from scalebox_actors.journal import Counts
 from scalebox_actors.message import JOINED, REASON, Message
 from scalebox_actors.names import Names
-from scalebox_actors.ports import Settled, Settlement
+from scalebox_actors.records import Settled, Settlement
 from scalebox_actors.testing.memory import MemoryBroker
 from scalebox_actors.topology.model import Duration, Gather, Module, Topology
 

@@ -59,9 +59,7 @@ def summary(end: Outcome | Again) -> object:
         pytest.param(Exit(code=0), TIMEOUT, 1, (124, Cause.TIMEOUT), id="it-took-the-end-well"),
         pytest.param(Exit(code=143), FAULTS, 1, Again(alone=True), id="noise-may-be-another's"),
         pytest.param(Exit(code=0), Ending(Why.RETIRED), 1, Again(), id="retired"),
-        pytest.param(
-            Exit(code=143), Ending(Why.STOPPED), 2, Again(), id="another-one-was-stopped"
-        ),
+        pytest.param(Exit(code=143), Ending(Why.STOPPED), 2, Again(), id="another-one-was-stopped"),
     ],
 )
 def test_fate(ended: Exit, ending: Ending, together: int, expected: object) -> None:
