@@ -81,7 +81,6 @@ _KNOWN = frozenset(Answer.__struct_fields__)
 def message_line(
     message_id: str,
     attempt: int,
-    run: str,
     body: bytes | None,
     headers: Mapping[str, str],
     work: str = "",
@@ -90,7 +89,7 @@ def message_line(
 
     A body that is not UTF-8 comes as `body_base64`. None: it lies in the file `body` in `work`.
     """
-    line: dict[str, object] = {"id": message_id, "attempt": attempt, "run": run}
+    line: dict[str, object] = {"id": message_id, "attempt": attempt}
     if work:
         line["work"] = work
     line["headers"] = headers
@@ -129,6 +128,8 @@ def read_line(line: bytes, unknown: Callable[[str], None]) -> Line:
 
 def emissions(answer: Answer, modules: Collection[str]) -> tuple[Emission, ...]:
     """Return the messages that an answer asks for; raises BadOutput that says which is wrong."""
+    if not answer.sink:
+        return ()
     check_count(len(answer.sink), "sink")
     return tuple(
         emission_of(item, modules, f"sink {number}")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from scalebox_actors.contract import resident as lines
 from scalebox_actors.errors import NotPermitted, RuntimeUnavailable, SbxError, SpecRejected
-from scalebox_actors.launch.environment import lasting_environment, run_id
+from scalebox_actors.launch.environment import lasting_environment
 from scalebox_actors.launch.pipes import PipeClosed, Pipes
 from scalebox_actors.launch.resident_clock import Clock
 from scalebox_actors.launch.resident_fate import (
@@ -81,13 +81,15 @@ class Life:
         self._unknown: set[str] = set()
         self._errands: set[asyncio.Task[None]] = set()
         self._grace = STOP_GRACE
+        self._alone = False
+        """The one message that it has is to be alone."""
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
 
     @property
     def room(self) -> int:
         """How many more messages it takes now."""
-        if self.closing or any(asked.alone for asked in self.in_flight.values()):
+        if self.closing or self._alone:
             return 0
         return self.capacity - len(self.in_flight)
 
@@ -104,6 +106,7 @@ class Life:
     def give(self, asked: Asked) -> None:
         """Give it a message, for which it has room."""
         self.in_flight[asked.id] = asked
+        self._alone = asked.alone
         asked.given = asked.heard = NEVER
         asked.began = time.time()
         asked.faults = 0
@@ -127,6 +130,7 @@ class Life:
             reason = f"{self.folder.work}: {error.strerror}"
             if self.in_flight.pop(asked.id, None) is asked and not asked.end.done():
                 asked.end.set_exception(RuntimeUnavailable(reason))
+            self._alone = False
             self._rest()
             return
         if self.in_flight.get(asked.id) is asked and not self._wish.done():
@@ -136,7 +140,7 @@ class Life:
         message = asked.task.message
         work = f"{self._inside}/{asked.errand}" if asked.errand else ""
         line = lines.message_line(
-            message.id, asked.task.attempt, run_id(asked.task), body, message.contract_headers, work
+            message.id, asked.task.attempt, body, message.contract_headers, work
         )
         asked.given = asked.heard = self._loop.time()
         self._clock.busy(asked.given)
@@ -281,6 +285,7 @@ class Life:
             self._fault("an answer that nobody waits for", line)
             return
         self.answered += 1
+        self._alone = False
         if not asked.end.done():
             asked.end.set_result(said)
         if asked.errand:

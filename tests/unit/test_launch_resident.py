@@ -145,10 +145,10 @@ def test_not_started(death: Death, says: str) -> None:
     assert outcome.detail.startswith(says)
 
 
-def clock(*, heartbeat: float = 0.0, **keep: float) -> Clock:
+def clock(*, heartbeat: float = 0.0, idle: float = 600, age: float | None = None) -> Clock:
     """Return the clock of a program that has got ready at 100."""
-    values = {name: Duration(value) for name, value in keep.items()}
-    made = Clock(msgspec.structs.replace(MODULE, keep=Keep(**values)), 90.0)
+    keep = Keep(idle=Duration(idle), age=None if age is None else Duration(age))
+    made = Clock(msgspec.structs.replace(MODULE, keep=keep), 90.0)
     made.heartbeat = heartbeat
     made.open(100.0)
     made.heard(100.0)

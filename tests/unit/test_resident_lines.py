@@ -1,6 +1,7 @@
 """The lines between a node and a resident program: what goes out comes back, nothing surprises."""
 
 import base64
+import contextlib
 import json
 
 import msgspec
@@ -29,23 +30,23 @@ def read(line: bytes) -> resident.Line:
 @given(st.binary(), st.dictionaries(st.text(), st.text()))
 def test_a_message_is_one_line_that_says_it_all(body: bytes, headers: dict[str, str]) -> None:
     """Any bytes and any headers go out as one line of JSON, from which they can be had back."""
-    line = resident.message_line("id", 2, "run", body, headers)
+    line = resident.message_line("id", 2, body, headers)
     said = json.loads(line)
     text = said.get("body")
     got = base64.b64decode(said["body_base64"]) if text is None else text.encode()
 
     assert line.count(b"\n") == 1
     assert line.startswith(b'{"id":"id",')
-    assert (got, said["headers"], said["attempt"], said["run"]) == (body, headers, 2, "run")
+    assert (got, said["headers"], said["attempt"]) == (body, headers, 2)
     assert "work" not in said
 
 
 def test_a_body_may_lie_in_a_file() -> None:
     """A message with a folder says where it is; without a body, the body lies there."""
-    line = resident.message_line("id", 1, "run", None, {}, "/work/x")
+    line = resident.message_line("id", 1, None, {}, "/work/x")
 
     assert json.loads(line) == {
-        "id": "id", "attempt": 1, "run": "run", "work": "/work/x", "headers": {},
+        "id": "id", "attempt": 1, "work": "/work/x", "headers": {},
     }  # fmt: skip
 
 
@@ -72,10 +73,8 @@ def test_any_json_is_read(value: object) -> None:
     said = resident.read_line(line, lambda _: None)
     if isinstance(said, Answer):
         resident.extras(said)
-        try:
+        with contextlib.suppress(BadOutput):
             resident.emissions(said, MODULES)
-        except BadOutput as error:
-            assert str(error)
 
 
 @pytest.mark.parametrize(
