@@ -67,6 +67,7 @@ class Actor:
         self._ledger = desk.ledger
         self._counts: Counts = desk.journal.of(module.name)
         self._hands = Hands(module.slots, self._work)
+        launcher.watch_room(self._hands.resize)
         self._seats = Seats(module.slots)
         self._settler = Settler(module, launcher, desk, self._seats)
         self._tasks: dict[str, Task] = {}

@@ -32,6 +32,8 @@ class Hands:
         self._vacated: set[asyncio.Task[None]] = set()
         self._beside: set[asyncio.Task[None]] = set()
         """Those that share the slot of another one."""
+        self._too_many = 0
+        """So many slots are taken, or asked for, that there are no more."""
         self._closed = False
         self._suspended = False
 
@@ -90,6 +92,15 @@ class Hands:
         busy = len(self._all) - len(self._vacated) - len(self._beside)
         self._ask(max(0, self.slots - busy))
 
+    def resize(self, slots: int) -> None:
+        """Work on so many deliveries at once from now on; too many are not taken back."""
+        more = slots - self.slots - self._too_many
+        self.slots = slots
+        self._most_settling = max(slots, SETTLING)
+        self._too_many = max(0, -more)
+        if more > 0 and self._intake is not None:
+            self._ask(more)
+
     async def empty(self) -> None:
         """Wait until nothing is in hand."""
         while self._all:
@@ -131,5 +142,8 @@ class Hands:
             self._ask(1)
 
     def _ask(self, count: int) -> None:
-        if self._intake is not None and not (self._closed or self._suspended):
+        given_up = min(count, self._too_many)
+        self._too_many -= given_up
+        count -= given_up
+        if count and self._intake is not None and not (self._closed or self._suspended):
             self._intake.grant(count)

@@ -82,6 +82,11 @@ def run_name(topology: str, module: str, task_id: str) -> str:
     return f"sbx-{topology}.{module}.{token}"
 
 
+def lasting_name(topology: str, module: str, role: str, slot: int, token: str) -> str:
+    """Name a container that stays: `sbx-primes.count.resident-0-<token>`."""
+    return f"sbx-{topology}.{module}.{role}-{slot}-{token}"
+
+
 def warm_name(topology: str, module: str, unique: str) -> str:
     """Name a container that waits for a message: `sbx-primes.count.warm-0a1b2c`."""
     return f"sbx-{topology}.{module}.{_WARM}{unique}"

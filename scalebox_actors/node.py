@@ -26,6 +26,7 @@ from scalebox_actors.launch import workdir
 from scalebox_actors.launch.environment import Surroundings
 from scalebox_actors.launch.fresh import FreshLauncher
 from scalebox_actors.launch.function import FunctionLauncher, load_function
+from scalebox_actors.launch.resident import ResidentLauncher
 from scalebox_actors.launch.slots import SlotLauncher
 from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.ledger import Ledger
@@ -270,6 +271,8 @@ class Node:
         )
         if module.launch is Launch.SLOT:
             return SlotLauncher(module, place)
+        if module.launch is Launch.RESIDENT:
+            return ResidentLauncher(module, place)
         return FreshLauncher(module, place)
 
     async def _end(self, work: list[asyncio.Task[None]]) -> None:

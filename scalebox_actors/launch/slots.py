@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from scalebox_actors.errors import ImageMissing, SpecRejected
 from scalebox_actors.launch.slot import Slot, SlotClosed
@@ -106,6 +106,9 @@ class SlotLauncher:
     def holds(self, name: str) -> bool:
         """Whether a container, or a folder, belongs to one of the slots."""
         return any(slot.holds(name) for slot in self._slots)
+
+    def watch_room(self, tell: Callable[[int], None]) -> None:
+        """Say nothing: a slot has room for one task."""
 
     async def close(self) -> None:
         """End all slots, with their teardown."""
