@@ -18,6 +18,8 @@ from scalebox_actors.names import waits
 from scalebox_actors.ports import Runtime, Task
 from scalebox_actors.records import Cause, Outcome
 from scalebox_actors.runtimes.docker import DockerRuntime
+from scalebox_actors.runtimes.oci import OciRuntime
+from scalebox_actors.runtimes.oci_images import ImageStore
 from scalebox_actors.runtimes.process import ProcessRuntime
 from scalebox_actors.topology.model import Duration, Keep, Module
 
@@ -36,9 +38,9 @@ BODY = 'it\'s \n$(x) `y` \\ "é" \t*? ~ -n \x7f'.encode()
 class Host:
     """A host with one kind of runtime, and launchers of modules on it."""
 
-    def __init__(self, kind: str, place: Path, image: str) -> None:
+    def __init__(self, kind: str, place: Path, image: str, images: ImageStore | None) -> None:
         self.kind, self.image = kind, image
-        self._place = place
+        self._place, self._images = place, images
         self.base = workdir.make_base(place / "base")
         self.topology = f"t{uuid.uuid4().hex[:12]}"
         self.runtime: Runtime
@@ -48,6 +50,8 @@ class Host:
         """Connect to the runtime."""
         if self.kind == "process":
             self.runtime = await ProcessRuntime.open(self._place / "state")
+        elif self._images is not None:
+            self.runtime = await OciRuntime.over(self._images, self._place / "state")
         else:
             self.runtime = await DockerRuntime.open()
 
@@ -100,11 +104,19 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.integration)])
+@pytest.fixture(
+    params=[
+        "process",
+        pytest.param("docker", marks=pytest.mark.integration),
+        pytest.param("oci", marks=pytest.mark.integration),
+    ]
+)
 async def host(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Host]:
     """Return a host with the runtime in question."""
     image = request.getfixturevalue("busybox_image") if request.param == "docker" else "img"
-    made = Host(request.param, tmp_path, image)
+    images = request.getfixturevalue("oci_images") if request.param == "oci" else None
+    image = "sbx/test-busybox:1" if images is not None else image
+    made = Host(request.param, tmp_path, image, images)
     await made.open()
     yield made
     await made.close()
