@@ -67,6 +67,7 @@ class Actor:
         self._counts: Counts = desk.journal.of(module.name)
         self._admission = Admission(desk.pool, run_claim(module), desk.journal.node)
         self._hands = Hands(module.slots, self._work, self._admission, self._run_of)
+        launcher.watch_room(self._hands.resize)
         self._seats = Seats(module.slots)
         self._settler = Settler(module, launcher, desk, self._seats)
         self._tasks: dict[str, Task] = {}

@@ -122,6 +122,12 @@ class Hands:
             self._asked += more
             self._intake.grant(more)
 
+    def resize(self, slots: int) -> None:
+        """Work on so many deliveries at once from now on; too many are not taken back."""
+        self.slots = slots
+        self._most_settling = max(slots, SETTLING)
+        self.fit()
+
     async def empty(self) -> None:
         """Wait until nothing is in hand."""
         while self._all:

@@ -42,6 +42,10 @@ ATOMIC_BATCH_TASKS = 500
 """Of a batch that is stored as one: at least as many outputs fit beside its records."""
 KEEP_RUNS = 1_000_000
 SLOT_RESTARTS = 1_000
+RESIDENT_IN_FLIGHT = 256
+"""Messages that one resident program may have at once."""
+RESIDENT_IN_HAND = 1_024
+"""Messages of a module with resident programs on a node, over all its slots."""
 SLOT_START = 900.0
 """So long a slot's container and its `setup` hook may take."""
 SLOT_TEARDOWN = 30.0
@@ -89,6 +93,19 @@ DELIVERIES_WITHOUT_START = 20
 SLOTS_PER_NODE = 256
 RUN_SECONDS = 30 * 24 * 3600
 STOP_GRACE = 10.0
+
+RESIDENT_BODY_BYTES = 64 * KIB
+"""Longer bodies are given to a resident program in a file."""
+RESIDENT_LINE_BYTES = 4 * MIB
+RESIDENT_FAULTS = 10
+"""Lines of one resident program that mean nothing."""
+RESIDENT_HEARTBEAT = 1.0
+"""The shortest heart-beat that a resident program may promise."""
+RESIDENT_BEATS_LOST = 3
+RESIDENT_HUSH = 0.5
+"""A resident program that says nothing for so long at its start gets its first message."""
+RESIDENT_REPEATS = 5
+"""So often a message is given to another resident program for what was not its fault."""
 
 OUTPUT_TEXT_BYTES = 65_535
 OUTPUT_TEXT_CEILING = 1 * MIB

@@ -108,6 +108,11 @@ def bound_for(subject: str) -> BoundFor:
     return BoundFor(tokens[4], tokens[5], int(found[1]) if found else 1, parcel)
 
 
+def lasting_name(topology: str, module: str, role: str, slot: int, token: str) -> str:
+    """Name a container that stays: `sbx-primes.count.resident-0-<token>`."""
+    return f"sbx-{topology}.{module}.{role}-{slot}-{token}"
+
+
 def warm_name(topology: str, module: str, unique: str) -> str:
     """Name a container that waits for a message: `sbx-primes.count.warm-0a1b2c`."""
     return f"sbx-{topology}.{module}.{_WARM}{unique}"

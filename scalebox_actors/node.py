@@ -28,6 +28,7 @@ from scalebox_actors.launch.environment import Surroundings
 from scalebox_actors.launch.fresh import FreshLauncher
 from scalebox_actors.launch.function import FunctionLauncher, load_function
 from scalebox_actors.launch.gpus import NVIDIA, Gpus
+from scalebox_actors.launch.resident import ResidentLauncher
 from scalebox_actors.launch.slots import SlotLauncher
 from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.ledger import Ledger
@@ -323,6 +324,8 @@ class Node:
         )
         if module.launch is Launch.SLOT:
             return SlotLauncher(module, place)
+        if module.launch is Launch.RESIDENT:
+            return ResidentLauncher(module, place)
         return FreshLauncher(module, place)
 
     async def _end(self, work: list[asyncio.Task[None]]) -> None:

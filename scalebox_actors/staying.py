@@ -1,6 +1,6 @@
 """Containers that stay: those that outlive a message or are there before it, and how they end."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 
@@ -19,6 +19,9 @@ class Staying(Protocol):
 
     def holds(self, name: str) -> bool:
         """Whether a container, or a folder, is one that stays and is in use."""
+
+    def watch_room(self, tell: Callable[[int], None]) -> None:
+        """Have `tell` called with how many tasks may be in hand, when that is not the slots."""
 
     async def close(self) -> None:
         """End them; nothing runs any more that anybody waits for."""
@@ -42,6 +45,9 @@ class NothingStays:
         """No container stays."""
         del name
         return False
+
+    def watch_room(self, tell: Callable[[int], None]) -> None:
+        """Say nothing: a slot has room for one task."""
 
     async def close(self) -> None:
         """There is nothing to end."""

@@ -1,5 +1,7 @@
 """The grammar of the task files: `sink-tasks.txt` with its seven forms, and `sink-tasks.jsonl`."""
 
+import base64
+import binascii
 import re
 from collections.abc import Collection
 
@@ -17,13 +19,16 @@ _RawMap = dict[str, msgspec.Raw]
 _headers_decoder = msgspec.json.Decoder(_RawMap)
 
 
-class _JsonLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    body: msgspec.Raw
+class SinkItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One message as an object of JSON: exactly one of `body` and `body_base64` is given."""
+
+    body: msgspec.Raw = msgspec.Raw()
+    body_base64: str | None = None
     module: str | None = None
     headers: _RawMap | None = None
 
 
-_line_decoder = msgspec.json.Decoder(_JsonLine)
+_line_decoder = msgspec.json.Decoder(SinkItem)
 
 
 def parse_sink_tasks(data: bytes, modules: Collection[str], source: str) -> list[Emission]:
@@ -101,21 +106,37 @@ def _first_comma(text: str) -> int:
     return match.start() if match else -1
 
 
+def emission_of(item: SinkItem, modules: Collection[str], place: str) -> Emission:
+    """Return the message that an object asks for; raises BadOutput that names its place."""
+    module = None if item.module is None else known_module(item.module, modules, place)
+    return Emission(
+        module=module,
+        body=_body(item, place),
+        headers=emitted_headers(item.headers, place) if item.headers else {},
+    )
+
+
 def _json_emission(line: str, modules: Collection[str], place: str) -> Emission:
     try:
-        read = _line_decoder.decode(line)
+        item = _line_decoder.decode(line)
     except msgspec.MsgspecError as error:
         raise BadOutput(f"{place}: {one_line(error)}") from None
     except RecursionError:
         raise BadOutput(f"{place}: the JSON is nested too deeply") from None
-    module = None if read.module is None else known_module(read.module, modules, place)
-    raw = bytes(read.body)
+    return emission_of(item, modules, place)
+
+
+def _body(item: SinkItem, place: str) -> bytes:
+    raw = bytes(item.body)
+    if bool(raw) == (item.body_base64 is not None):
+        raise BadOutput(f"{place}: needs one of `body` and `body_base64`")
+    if item.body_base64 is not None:
+        try:
+            return base64.b64decode(item.body_base64, validate=True)
+        except (binascii.Error, ValueError):
+            raise BadOutput(f"{place}: `body_base64` is not base64") from None
     if raw.startswith(b'"'):
-        body = msgspec.json.decode(raw, type=str)
-    elif raw.startswith(b"{"):
-        body = compact(raw.decode())
-    else:
-        raise BadOutput(f"{place}: `body` is neither a string nor an object")
-    return Emission(
-        module=module, body=body.encode(), headers=emitted_headers(read.headers or {}, place)
-    )
+        return msgspec.json.decode(raw, type=str).encode()
+    if raw.startswith(b"{"):
+        return compact(raw.decode()).encode()
+    raise BadOutput(f"{place}: `body` is neither a string nor an object")

@@ -42,22 +42,32 @@ def environment(
     have no value are left out, so that a program can test for them.
     """
     message = task.message
+    of_the_task = {
+        "TASK_ID": message.id,
+        "SBX_RUN_ID": run_id(task),
+        "SBX_ATTEMPT": str(task.attempt),
+        "FROM_MODULE": message.from_module,
+        "FROM_IP": message.from_ip,
+    }
+    given = {name: value for name, value in of_the_task.items() if value}
+    return lasting_environment(module, task.slot, surroundings, work) | given
+
+
+def lasting_environment(
+    module: Module, slot: int, surroundings: Surroundings, work: str
+) -> dict[str, str]:
+    """Return the variables that are the same for every message of a container that stays."""
     ours = {
         "APP_ID": surroundings.topology,
         "MODULE_ID": module.name,
         "MODULE_NAME": module.name,
         "PLAT_MODULE_NAME": module.name,
-        "SLOT_ID": f"{surroundings.node}.{module.name}.{task.slot}",
-        "SLOT_SEQ": str(task.slot),
-        "TASK_ID": message.id,
-        "SBX_RUN_ID": run_id(task),
-        "SBX_ATTEMPT": str(task.attempt),
+        "SLOT_ID": f"{surroundings.node}.{module.name}.{slot}",
+        "SLOT_SEQ": str(slot),
         "CLUSTER": surroundings.site,
         "HOST_NAME": surroundings.node,
         "LOCAL_IP": surroundings.ip,
         "SINK_MODULE": module.sinks[0] if len(module.sinks) == 1 else "",
-        "FROM_MODULE": message.from_module,
-        "FROM_IP": message.from_ip,
         "WORK_DIR": work,
         "LOG_LEVEL": surroundings.log_level,
         "TASK_MAX_SECONDS": f"{module.timeout:g}",

@@ -7,7 +7,7 @@ both under the task's name and carries on where it stopped. They go only after t
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from aiofiles import os as aios
 
@@ -127,6 +127,9 @@ class FreshLauncher:
     def holds(self, name: str) -> bool:
         """Whether a container, or its directory, waits for a message."""
         return self._pool.holds(name)
+
+    def watch_room(self, tell: Callable[[int], None]) -> None:
+        """Say nothing: a slot has room for one task."""
 
     async def close(self) -> None:
         """Remove the containers that wait for a message."""

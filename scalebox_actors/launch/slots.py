@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from scalebox_actors.errors import ImageMissing, SpecRejected
 from scalebox_actors.launch.slot import Slot, SlotClosed
@@ -35,8 +35,8 @@ class SlotLauncher:
 
     @property
     def costly(self) -> bool:
-        """A process costs little more than a round trip; the commit fences in any case."""
-        return False
+        """A process may take hours, or have been cancelled while it waited: a look is cheap."""
+        return True
 
     @property
     def states(self) -> Mapping[str, int]:
@@ -107,6 +107,9 @@ class SlotLauncher:
         """Whether a container, or a folder, belongs to one of the slots."""
         return any(slot.holds(name) for slot in self._slots)
 
+    def watch_room(self, tell: Callable[[int], None]) -> None:
+        """Say nothing: a slot has room for one task."""
+
     async def close(self) -> None:
         """End all slots, with their teardown."""
         began = time.monotonic()
@@ -131,8 +134,7 @@ class SlotLauncher:
             self._free.notify_all()
 
     def _require_one(self) -> None:
-        if self._place.lack:
-            raise SpecRejected(self._place.lack)
+        self._place.require_room()
         if all(slot.closed for slot in self._slots):
             raise SpecRejected(next((slot.why for slot in self._slots if slot.why), "no slot"))
 

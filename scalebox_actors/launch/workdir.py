@@ -70,7 +70,7 @@ class WorkDir:
         discard(self.parent)
         fresh = self.parent / ".new"
         self._make(fresh)
-        _write_inputs(fresh, task)
+        write_inputs(fresh, task)
         fresh.chmod(0o777)  # any image user; the parent is 0700
         fresh.rename(self.path)
 
@@ -87,7 +87,7 @@ class WorkDir:
 
         What is mounted follows: the container sees the files in its own directory.
         """
-        _write_inputs(ahead.path, task)
+        write_inputs(ahead.path, task)
         (ahead.parent / NOTE).write_text(task.message.id, "utf-8")
         if ahead.path.name != self.path.name:
             ahead.path.rename(ahead.parent / self.path.name)
@@ -155,6 +155,17 @@ class WorkDir:
             (gone / OWNER).unlink()
             gone.rmdir()
         return True
+
+
+def write_inputs(folder: Path, task: Task) -> None:
+    """Write the files that a program is given of its message; nobody else may see the folder."""
+    message = task.message
+    (folder / "body").write_bytes(message.body)
+    (folder / "headers.json").write_bytes(_encode(message.contract_headers))
+    if task.members:
+        members = [(m.id, m.body, m.contract_headers) for m in task.members]
+        (folder / "batch-tasks.jsonl").write_bytes(render_batch_jsonl(members))
+        (folder / "batch-tasks.txt").write_bytes(render_batch_txt(members))
 
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,16 +258,6 @@ def make_base(base: Path) -> Path:
     base.mkdir(parents=True, exist_ok=True, mode=0o700)
     base.chmod(0o700)
     return base.resolve()
-
-
-def _write_inputs(folder: Path, task: Task) -> None:
-    message = task.message
-    (folder / "body").write_bytes(message.body)
-    (folder / "headers.json").write_bytes(_encode(message.contract_headers))
-    if task.members:
-        members = [(m.id, m.body, m.contract_headers) for m in task.members]
-        (folder / "batch-tasks.jsonl").write_bytes(render_batch_jsonl(members))
-        (folder / "batch-tasks.txt").write_bytes(render_batch_txt(members))
 
 
 def _remove_door(parent: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from scalebox_actors import contract
-from scalebox_actors.errors import RuntimeUnavailable
+from scalebox_actors.errors import RuntimeUnavailable, SpecRejected
 from scalebox_actors.launch.environment import Surroundings
 from scalebox_actors.launch.gpus import Gpus, devices_of, gpu_variables
 from scalebox_actors.launch.workdir import Paths, WorkDir
@@ -63,6 +63,11 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
         """Return the variables that come with a share of the node."""
         return gpu_variables(share.gpus, self.gpus, contained=bool(self.runtime.work_path))
 
+    def require_room(self) -> None:
+        """Raise SpecRejected if the node has no room for the containers that stay."""
+        if self.lack:
+            raise SpecRejected(self.lack)
+
     def share_of(self, slot: int) -> Share:
         """Return what the container that stays in a slot has of the node."""
         return self.standing[slot] if slot < len(self.standing) else Share()
@@ -89,14 +94,18 @@ def argv(module: Module, task: Task, work: str) -> tuple[str, ...]:
     return (*module.command, *arguments)
 
 
+def is_small(task: Task) -> bool:
+    """Whether a task's few small files cost less than the way to a thread and back."""
+    return not task.members and len(task.message.body) <= SMALL_BODY
+
+
 async def prepare(directory: WorkDir, task: Task) -> None:
     """Make a task's work directory; raises RuntimeUnavailable if the host cannot."""
     try:
-        # A few small files cost less than the way to a thread and back.
-        if task.members or len(task.message.body) > SMALL_BODY:
-            await asyncio.to_thread(directory.prepare, task)
-        else:
+        if is_small(task):
             directory.prepare(task)
+        else:
+            await asyncio.to_thread(directory.prepare, task)
     except OSError as error:  # the host's disk is full or broken; the task is not to blame
         reason = f"work directory {directory.path}: {error.strerror}"
         raise RuntimeUnavailable(reason) from error

@@ -165,8 +165,8 @@ class ShepherdRuntime:
             return False
         watch = self._watches[name]
         watch.becomes = new
+        question = {"do": "rename", "name": name, "to": new, "id": watch.id}
         try:
-            question = {"do": "rename", "name": name, "to": new, "id": watch.id}
             told = (await self.ask(question)).run
         finally:
             watch.becomes = ""

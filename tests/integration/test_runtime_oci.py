@@ -6,12 +6,21 @@ import signal
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import pytest
 
-from scalebox_actors.errors import ImageMissing, NotPermitted, SpecRejected, Unavailable
+from scalebox_actors.errors import (
+    ImageMissing,
+    NotPermitted,
+    RuntimeUnavailable,
+    SpecRejected,
+    Unavailable,
+)
 from scalebox_actors.ports import Exit
+from scalebox_actors.runtimes.choose import open_runtime
+from scalebox_actors.runtimes.docker import DockerRuntime
 from scalebox_actors.runtimes.oci import OciRuntime
 from scalebox_actors.runtimes.oci_images import ImageStore
 from scalebox_actors.spec import ContainerSpec, Mount
@@ -453,6 +462,25 @@ async def test_a_run_is_renamed_once(bench: Bench) -> None:
     assert (taken, done) == (False, True)
     assert await bench.runtime.find(old.name) is None
     assert (end.code, logs.stdout) == (4, b"x\n")
+
+
+@pytest.mark.parametrize("filled", [True, False])
+async def test_without_an_engine_oci_is_taken_if_it_has_images(
+    oci_images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filled: bool
+) -> None:
+    """A crun alone surprises nobody: only who has imported an image gets this runtime unasked."""
+
+    async def absent(*_: object, **__: object) -> NoReturn:
+        raise RuntimeUnavailable("no engine")
+
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr(DockerRuntime, "open", absent)
+    images = oci_images.root if filled else tmp_path / "empty"
+
+    runtime = await open_runtime(None, state=tmp_path / "state", images=images)
+    await runtime.close()
+
+    assert runtime.kind == ("oci" if filled else "process")
 
 
 async def test_open_descriptors_do_not_grow(bench: Bench) -> None:
