@@ -18,6 +18,8 @@ from scalebox_actors.errors import Transient
 from scalebox_actors.limits import LINK_SILENT, LINK_UNANSWERED
 from scalebox_actors.sockets import Connection, connections
 
+__all__ = ["Silent", "close", "watch_links"]
+
 TICK = 0.5
 PATIENCE = 2.0
 
@@ -65,7 +67,7 @@ async def watch_links(link: Link, pid: int) -> None:
         if dead:
             # What is not answered is asked again at the next turn.
             with contextlib.suppress(Transient):
-                await _close(link, dead)
+                await close(link, dead)
 
 
 class Silent:
@@ -111,7 +113,7 @@ def _inodes(pid: int) -> set[int]:
     return numbers
 
 
-async def _close(link: Link, dead: list[Connection]) -> None:
+async def close(link: Link, dead: list[Connection]) -> None:
     """Have the server close those of the connections that are leaf links."""
     ends = {(connection.host, connection.port): connection for connection in dead}
     server = f"$SYS.REQ.SERVER.{link.server_id}"

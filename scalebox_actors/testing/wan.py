@@ -143,6 +143,7 @@ class Wan:
             name="wan",
             events=lambda *said: self.events.append(said),
             credentials=Credentials(insecure=True),  # the wires never leave this machine
+            seconds=READY,
         )
         self._links.append(link)
         return link

@@ -24,15 +24,15 @@ from faults.stage import show
 from scalebox_actors.testing.wire import ProxyWire, Way, Wire
 
 AFTER_HEAL = 5.0
-CARRIED = 200
-"""Results a second that two busy cores bring over three sites at least: for the transfer time."""
+NOISE = 1.5
+"""The transfer time is measured a moment later; others use this machine, too."""
 AFTER_KILL = 12.0
 LOCAL_SHARE = 0.9
 """How much of its rate the sites' own work must keep while a link is down."""
-BEFORE, LONG_BEFORE = 3.0, 20.0
+WARM, BEFORE, LONG_BEFORE = 1.0, 4.0, 20.0
 SHORT, LONGER, LONGEST = 8.0, 30.0, 600.0
 """Below the time in which pings notice, above it, and above every back-off."""
-SLOW_TICK, SLOW_PACE = 1.0, 5
+SLOW_TICK, SLOW_PACE = 3.0, 5
 """Of the traffic where the cut is longest: it is the time that matters there, not the number."""
 SITES = ("a", "b", "c")
 KILLS = [
@@ -110,20 +110,22 @@ async def broken(flow: Traffic, site: str, how: Break, seconds: float) -> None:
     if seconds == LONGEST:
         flow.tick, flow.pace = SLOW_TICK, SLOW_PACE
     async with sending(flow):
+        await flow.rates(WARM)
         before = await flow.rates(LONG_BEFORE if seconds == LONGEST else BEFORE)
         how(wire)
         during = await flow.rates(seconds)
     wire.heal()
     missing = await flow.missing()
     took = await flow.arrived()
+    transfer = await flow.transfer(missing)
     share = min(during[name] / before[name] for name in before)
     kind = f"{type(wire).__name__} {site} {how.__name__}"
-    show("F9/F10", kind=kind, cut=seconds, roots=flow.roots, missing=missing, resumed=took,
+    show("F9/F10", kind=kind, cut=seconds, missing=missing, resumed=took, transfer=transfer,
          local=sum(during.values()), share=share)  # fmt: skip
 
     await certified(flow)
     assert share >= LOCAL_SHARE, "the sites' own work went on"
-    assert took < AFTER_HEAL + missing / CARRIED
+    assert took < AFTER_HEAL + transfer * NOISE
 
 
 async def certified(flow: Traffic) -> None:

@@ -1,8 +1,9 @@
 """Off this host nothing is said in the clear, and only to the server that it should be (S7)."""
 
+import asyncio
 import datetime as dt
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ pytestmark = [
     # nats-py leaves a connection that failed to the garbage collector.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+CERTIFICATE_LIFE = dt.timedelta(days=825)
+LEFT, SOON = 6.0, 30.0
 
 
 def serve(root: Path, *, tls: bool, made: dt.datetime | None = None) -> Process:
@@ -104,6 +108,44 @@ async def test_an_expired_certificate_is_refused(expired: Process) -> None:
     """A certificate that has ended proves nothing."""
     with pytest.raises(NotPermitted, match="expired"):
         await reached(expired.url, credentials(expired))
+
+
+@pytest.mark.timeout(60)
+async def test_a_certificate_that_expires_meanwhile_is_refused_and_renewed(tmp_path: Path) -> None:
+    """F37: a connection outlives its certificate; the next one is refused, loudly, until it is new.
+
+    Who waits for an answer gets it then: nothing is given up for a certificate that is renewed.
+    """
+    made = dt.datetime.now(dt.UTC) - CERTIFICATE_LIFE + dt.timedelta(seconds=LEFT)
+    process = serve(tmp_path, tls=True, made=made)
+    events: list[tuple[str, str]] = []
+    link = await connect(
+        process.url, name="x", events=lambda *e: events.append(e), credentials=credentials(process)
+    )
+    try:
+        await until(lambda: dt.datetime.now(dt.UTC) > made + CERTIFICATE_LIFE, 2 * LEFT)
+        before = await link.api("INFO")
+        process.kill()
+        process.start()
+        waiting = asyncio.create_task(link.api("INFO"))
+        await until(lambda: any("expired" in detail for _, detail in events), SOON)
+        process.kill()
+        make_keys(topology(), tmp_path / "keys")
+        process.start()
+        async with asyncio.timeout(SOON):
+            after = await waiting
+    finally:
+        await link.close()
+        process.stop()
+
+    assert before["domain"] == after["domain"] == "hub"
+
+
+async def until(condition: Callable[[], bool], seconds: float) -> None:
+    """Wait until something is so."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - of a clock, and of events of nats-py
+            await asyncio.sleep(0.02)
 
 
 async def test_a_server_cannot_talk_us_out_of_tls(plain: Process) -> None:

@@ -109,6 +109,28 @@ def test_the_ground_decides_where(topology: Topology) -> None:
     assert 'store_dir: "/data/js"' in server_configuration(topology, "a")
 
 
+@pytest.mark.parametrize("keys", [None, KEYS], ids=["open", "keys"])
+def test_who_watches_the_links_may_only_list_and_close_them(
+    topology: Topology, keys: Keys | None
+) -> None:
+    """One user of the system account, with two subjects to ask; without a key there is none."""
+    text = server_configuration(topology, "a", keys, Ground(watch="UWATCH"))
+    user = text.partition('nkey: "UWATCH"')[2].partition("subscribe")[0]
+    asks = [line.strip() for line in user.splitlines() if line.strip().startswith('"$')]
+
+    assert asks == ['"$SYS.REQ.SERVER.*.LEAFZ"', '"$SYS.REQ.SERVER.*.KICK"']
+    assert 'system_account: "SYS"' in text
+    assert "UWATCH" not in server_configuration(topology, "a", keys)
+
+
+def test_a_leaf_dials_soon_and_does_not_fill_its_log(topology: Topology) -> None:
+    """Twice a second at most, and an attempt in sixty is logged."""
+    text = server_configuration(topology, "a")
+
+    assert 'reconnect: "500ms"' in text
+    assert "reconnect_error_reports: 60" in text
+
+
 def test_one_site_has_no_links() -> None:
     """A topology without sites gets a server without leaf nodes."""
     alone = load(b"topology: t\nmodules:\n  m: {image: x}\n", path="t")
