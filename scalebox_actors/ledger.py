@@ -18,7 +18,7 @@ from scalebox_actors.names import is_name
 from scalebox_actors.ports import Broker, Delivery
 from scalebox_actors.records import DoneRecord
 
-CLOSED_KEPT = 512
+CLOSED_KEPT = 1024
 """More than can be acked between two syncs of a server's consumer state."""
 GATHER = 0.01
 """Seconds for which places are gathered for one write of a tally."""
