@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 from faults.stage import show
 
+from scalebox_actors import operations
 from scalebox_actors.cli.outbox import Outbox
 from scalebox_actors.crossing import Tally, mark, sent_key
 from scalebox_actors.ledger import Ledger
+from scalebox_actors.local import Site
 from scalebox_actors.message import MSG_ID
 from scalebox_actors.node import Node, Settings
+from scalebox_actors.operations import Selection
 from scalebox_actors.ports import Entry
 from scalebox_actors.testing.wan import Wan, wan
 from scalebox_actors.topology.load import load
@@ -92,6 +95,37 @@ async def test_a_killed_server_leaves_the_tally_of_parcels_exact(
     assert counted == Tally().plus(
         mark("far", entry.headers[MSG_ID], entry.body) for entry in entries
     )
+
+
+async def test_what_is_cancelled_while_its_link_is_cut_never_crosses(
+    lab: Wan, tmp_path: Path
+) -> None:
+    """Also what a node has in its hands is taken back, single messages of a parcel too."""
+    broker, far = await lab.broker("hub"), await lab.broker("a")
+    hub = Site(await lab.connect("hub"), broker.names, None)
+    outbox = Outbox(
+        names=broker.names, topology=lab.topology, module="far", body_limit=broker.body_limit
+    )
+    entries = [outbox.entry(b"%d" % number) for number in range(20)]
+    lab.wires["a"].cut()
+    async with carrying(lab, tmp_path):
+        await broker.inject([entries[0], *(entry for entry, _ in outbox.packed(entries[1:]))])
+        async with asyncio.timeout(20):  # all is in the hands of a node, which knocks in vain
+            while (await broker._reader.backlog(broker.names.courier("a"))).in_hand < 2:  # noqa: ASYNC110 - asked of the server
+                await asyncio.sleep(0.05)
+        meant = [Selection(id=entries[number].headers[MSG_ID]) for number in (0, 3, 4)]
+        taken: set[str] = set()
+        async with asyncio.timeout(20):
+            while len(taken) < len(meant):
+                for chosen in meant:
+                    taken |= {m.id async for m in operations.recall(hub, broker, chosen)}
+        lab.wires["a"].heal()
+        async with asyncio.timeout(CLEAR):
+            while await broker.waiting_to("a"):  # noqa: ASYNC110 - a stream can only be asked
+                await asyncio.sleep(0.1)
+    there = await far.read_all(far.names.task("far"))
+
+    assert sorted(int(m.body) for m in there) == [1, 2, *range(5, 20)]
 
 
 def mixed(outbox: Outbox, entries: list[Entry]) -> list[Entry]:
