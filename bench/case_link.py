@@ -57,7 +57,7 @@ class _Laboratory:
 
     async def queue(self, effort: Effort, round_trip: float, bar: Bar) -> Figure:
         """Measure how quickly messages come into a queue at the other site."""
-        messages = effort.pick(50_000, 20_000)
+        messages = effort.pick(30_000, 10_000)
         ours, baseline = await alternate(
             effort,
             partial(self._queued_there, messages, round_trip),
@@ -74,7 +74,7 @@ class _Laboratory:
 
     async def relay(self, effort: Effort) -> Figure:
         """Measure tasks per second through a module at each site."""
-        messages = effort.pick(4000, 1500)
+        messages = effort.pick(3000, 1000)
         ours, baseline = await alternate(
             effort, partial(self._relayed_there, messages), partial(self._relayed_here, messages)
         )
@@ -89,7 +89,7 @@ class _Laboratory:
 
     async def bytes(self, effort: Effort) -> Figure:
         """Measure what a message takes on the link, compressed and not."""
-        messages = effort.pick(20_000, 10_000)
+        messages = effort.pick(10_000, 5000)
         ours, baseline = await alternate(
             effort, partial(self._weighed, messages), partial(self._weighed, messages, plain=True)
         )

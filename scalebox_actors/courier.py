@@ -33,6 +33,9 @@ ASKED = 64
 LOAD_MESSAGES, LOAD_BYTES = BATCH_MESSAGES, 512 * 1024
 LOADS = 8
 """On their way at once, to each site."""
+GATHER = 0.01
+"""Seconds after a load that was not full before its lane sends another: one batch costs the other
+server the same whatever its size."""
 GIVE_BACK = 2.0
 PAUSE_FIRST, PAUSE_MOST = 0.05, 1.0
 SILENCE, KNOCK_SILENCE = 5.0, 2.0
@@ -229,6 +232,8 @@ class Courier:
             size = sum(item.size for item in load)
             self._window.sent(size)
             lane.knocking = bool(lane.pause)
+            if len(load) < LOAD_MESSAGES and not lane.pause:
+                lane.next = time.monotonic() + GATHER
             flight = tasks.create_task(self._carry(lane, load, size))
             self._flights.add(flight)
             flight.add_done_callback(partial(self._landed, lane, load))

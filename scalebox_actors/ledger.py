@@ -18,8 +18,10 @@ from scalebox_actors.names import is_name
 from scalebox_actors.ports import Broker, Delivery
 from scalebox_actors.records import DoneRecord
 
-CLOSED_KEPT = 512
+CLOSED_KEPT = 1024
 """More than can be acked between two syncs of a server's consumer state."""
+GATHER = 0.01
+"""Seconds for which places are gathered for one write of a tally."""
 LOOK_AGAIN = 1.0
 """Seconds for which the tallies of other nodes are believed."""
 
@@ -120,7 +122,9 @@ class Ledger:
     # --- inside ---------------------------------------------------------------------------------
 
     async def _page(self, key: str) -> _Page:
-        page = self._pages.setdefault(key, _Page())
+        page = self._pages.get(key)
+        if page is None:
+            page = self._pages[key] = _Page()
         if not page.loaded:
             async with self._lock:
                 if not page.loaded:
@@ -152,6 +156,7 @@ class Ledger:
 
     async def _write(self, key: str, page: _Page) -> None:
         """Store everything that is new in one write; what comes meanwhile goes with the next."""
+        await asyncio.sleep(GATHER)  # each write costs the server a sync; who waits, waits to ack
         taken = dict(page.new)
         places = tuple(sorted(page.open | set(taken)))
         total = page.tally.plus(chain.from_iterable(taken.values()))

@@ -8,8 +8,8 @@ from scalebox_actors.cli.bodies import Splitter, file_body
 from scalebox_actors.cli.outbox import Outbox, checked_headers, checked_id
 from scalebox_actors.errors import BadInput, BadMessage
 from scalebox_actors.message import MSG_ID, Raw, read
-from scalebox_actors.names import Names, body_id
-from scalebox_actors.topology.model import Identity, Module, Topology
+from scalebox_actors.names import Names, body_id, bound_for
+from scalebox_actors.topology.model import Identity, Module, Route, Site, Topology
 
 TOPOLOGY = Topology(
     name="t",
@@ -50,6 +50,51 @@ def test_ids_are_new_unless_they_are_given() -> None:
 def test_identity_by_body_names_a_message_by_its_body() -> None:
     """With `identity: body` the same body is the same message, whoever sends it."""
     assert outbox("b").entry(b"x").headers[MSG_ID] == body_id("b", b"x")
+
+
+FAR = Topology(
+    name="t",
+    sites={"local": Site(name="local", hub=True), "x": Site(name="x")},
+    modules={
+        "a": Module(name="a", sites=("x",)),
+        "b": Module(name="b", sites=("x",), identity=Identity.BODY),
+        "c": Module(name="c", sites=("local", "x"), route=Route.SPREAD),
+        "d": Module(name="d", sites=("local",)),
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("module", "given_id", "expected"),
+    [
+        pytest.param("a", "", ["sbx.t.local.out.x.a.x4"], id="far"),
+        pytest.param("a", "mine", ["sbx.t.local.out.x.a"] * 4, id="ids-that-may-come-again"),
+        pytest.param("b", "", ["sbx.t.local.out.x.b"] * 4, id="identity-by-body"),
+        pytest.param("d", "", ["sbx.t.local.task.d"] * 4, id="here"),
+    ],
+)
+def test_what_goes_to_another_site_goes_in_parcels(
+    module: str, given_id: str, expected: list[str]
+) -> None:
+    """Unless its id may be sent again: then the server must see it, to know it as the same."""
+    one = Outbox(names=Names("t"), topology=FAR, module=module, body_limit=1000, given_id=given_id)
+    packed = one.packed([one.entry(b"%d" % n, n + 1) for n in range(4)])
+
+    assert [entry.subject for entry, _ in packed] == expected
+    assert [place for _, place in packed] == list(range(len(expected)))
+
+
+def test_each_message_is_in_one_place_wherever_it_goes() -> None:
+    """Of messages for several sites those for here stay as they are; each tells its line."""
+    one = Outbox(names=Names("t"), topology=FAR, module="c", body_limit=100_000)
+    entries = [one.entry(b"%d" % n) for n in range(40)]
+    packed = one.packed(entries)
+    here = [entry for entry in entries if ".task." in entry.subject]
+
+    assert [entry for entry, _ in packed[:-1]] == here
+    assert [entries[place] for _, place in packed[:-1]] == here
+    assert bound_for(packed[-1][0].subject).count == 40 - len(here)
+    assert MSG_ID in packed[-1][0].headers
 
 
 def test_a_body_over_the_limit_is_refused() -> None:

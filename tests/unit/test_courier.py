@@ -54,6 +54,8 @@ def no_real_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(courier_module, "PAUSE_MOST", 1e-6)
     monkeypatch.setattr(courier_module, "PAUSE_FIRST", 1e-6)
     monkeypatch.setattr(courier_module, "GIVE_BACK", 0.05)
+    monkeypatch.setattr(courier_module, "GATHER", -1.0)
+    monkeypatch.setattr(ledger_module, "GATHER", 0.0)
     monkeypatch.setattr(ledger_module, "LOOK_AGAIN", -1.0)
 
 
