@@ -83,8 +83,8 @@ def _import_busybox(docker_socket: str) -> str:
     connection = http.client.HTTPConnection("engine", timeout=60)
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.connect(docker_socket)
-    name, _, tag = BUSYBOX_IMAGE.partition(":")
-    connection.request("POST", f"/images/create?fromSrc=-&repo={name}&tag={tag}", layer)
+    # With its tag in the name: podman does not read one beside it.
+    connection.request("POST", f"/images/create?fromSrc=-&repo={BUSYBOX_IMAGE}", layer)
     answer = connection.getresponse()
     assert answer.status == 200, answer.read()
     answer.read()

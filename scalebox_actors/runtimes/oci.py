@@ -46,8 +46,10 @@ class OciRun(ShepherdRun):
             return end
         # The container started, and it may be its init that could not execute the program.
         logs = await self.logs(INIT_SAYS)
-        words = judged(end.code, logs.stdout_size, logs.stderr)
-        return msgspec.structs.replace(end, not_started=True, detail=words) if words else end
+        code, words = judged(end.code, logs.stdout_size, logs.stderr)
+        if not words:
+            return end
+        return msgspec.structs.replace(end, code=code, not_started=True, detail=words)
 
 
 class OciRuntime(ShepherdRuntime):
