@@ -49,7 +49,7 @@ from scalebox_actors.records import UNUSABLE, Cause, Outcome
 from scalebox_actors.topology.model import Module
 
 PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""Before a program is started again: after so many lives on end in which it answered nothing."""
+"""Before a program is started again: after so many lives on end that came to nothing."""
 CLOSE_GRACE = 1.0
 KILLERS = 1000
 """So many tasks that ended a program are remembered."""
@@ -334,9 +334,14 @@ class ResidentLauncher:
         blameless = death.ending.why in (Why.RETIRED, Why.STOPPED) or death.exit.lost
         if death.exit.not_started or (at_start and not blameless):
             return self._settle_start(life, death)
+        blamed = False
         for asked in life.in_flight.values():
-            self._settle_message(asked, fate(self._module, death, asked), death)
-        self._pause(0 if life.answered or blameless else self._fruitless + 1)
+            end = fate(self._module, death, asked)
+            blamed = blamed or isinstance(end, Outcome)
+            self._settle_message(asked, end, death)
+        # A message that ends one program after the other is no reason to let others wait.
+        fruitful = life.answered > 0 or blamed or blameless
+        self._pause(0 if fruitful else self._fruitless + 1)
         return None
 
     def _settle_start(self, life: Life, death: Death) -> None:
