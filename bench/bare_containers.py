@@ -7,7 +7,7 @@ container, work directory and all; exits come from one stream of events, as they
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -93,12 +93,15 @@ class Exits:
 
 def run(job: Job) -> float:
     """Return the seconds for `job.tasks` containers, `job.slots` of them at once."""
-    return asyncio.run(_work(job))
+    return asyncio.run(looped(job, body))
 
 
-async def _work(job: Job) -> float:
+async def looped(
+    job: Job, make: Callable[[Job, str], Coroutine[None, None, dict[str, Any]]]
+) -> float:
+    """Run containers of the requests that `make` returns, and time them."""
     async with engine() as docker:
-        bodies = [await body(job, f"bare-{number}") for number in range(job.slots)]
+        bodies = [await make(job, f"bare-{number}") for number in range(job.slots)]
         exits = Exits(docker)
         listening = asyncio.create_task(exits.listen())
         await asyncio.sleep(0.5)  # until the stream stands; no answer of the engine tells

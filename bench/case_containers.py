@@ -75,7 +75,7 @@ async def make_image() -> None:
     found = await asyncio.to_thread(shutil.which, "busybox")
     if found is None:
         raise NoImageError("no busybox here; Debian's package is busybox-static")
-    data = await asyncio.to_thread(_root_file_system, found)
+    data = await asyncio.to_thread(root_file_system, found)
     repository, _, tag = IMAGE.partition(":")
     params = {"fromSrc": "-", "repo": repository, "tag": tag}
     headers = {"Content-Type": "application/x-tar"}
@@ -90,7 +90,8 @@ async def make_image() -> None:
                 raise NoImageError(line)
 
 
-def _root_file_system(busybox: str) -> bytes:
+def root_file_system(busybox: str) -> bytes:
+    """Return a tar of a busybox with three names."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         tar.add(Path(busybox).resolve(), "bin/busybox")

@@ -21,6 +21,8 @@ SIDES = {
     "bare-chain": "bench.bare_chain",
     "bare-processes": "bench.bare_processes",
     "bare-containers": "bench.bare_containers",
+    "bare-installed": "bench.bare_installed",
+    "bare-oci": "bench.bare_oci",
     "bare-start": "bench.bare_start",
     "bare-client": "bench.bare_client",
     "bare-commit": "bench.bare_commit",
@@ -40,6 +42,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str = ""
     image: str = ""
     command: tuple[str, ...] = ()
+    store: str = ""
+    """An image store."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from bench.figures import CaseReport, Effort
 from bench.machine import ROOT, facts, load
 from bench.report import Report, page, show
 
-CASES = ("chain", "commit", "processes", "containers", "send", "start", "memory")
+CASES = ("chain", "commit", "processes", "containers", "oci", "send", "start", "memory")
 ROUNDS, QUICK_ROUNDS = 5, 3
 SECONDS, QUICK_SECONDS = 120.0, 45.0
 """Of one case; after them no further round is begun."""

@@ -1,5 +1,6 @@
 """What people at any site ask the clerk of a site, and what it answers: one page at a time."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
@@ -60,6 +61,8 @@ class ModuleState(msgspec.Struct, frozen=True, kw_only=True):
     paused_until: float = 0.0
     suspended: str = ""
     site: str = ""
+    containers: Mapping[str, int] = {}
+    """How many of the containers that stay are in which state."""
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +148,7 @@ def states(
                 retried=sum(status.counts.retried for status in here),
                 paused_until=backlog.paused_until,
                 suspended="; ".join(sorted({s.suspended for s in here if s.suspended})),
+                containers=sum((Counter(s.containers) for s in here), Counter()),
             )
         )
     return tuple(found)

@@ -178,7 +178,7 @@ def _wishes(module: Module, ceiling: Ceiling) -> list[tuple[str, bool]]:
     limits = module.limits
     container = module.launch is not Launch.FUNCTION
     wishes = [
-        (f"{module.slots} slots (most {ceiling.slots})", module.slots <= ceiling.slots),
+        (f"{_rooms(module)} (most {ceiling.slots})", module.slots + module.warm <= ceiling.slots),
         (f"{limits.pids} pids (most {ceiling.pids})", limits.pids <= ceiling.pids),
         (f"image {module.image!r}", not container or _image_allowed(module.image, ceiling)),
         (f"network {module.network!r}", not module.network or module.network in ceiling.networks),
@@ -195,6 +195,11 @@ def _wishes(module: Module, ceiling: Ceiling) -> list[tuple[str, bool]]:
         wishes.append((f"mount root {name!r} (see --mount-root)", root is not None))
         wishes.append((f"writable mount {text!r}", not writable or bool(root and root.writable)))
     return wishes
+
+
+def _rooms(module: Module) -> str:
+    warm = f" and {module.warm} warm containers" if module.warm else ""
+    return f"{module.slots} slots{warm}"
 
 
 def _image_allowed(image: str, ceiling: Ceiling) -> bool:

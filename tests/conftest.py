@@ -14,6 +14,9 @@ from typing import NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
+from scalebox_actors.runtimes.oci_images import ImageStore
+from scalebox_actors.runtimes.oci_import import import_image
+
 # How fast a busy machine draws examples is no promise of ours; what they must show stays asserted.
 settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
@@ -54,6 +57,22 @@ def import_busybox() -> Callable[[str], str]:
 def busybox_image(docker_socket: str) -> str:
     """Import an image made of the static busybox of this host, and return its name."""
     return _import_busybox(docker_socket)
+
+
+@pytest.fixture(scope="session")
+def oci_images(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
+    """Return an image store for the runtime `oci` with an image of this host's busybox."""
+    if os.getuid() != 0:
+        cannot_run("the runtime oci needs root")
+    for tool in ("crun", "skopeo", "umoci", "busybox"):
+        if shutil.which(tool) is None:
+            cannot_run(f"there is no {tool}; see deploy/oci-tools")
+    folder = tmp_path_factory.mktemp("oci")
+    layer = folder / "layer.tar"
+    layer.write_bytes(_busybox_layer(Path(shutil.which("busybox") or "")))
+    store = ImageStore(folder / "images")
+    import_image(store, layer, BUSYBOX_IMAGE)
+    return store
 
 
 def _import_busybox(docker_socket: str) -> str:

@@ -13,6 +13,7 @@ COMMANDS = {
     "conf": ("conf", "Print the nats-server configuration of a site, and make its keys."),
     "schema": ("schema", "Print the JSON Schema of topologies, for editors."),
     "server": ("server", "Run the nats-server of a site until told to stop."),
+    "image": ("image", "Import, list and remove the images of the runtime oci."),
     "node": ("node", "Run this host's actors of a topology until told to stop."),
     "send": ("send", "Send messages to a module."),
     "status": ("status", "Show how much waits, runs and failed, per module."),
@@ -28,7 +29,7 @@ COMMANDS = {
 }
 _SECTIONS = {
     "Topologies": ("run", "check", "plan", "conf", "schema"),
-    "Servers and nodes": ("server", "node", "drain"),
+    "Servers and nodes": ("server", "node", "image", "drain"),
     "Messages": ("send", "results", "cancel", "pause", "resume"),
     "Looking": ("status", "trace", "logs", "dead"),
     "Shell": ("completion",),

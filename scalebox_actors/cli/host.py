@@ -12,6 +12,7 @@ from typing import TypeVar
 import click
 import msgspec
 
+from scalebox_actors.cli.options import images_option
 from scalebox_actors.errors import BadInput, NotPermitted
 from scalebox_actors.limits import NAME_LENGTH, SLOTS_PER_NODE
 from scalebox_actors.names import check_name, is_name
@@ -30,6 +31,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     """The operator's options as they were typed."""
 
     runtime: str | None = None
+    image_store: Path | None = None
     mount_roots: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
@@ -58,6 +60,7 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         envvar="SBX_RUNTIME",
         help="Where containers run; the first that answers if not given.  [env SBX_RUNTIME]",
     ),
+    images_option,
     click.option(
         "--mount-root",
         "mount_roots",
@@ -137,7 +140,9 @@ async def opened_runtime(
     # Its own folder for every node: the shepherd of processes serves one of them.
     state = settings.base / f"shepherd.{topology.name}.{settings.name}"
     guarded = isolated or settings.ceiling != Ceiling(slots=settings.ceiling.slots)
-    runtime = await open_runtime(host.runtime, state=state, isolated=guarded)
+    runtime = await open_runtime(
+        host.runtime, state=state, images=host.image_store, isolated=guarded
+    )
     try:
         yield runtime
     finally:

@@ -36,10 +36,32 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
 
 def stores_root() -> Path:
     """Return where embedded servers keep their data unless told otherwise."""
+    return _state_home() / "sbx-actor"
+
+
+def images_root() -> Path:
+    """Return where the images of the runtime `oci` lie unless told otherwise."""
+    return _state_home() / "sbx-actor-images"
+
+
+def images_option(function: F) -> F:
+    """Give a command `--images`."""
+    return click.option(
+        "--images",
+        "image_store",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        envvar="SBX_IMAGES",
+        default=images_root,
+        help="The image store of the runtime oci.  [env SBX_IMAGES; "
+        "default: ~/.local/state/sbx-actor-images]",
+    )(function)
+
+
+def _state_home() -> Path:
     state = os.environ.get("XDG_STATE_HOME", "")
     # The base directory specification says to ignore a path that is not absolute.
-    base = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
-    return base / "sbx-actor"
+    return Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
 
 
 def common(function: Callable[Concatenate[Common, P], None]) -> Callable[..., None]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from scalebox_actors.broker import Planned, planned
 from scalebox_actors.cli import output
 from scalebox_actors.cli.host import host_name
-from scalebox_actors.cli.options import Common, common, parameterised, texts
+from scalebox_actors.cli.options import Common, common, images_option, parameterised, texts
 from scalebox_actors.cli.show import duration, size, table
 from scalebox_actors.cli.topologies import load
 from scalebox_actors.errors import RuntimeUnavailable, SbxError
@@ -17,6 +18,7 @@ from scalebox_actors.limits import DONE_RECORD_MEMORY
 from scalebox_actors.names import Names
 from scalebox_actors.placement import crossings
 from scalebox_actors.runtimes.choose import KINDS, open_runtime
+from scalebox_actors.runtimes.oci_images import ImageStore
 from scalebox_actors.topology.graph import graph_mermaid, graph_text
 from scalebox_actors.topology.model import Launch, Topology
 
@@ -43,6 +45,7 @@ class Images(msgspec.Struct, frozen=True, kw_only=True):
               help="Tasks per second to reckon the memory of done-records for.")  # fmt: skip
 @click.option("--runtime", type=click.Choice(KINDS), envvar="SBX_RUNTIME",
               help="Where to look for images.  [env SBX_RUNTIME]")  # fmt: skip
+@images_option
 @parameterised
 @common
 def plan(common: Common, /, **given: object) -> None:
@@ -64,7 +67,7 @@ def plan(common: Common, /, **given: object) -> None:
         output.record({"mermaid": text}) if common.json else output.lines(text)
         return
     rate = msgspec.convert(given["rate"], float)
-    images = asyncio.run(_images(topology, given["runtime"]))
+    images = asyncio.run(_images(topology, given["runtime"], given["image_store"]))
     things = [
         thing
         for site in topology.site_names
@@ -162,14 +165,17 @@ def _crossings(topology: Topology) -> list[str]:
     return [*table(("message", "from → to", "links"), rows), ""]
 
 
-async def _images(topology: Topology, kind: object) -> Images:
-    """Ask the container engine for the images, if there is one and any are needed."""
+async def _images(topology: Topology, kind: object, store: object) -> Images:
+    """Ask engine or store for the images, if there is one and any are needed."""
     modules = topology.modules.values()
     needed = tuple(dict.fromkeys(m.image for m in modules if m.launch is not Launch.FUNCTION))
     if not needed:
         return Images(needed=())
     if kind == "process":
         return Images(needed=needed, unknown="the process runtime has none")
+    if kind == "oci":
+        found = ImageStore(Path(str(store))).find
+        return Images(needed=needed, missing=tuple(image for image in needed if not found(image)))
     try:
         runtime = await open_runtime("docker", state="")
     except RuntimeUnavailable as error:

@@ -155,6 +155,8 @@ def _remark(module: ModuleState, now: float) -> str:
     for_good = left > PAUSED_FOR_GOOD
     remarks = ["paused until `resume`" if for_good else f"paused for {duration(left)}"]
     remarks = remarks if paused else []
+    kept = ", ".join(f"{count} {state}" for state, count in sorted(module.containers.items()))
+    remarks += [f"slots: {kept}"] if kept else []
     remarks += [f"suspended: {module.suspended}"] if module.suspended else []
     return "; ".join(remarks)
 

@@ -6,6 +6,7 @@ pipes lose their names, so that no program finds them where it could open them.
 """
 
 import asyncio
+import os
 import secrets
 import time
 from pathlib import Path
@@ -65,9 +66,12 @@ class Door:
 
     def lay(self, text: bytes) -> None:
         """Lay down what the agent is to execute next."""
-        path = self.folder / TASK
-        path.write_bytes(text)
-        path.chmod(0o644)
+        # Over what lies there: some file systems flush a file that is first made empty.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(self.folder / TASK, flags, 0o644), "wb") as file:  # noqa: PTH123
+            os.fchmod(file.fileno(), 0o644)
+            file.write(text)
+            file.truncate()
 
     def close(self) -> None:
         """Let go of the pipes; an agent that waits for a word ends by itself."""
@@ -128,22 +132,11 @@ class Agent:
         self._door.stderr.begin()
         started = time.time()
         try:
-            await self._door.pipes.say(f"{self._asked} {hook}\n".encode())
-            done = await self._first(seconds)
-        except PipeClosed:
-            await self._run.stop(STOP_GRACE)
-            done = False
+            done, timed_out = await self._finish(f"{self._asked} {hook}\n", seconds)
+            exit_ = None if done else await asyncio.shield(self._end)
         except BaseException:
-            self._broken = True  # a program runs on that nobody waits for
+            self._broken = True  # a program may run on that nobody waits for
             raise
-        timed_out = not (done or self._end.done())
-        if timed_out:
-            await self._run.stop(STOP_GRACE)
-            await asyncio.wait([self._end])
-        exit_ = None if done else await asyncio.shield(self._end)
-        finished = time.time()
-        if done and not self._alone and not await end_leftovers(self._pid, self._run.name):
-            self._broken = True
         return Said(
             code=int(self._answer.result()) if done else 0,
             exit=exit_,
@@ -151,7 +144,7 @@ class Agent:
             stopped=self._stopped,
             logs=self._logs(),
             started=started,
-            finished=finished,
+            finished=time.time(),
         )
 
     async def stop(self) -> None:
@@ -163,6 +156,23 @@ class Agent:
         """Forget the container, which has to be removed."""
         self._broken = True
         self._end.cancel()
+
+    async def _finish(self, line: str, seconds: float) -> tuple[bool, bool]:
+        """Ask, and wait until nothing of it runs; returns whether it ended, and at its limit."""
+        try:
+            await self._door.pipes.say(line.encode())
+        except PipeClosed:
+            await self._run.stop(STOP_GRACE)
+            return False, False
+        if await self._first(seconds):
+            if not self._alone and not await end_leftovers(self._pid, self._run.name):
+                self._broken = True
+            return True, False
+        if self._end.done():
+            return False, False
+        await self._run.stop(STOP_GRACE)
+        await asyncio.wait([self._end])
+        return False, True
 
     async def _first(self, seconds: float) -> bool:
         """Wait for an answer; False if the container ended first, or the time did."""

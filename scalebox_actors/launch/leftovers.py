@@ -49,20 +49,19 @@ def _kill(pid: int, name: str) -> None:
 
 def _parent(pid: int) -> int:
     try:
-        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-        return int(text.rpartition(")")[2].split()[1])
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - asked for every message
+            return int(file.read().rpartition(b")")[2].split()[1])
     except (OSError, ValueError, IndexError):
         return 0
 
 
 def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            found += map(int, task.read_text("ascii").split())
-        except (OSError, ValueError):
-            continue
-    return found
+    """Return the children of a process that has one thread, as whoever keeps agents has."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:  # noqa: PTH123
+            return [int(word) for word in file.read().split()]
+    except (OSError, ValueError):
+        return []
 
 
 def _marked(pid: int, name: str) -> bool:

@@ -11,7 +11,7 @@ from scalebox_actors.launch import gate
 from scalebox_actors.launch.environment import environment
 from scalebox_actors.launch.pipes import Pipes
 from scalebox_actors.launch.workdir import WorkDir
-from scalebox_actors.launch.workplace import Workplace
+from scalebox_actors.launch.workplace import Workplace, is_small
 from scalebox_actors.limits import WARM_START
 from scalebox_actors.message import Message
 from scalebox_actors.names import warm_name
@@ -89,17 +89,13 @@ class Parked:
             raise RuntimeError("a container is started before a task is let in")
         # Killed anywhere before the gate is opened, its pipe ends and the container with it.
         # Under the task's name or not, it has no file `run`, so nobody takes it for a run.
-        renamed, written = await asyncio.gather(
-            self._place.runtime.rename(self.name, self._place.name(task)),
-            asyncio.to_thread(directory.take_over, self._directory, task),
-            return_exceptions=True,
+        renaming = asyncio.create_task(
+            self._place.runtime.rename(self.name, self._place.name(task))
         )
-        if isinstance(renamed, BaseException):
-            raise renamed
-        if isinstance(written, OSError):
-            raise RuntimeUnavailable(f"work directory {directory.path}: {written.strerror}")
-        if isinstance(written, BaseException):
-            raise written
+        try:
+            await self._hand_over(task, directory)
+        finally:
+            renamed = await renaming
         if not (renamed and self.alive):
             return None
         inside = self._place.inside(directory)
@@ -113,6 +109,18 @@ class Parked:
         await self._pipes.say(gate.GO)
         self.let_go()
         return self._run
+
+    async def _hand_over(self, task: Task, directory: WorkDir) -> None:
+        """Make the directory the task's; raises RuntimeUnavailable if the host cannot."""
+        try:
+            if is_small(task):
+                await asyncio.sleep(0)  # the engine is asked first, and works meanwhile
+                directory.take_over(self._directory, task)
+            else:
+                await asyncio.to_thread(directory.take_over, self._directory, task)
+        except OSError as error:  # as for a new container: the task is not to blame
+            reason = f"work directory {directory.path}: {error.strerror}"
+            raise RuntimeUnavailable(reason) from error
 
     def let_go(self) -> None:
         """Close the pipes: a container that still waits at its gate then ends."""

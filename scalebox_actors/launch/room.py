@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 
 import msgspec
 
@@ -27,6 +28,8 @@ ROLE = "slot"
 _NOBODY = Message(module="", id="", body=b"")
 _PER_TASK = ("TASK_ID", "SBX_RUN_ID", "SBX_ATTEMPT")
 _PROBE = b'command -v "$1" >/dev/null 2>&1 || exit 127\n'
+_PROGRAM, _HOOK = b'"$@"', b'"$_sbx_path"'
+"""The agent's own arguments, the program as image and module name it; or the hook it has found."""
 _ENDS_GROUP = {"TINI_KILL_PROCESS_GROUP": "1"}
 """Lets an engine's init pass a signal on to the program too; the agent takes it from programs."""
 
@@ -49,6 +52,7 @@ class Room:
         self._env = {name: value for name, value in known.items() if name not in _PER_TASK}
         self._door: Door | None = None
         self._agent: Agent | None = None
+        self._checks = self._runs = False
 
     @property
     def usable(self) -> bool:
@@ -90,16 +94,25 @@ class Room:
             probed = await self._do("command", _PROBE, SLOT_START)
             if probed.code:
                 raise SpecRejected(f"module {module.name!r}: {module.command[0]}: not found")
-        return await self.hook("setup", SLOT_START)
+        said = await self.hook("setup", SLOT_START)
+        if said.exit is None:  # it may have brought the other hooks
+            self._checks = await self._has("check")
+            self._runs = bool(module.command) or await self._has("run")
+        return said
 
     async def hook(self, hook: str, seconds: float) -> Said:
         """Run a hook that is about no message."""
         return await self._do(hook, b'exec "$_sbx_path"\n', seconds)
 
-    async def admits(self, task: Task) -> Said:
-        """Run the `check` hook with a message's arguments."""
-        words = self._arguments(task)
-        return await self._do("check", self._text(task, b'"$_sbx_path"', words), SLOT_START)
+    async def admits(self, task: Task) -> bool:
+        """Ask the `check` hook, with a message's arguments; without one every message may come.
+
+        If the room ends by that, the run will say so. Raises BadMessage as `run` does.
+        """
+        if not self._checks:
+            return True
+        said = await self._do("check", self._text(task, _HOOK), SLOT_START)
+        return said.exit is not None or said.code == 0
 
     async def run(self, task: Task) -> Outcome:
         """Run the module's program, or its `run` hook, for a message, and collect what it left.
@@ -108,13 +121,11 @@ class Room:
         be made ready.
         """
         module = self._module
-        words = self._arguments(task)
+        if not self._runs:
+            return self._passed_through(task)
+        text = self._text(task, _PROGRAM if module.command else _HOOK)
         await self._refill(task)
-        # The agent's own arguments are the program, as the image and the module name it.
-        hook, program = ("command", b'"$@"') if module.command else ("run", b'"$_sbx_path"')
-        said = await self._do(hook, self._text(task, program, words), module.timeout)
-        if said.code == NO_HOOK:
-            return self._passed_through(task, said)
+        said = await self._do("command" if module.command else "run", text, module.timeout)
         outcome = self._outcome(said)
         if outcome.exit_code or outcome.cause is not Cause.EXIT or not self.directory.has_outputs():
             return outcome
@@ -144,6 +155,10 @@ class Room:
             raise RuntimeError("a room is opened first")
         return await self._agent.do(hook, text, seconds)
 
+    async def _has(self, hook: str) -> bool:
+        said = await self._do(f"has-{hook}", b"", SLOT_START)
+        return said.exit is None and said.code != NO_HOOK
+
     async def _refill(self, task: Task) -> None:
         files = slot_files.inputs(task.message, task.members)
         if task.members or len(task.message.body) > SMALL_BODY:
@@ -151,14 +166,12 @@ class Room:
         else:
             slot_files.refill(self.directory.path, files)
 
-    def _arguments(self, task: Task) -> tuple[str, ...]:
-        return argv(msgspec.structs.replace(self._module, command=()), task, self.inside)
-
-    def _text(self, task: Task, program: bytes, words: tuple[str, ...]) -> bytes:
+    def _text(self, task: Task, program: bytes) -> bytes:
         """Return what the agent's shell executes: the task's own variables, then the program."""
         seated = msgspec.structs.replace(task, slot=self._seq)
         env = environment(self._module, seated, self._place.surroundings, self.inside)
         own = {name: value for name, value in env.items() if self._env.get(name) != value}
+        words = argv(msgspec.structs.replace(self._module, command=()), task, self.inside)
         return exports(own) + b"exec " + program + words_of(words) + b"\n"
 
     def _outcome(self, said: Said) -> Outcome:
@@ -172,14 +185,13 @@ class Room:
         exit_ = msgspec.structs.replace(exit_, cpu_seconds=None, memory_peak=None)
         return outcome_of(self._module, exit_, said.logs, timed_out=said.timed_out)
 
-    def _passed_through(self, task: Task, said: Said) -> Outcome:
+    def _passed_through(self, task: Task) -> Outcome:
         """Without a run hook a module hands its messages on to its one sink, if it has one."""
         bodies = [m.body for m in task.members] or [task.message.body]
         only = len(self._module.sinks) == 1
         emissions = tuple(Emission(module=None, body=b, headers={}) for b in bodies if only)
-        return Outcome(
-            exit_code=0, started=said.started, finished=said.finished, emissions=emissions
-        )
+        now = time.time()
+        return Outcome(exit_code=0, started=now, finished=now, emissions=emissions)
 
 
 async def closed(room: Room) -> None:

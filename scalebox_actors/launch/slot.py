@@ -13,7 +13,7 @@ from enum import StrEnum
 
 import msgspec
 
-from scalebox_actors.errors import BadMessage, NotAdmitted, RuntimeUnavailable
+from scalebox_actors.errors import BadMessage, NotAdmitted, RuntimeUnavailable, SbxError
 from scalebox_actors.launch.agent import NO_HOOK, Said
 from scalebox_actors.launch.outcomes import unusable
 from scalebox_actors.launch.room import Room, closed
@@ -189,10 +189,7 @@ class Slot:
 
     async def _admitted(self, room: Room, task: Task) -> None:
         """Wait until the `check` hook lets the task in; raises NotAdmitted if the node ends."""
-        while True:
-            said = await room.admits(task)
-            if said.exit is not None or said.code in (0, NO_HOOK):
-                return  # if the room has ended, the run will say so
+        while not await room.admits(task):
             await self._pause(SLOT_CHECK)
 
     async def _pause(self, seconds: float) -> None:
@@ -235,11 +232,8 @@ class Slot:
 
     async def _leave(self, room: Room, teardown: float = 0.0) -> None:
         """Remove a room; with so much time for its `teardown` first, if it can still have one."""
-        bad = ""
-        if teardown and room.usable and self.state not in (State.STARTING, State.READY):
-            said = await room.hook("teardown", teardown)
-            bad = f"teardown ended with {said.code}" if said.code not in (0, NO_HOOK) else ""
-            bad = "teardown took too long" if said.timed_out else bad
+        begun = self.state not in (State.STARTING, State.READY)
+        bad = await _torn_down(room, teardown) if teardown and begun and room.usable else ""
         await closed(room)
         if self._room is room:
             self._room = None
@@ -248,3 +242,15 @@ class Slot:
             log.error("slot_failed", extra={"sbx_module": self._module.name, "why": self.why})
         if self.state is State.ON:
             self.state = State.ERROR if bad else State.OFF
+
+
+async def _torn_down(room: Room, seconds: float) -> str:
+    """Run the `teardown` hook and say how it failed, if it did."""
+    try:
+        said = await room.hook("teardown", seconds)
+    except SbxError as error:  # the engine does not answer: the room is left to the reaper
+        return f"teardown: {error}"
+    if said.timed_out:
+        return "teardown took too long"
+    code = said.exit.code if said.exit else said.code
+    return "" if code in (0, NO_HOOK) else f"teardown ended with {code}"

@@ -34,9 +34,13 @@ _sbx_find() {
 
 echo "ready $$" >&4
 while [ -z "$_sbx_over" ] && IFS=' ' read -r _sbx_run _sbx_hook <&3; do
-    _sbx_find "$_sbx_hook"
+    _sbx_find "${_sbx_hook#has-}"
     if [ -z "$_sbx_path" ]; then
         echo "$_sbx_run none" >&4
+        continue
+    fi
+    if [ "${_sbx_hook#has-}" != "$_sbx_hook" ]; then
+        echo "$_sbx_run 0" >&4
         continue
     fi
     # In the foreground: a program in the background of a shell would ignore interrupts.

@@ -6,6 +6,7 @@ that we write is removed first and never followed. Everything here blocks.
 
 import contextlib
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ DOOR = "door"
 _BATCH = ("batch-tasks.jsonl", "batch-tasks.txt")
 _OLDER = ("input-messages.txt", "task-body.txt", "key-text.txt")
 _CLEARED = frozenset({*READ_FILES, "body", "headers.json", *_BATCH, *_OLDER})
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _encode = msgspec.json.Encoder().encode
 
 
@@ -45,13 +47,25 @@ def refill(path: Path, files: Mapping[str, bytes]) -> None:
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         for name in _CLEARED.intersection(os.listdir(folder)):  # noqa: PTH208 - names alone
-            _clear(folder, path / name)
+            if name not in files or not _is_ours(folder, name):
+                _clear(folder, path / name)
         for name, data in files.items():
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(name, flags, 0o644, dir_fd=folder), "wb") as file:  # noqa: PTH123
+            with open(os.open(name, _WRITE, 0o644, dir_fd=folder), "wb") as file:  # noqa: PTH123
+                os.fchmod(file.fileno(), 0o644)  # any image user, whatever the umask says
                 file.write(data)
+                file.truncate()
     finally:
         os.close(folder)
+
+
+def _is_ours(folder: int, name: str) -> bool:
+    """Whether a file is one that we wrote and that goes by no other name: it is written over.
+
+    That is quicker than making it anew, and nothing runs in the slot that could swap it now.
+    """
+    facts = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    regular = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1
+    return regular and facts.st_uid == os.geteuid()
 
 
 def _clear(folder: int, path: Path) -> None:

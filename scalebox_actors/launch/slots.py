@@ -35,8 +35,8 @@ class SlotLauncher:
 
     @property
     def costly(self) -> bool:
-        """A process costs little more than a round trip; the commit fences in any case."""
-        return False
+        """A process may take hours, or have been cancelled while it waited: a look is cheap."""
+        return True
 
     @property
     def states(self) -> Mapping[str, int]:

@@ -140,16 +140,18 @@ class Pool:
             start.add_done_callback(self._starts.discard)
 
     async def _start(self, parked: Parked) -> None:
+        waits = False
         try:
             # In turn over the whole node, so that running work is not starved.
             async with self._place.ahead:
                 if not self._closed:
                     await parked.open()
+                    waits = True
         except (SbxError, OSError) as error:
             self._failed(error)
         finally:
             self._starting.discard(parked)
-        if parked.alive:
+        if waits:
             self._failures, self.why = 0, ""
             self._ready.append(parked)
         else:

@@ -70,14 +70,18 @@ def argv(module: Module, task: Task, work: str) -> tuple[str, ...]:
     return (*module.command, *arguments)
 
 
+def is_small(task: Task) -> bool:
+    """Whether a task's few small files cost less than the way to a thread and back."""
+    return not task.members and len(task.message.body) <= SMALL_BODY
+
+
 async def prepare(directory: WorkDir, task: Task) -> None:
     """Make a task's work directory; raises RuntimeUnavailable if the host cannot."""
     try:
-        # A few small files cost less than the way to a thread and back.
-        if task.members or len(task.message.body) > SMALL_BODY:
-            await asyncio.to_thread(directory.prepare, task)
-        else:
+        if is_small(task):
             directory.prepare(task)
+        else:
+            await asyncio.to_thread(directory.prepare, task)
     except OSError as error:  # the host's disk is full or broken; the task is not to blame
         reason = f"work directory {directory.path}: {error.strerror}"
         raise RuntimeUnavailable(reason) from error

@@ -1,5 +1,6 @@
 """Which runtime a node uses: the one it was told, else the first that answers."""
 
+import asyncio
 import logging
 import os
 from pathlib import Path
@@ -7,9 +8,12 @@ from pathlib import Path
 from scalebox_actors.errors import BadInput, RuntimeUnavailable
 from scalebox_actors.ports import Runtime
 from scalebox_actors.runtimes.docker import DockerRuntime
+from scalebox_actors.runtimes.oci import OciRuntime
+from scalebox_actors.runtimes.oci_images import ImageStore
+from scalebox_actors.runtimes.oci_tools import has_runtime
 from scalebox_actors.runtimes.process import ProcessRuntime
 
-KINDS = (DockerRuntime.kind, ProcessRuntime.kind)
+KINDS = (DockerRuntime.kind, OciRuntime.kind, ProcessRuntime.kind)
 
 log = logging.getLogger(__name__)
 
@@ -18,27 +22,54 @@ async def open_runtime(
     kind: str | None,
     *,
     state: str | Path | None = None,
+    images: Path | None = None,
     host: str | None = None,
     deny_list: bool = False,
     isolated: bool = False,
 ) -> Runtime:
-    """Return the runtime named `kind`, or without one docker, else process with a warning.
+    """Return the runtime named `kind`, or without one docker, else oci, else process.
 
     Never process unasked where isolation is expected: `isolated` says so, or a DOCKER_HOST that
-    does not answer. `state` is where the process runtime keeps its runs; `host` and `deny_list`
-    go to the docker runtime. Raises RuntimeUnavailable, or NotPermitted for an unsafe engine.
+    does not answer; `oci` unasked only where there is an image for it. `state` is where `oci` and
+    `process` keep their runs, `images` the store of `oci`; `host` and `deny_list` go to the docker
+    runtime. Raises RuntimeUnavailable, or NotPermitted for an unsafe engine.
     """
     if kind not in (None, *KINDS):
         raise BadInput(f"runtime {kind!r} is not known: {', '.join(KINDS)}")
     if kind == ProcessRuntime.kind:
         return await ProcessRuntime.open(state)
+    if kind == OciRuntime.kind:
+        return await _oci(state, images)
     try:
         return await DockerRuntime.open(host, deny_list=deny_list)
     except RuntimeUnavailable as error:
         if kind is not None:
             raise
-        if isolated or host or os.environ.get("DOCKER_HOST"):
-            hint = "`--runtime process` runs programs without isolation"
-            raise RuntimeUnavailable(f"{error}; {hint}") from error
-        log.warning("runtime_fallback", extra={"detail": f"{error}; using `process`"})
+        reason = str(error)
+    named = bool(host or os.environ.get("DOCKER_HOST"))
+    if not named and await _has_images(images):
+        try:
+            return await _oci(state, images)
+        except RuntimeUnavailable as error:
+            reason = f"{reason}; {error}"
+    if isolated or named:
+        hint = "`--runtime oci` needs images of its own (`sbx-actor image import`), and "
+        hint += "`--runtime process` runs programs without isolation"
+        raise RuntimeUnavailable(f"{reason}; {hint}")
+    log.warning("runtime_fallback", extra={"detail": f"{reason}; using `process`"})
     return await ProcessRuntime.open(state)
+
+
+async def _oci(state: str | Path | None, images: Path | None) -> Runtime:
+    if images is None:
+        raise RuntimeUnavailable("the runtime `oci` needs an image store")
+    # A folder of its own: a shepherd looks after one kind of runs.
+    own = f"{state}.oci" if state is not None else None
+    return await OciRuntime.over(ImageStore(images), own)
+
+
+async def _has_images(images: Path | None) -> bool:
+    """Whether somebody has made this host ready for `oci`; a crun alone does not mean that."""
+    if images is None or not has_runtime():
+        return False
+    return not await asyncio.to_thread(ImageStore(images).empty)

@@ -80,7 +80,9 @@ def _layout_of_tree(source: Path, layout: Path) -> None:
     folder = layout.parent
     tar = folder / "layer.tar"
     if source.is_dir():
+        # Without when it was looked at and by which process: the same files are the same bytes.
         _run(folder, "tar", "--sort=name", "--numeric-owner", "--xattrs", "-C", str(source),
+             "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime",
              "-cf", str(tar), ".")  # fmt: skip
     else:
         _copy_unpacked(source, tar)

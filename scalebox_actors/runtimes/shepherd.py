@@ -29,6 +29,7 @@ from scalebox_actors.runtimes.shepherd_journal import Journal, Json
 from scalebox_actors.runtimes.shepherd_kernel import become_subreaper, enter_mount_namespace
 from scalebox_actors.runtimes.shepherd_process import AGAIN, Process
 from scalebox_actors.runtimes.shepherd_program import (
+    PID,
     Output,
     Program,
     children_of,
@@ -64,6 +65,9 @@ class Shepherd:
         self.poll.register(listener, select.EPOLLIN)
         self.poll.register(self.woken, select.EPOLLIN)
         self._recover()
+        # From here on everything that is printed is read; before, keepers see to it themselves.
+        with open(f"{state}/{PID}", "w") as file:  # noqa: PTH123
+            file.write(f"{os.getpid()}\n")
 
     # --- what an earlier shepherd left --------------------------------------------------------
 
@@ -83,10 +87,10 @@ class Shepherd:
         for pid, run in marked(f"{self.state}/".encode()):
             if run in known and known[run].pid == 0 and known[run].resume(pid):
                 self._tend(known[run], os.pidfd_open(pid))
-        self.kind.end_strays(self.state, {p.id: p for p in self.programs.values()})
         for program in known.values():
             if program.pid == 0:
                 program.exit = program.abandoned()
+        self.kind.end_strays(self.state, {p.id: p for p in self.programs.values()})
         self._compact()
 
     def _compact(self) -> None:
@@ -195,7 +199,7 @@ class Shepherd:
                 program = self.programs.get(message["name"])
                 answer(run=program and program.told())
             case "rename":
-                self._rename(message["name"], message["to"], answer)
+                self._rename(message["name"], message["to"], message["id"], answer)
             case "stop":
                 self._stop(message["name"], message["grace"], answer)
             case "remove":
@@ -250,14 +254,17 @@ class Shepherd:
         if self.living.pop(program.pid, None) is not None:
             self._end(program, program.over(0, {}))
 
-    def _rename(self, old: str, new: str, answer: Callable[..., None]) -> None:
+    def _rename(self, old: str, new: str, run: str, answer: Callable[..., None]) -> None:
         """Give a run another name, which must be free: the line in the journal is the act."""
-        if old not in self.programs or new in self.programs:
-            answer(error=f"{new} is taken" if new in self.programs else f"there is no {old}")
-            return
-        self.journal.write(rename=old, to=new)
-        self._call(old, new)
-        answer(run=self.programs[new].told())
+        taken, program = self.programs.get(new), self.programs.get(old)
+        if taken is None and program is not None:
+            self.journal.write(rename=old, to=new)
+            self._call(old, new)
+            taken = program
+        if taken is not None and taken.id == run:  # perhaps since the question before
+            answer(run=taken.told())
+        else:
+            answer(error=f"{new} is taken" if taken else f"there is no {old}")
 
     def _call(self, old: str, new: str) -> None:
         program = self.programs.pop(old, None)
@@ -303,7 +310,7 @@ class Shepherd:
             if program is not None:
                 # As with a container: what it started goes with it. Not yet reaped, its number
                 # is still its own, so nobody else can be hit.
-                program.kill()
+                program.sweep()
             _, status, usage = os.wait4(known.si_pid, 0)
             if program is not None:
                 code = os.waitstatus_to_exitcode(status)

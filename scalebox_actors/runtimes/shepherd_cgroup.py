@@ -9,9 +9,10 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from functools import cache
 
 from scalebox_actors.runtimes.shepherd_journal import Json
+from scalebox_actors.runtimes.shepherd_kernel import read_text
 
 ROOT = "/sys/fs/cgroup"
 PARENT = "sbx"
@@ -34,8 +35,8 @@ class Group:
 
     def __init__(self, name: str, root: str = ROOT) -> None:
         self._path, self._root = f"{PARENT}/{name}", root
-        self._unified = is_unified(root)
-        self._alarm = -1
+        self._unified, self._hierarchies = layout(root)
+        self._alarm, self._removed = -1, False
 
     def make(self, memory: int | None) -> None:
         """Make it, with a limit of memory and none of swap; raises OSError."""
@@ -43,8 +44,9 @@ class Group:
             self._make_unified(memory)
             return
         for controller in MEASURED:
-            if os.path.isdir(f"{self._root}/{controller}"):  # noqa: PTH112
-                os.makedirs(f"{self._root}/{controller}/{self._path}", exist_ok=True)  # noqa: PTH103
+            place = f"{self._root}/{controller}"
+            with contextlib.suppress(FileNotFoundError):  # this kernel does not have it
+                _mkdir(f"{place}/{PARENT}", f"{place}/{self._path}")
         if memory is not None:
             self._write("memory/", "memory.limit_in_bytes", memory)
             with contextlib.suppress(OSError):  # a kernel that does not count swap
@@ -52,7 +54,7 @@ class Group:
             self.set_alarm()
 
     def _make_unified(self, memory: int | None) -> None:
-        os.makedirs(f"{self._root}/{self._path}", exist_ok=True)  # noqa: PTH103
+        _mkdir(f"{self._root}/{PARENT}", f"{self._root}/{self._path}")
         for place in (self._root, f"{self._root}/{PARENT}"):
             for word in WANTED.split():
                 with contextlib.suppress(OSError):  # what is not there cannot be limited
@@ -136,10 +138,13 @@ class Group:
         if self._alarm >= 0:
             os.close(self._alarm)
             self._alarm = -1
-        for hierarchy in self._hierarchies():
-            for path in (f"{hierarchy}/{self._path}/{INNER}", f"{hierarchy}/{self._path}"):
-                with contextlib.suppress(OSError):
-                    os.rmdir(path)  # noqa: PTH106
+        if self._removed:
+            return
+        for hierarchy in self._hierarchies:
+            path = f"{hierarchy}/{self._path}"
+            if not _rmdir(path) and _rmdir(f"{path}/{INNER}"):
+                _rmdir(path)
+        self._removed = True
 
     def _pids(self) -> list[int]:
         where = "" if self._unified else "memory/"
@@ -147,9 +152,6 @@ class Group:
         for name in ("cgroup.procs", f"{INNER}/cgroup.procs"):
             found += [int(word) for word in self._text(where, name).split() if int(word) > 1]
         return found
-
-    def _hierarchies(self) -> list[str]:
-        return [self._root] if self._unified else list(hierarchies(self._root))
 
     def _write(self, hierarchy: str, name: str, value: int) -> None:
         _put(f"{self._root}/{hierarchy}{self._path}/{name}", str(value))
@@ -159,29 +161,47 @@ class Group:
         return int(text) if text.isdigit() else None
 
     def _text(self, hierarchy: str, name: str) -> str:
-        try:
-            with open(f"{self._root}/{hierarchy}{self._path}/{name}") as file:  # noqa: PTH123
-                return file.read()
-        except OSError:
-            return ""
+        return read_text(f"{self._root}/{hierarchy}{self._path}/{name}")
 
 
-def hierarchies(root: str = ROOT) -> Iterator[str]:
-    """Yield the mounted hierarchies of version 1; links are other names of the same."""
-    with os.scandir(root) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield entry.path
+@cache
+def layout(root: str = ROOT) -> tuple[bool, tuple[str, ...]]:
+    """Return whether this host has version 2 only, and where its hierarchies are mounted."""
+    if is_unified(root):
+        return True, (root,)
+    with os.scandir(root) as entries:  # links are other names of the same
+        found = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return False, tuple(found)
 
 
 def groups_named(prefix: str, root: str = ROOT) -> set[str]:
     """Return the names of those groups that begin with `prefix`: what a killed shepherd left."""
-    places = [root] if is_unified(root) else list(hierarchies(root))
     found: set[str] = set()
-    for place in places:
+    for place in layout(root)[1]:
         with contextlib.suppress(OSError), os.scandir(f"{place}/{PARENT}") as entries:
             found |= {entry.name for entry in entries if entry.name.startswith(prefix)}
     return found
+
+
+def _mkdir(parent: str, path: str) -> None:
+    try:
+        os.mkdir(path)  # noqa: PTH102
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        os.mkdir(parent)  # noqa: PTH102 - the first of our groups on this host
+        os.mkdir(path)  # noqa: PTH102
+
+
+def _rmdir(path: str) -> bool:
+    """Whether a group is gone now."""
+    try:
+        os.rmdir(path)  # noqa: PTH106
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _put(path: str, text: str) -> None:

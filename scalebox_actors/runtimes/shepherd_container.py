@@ -1,8 +1,8 @@
 """A container that the shepherd looks after, started by crun or runc. Standard library only.
 
 Its place is a directory named by the run's id: the bundle (config.json), the writable part of its
-root file system, two pipes with names and what was drained out of them. A *keeper*, a shell of
-four lines, starts the container runtime there, waits for it and writes its exit code down. Keeper
+root file system, two pipes with names and what was drained out of them. A *keeper*, a shell with
+a few lines, starts the container runtime there, waits for it and writes its exit code down. Keeper
 and container outlive the shepherd; the next one finds the keeper by the mark in its environment,
 or the code that it wrote. Until there is one, an output that fills its pipe waits.
 """
@@ -16,24 +16,33 @@ import signal
 import time
 import zlib
 from collections.abc import Mapping
+from functools import cache
 
 from scalebox_actors.runtimes.shepherd_cgroup import INNER, PARENT, Group, groups_named
 from scalebox_actors.runtimes.shepherd_journal import Json
-from scalebox_actors.runtimes.shepherd_kernel import MS_NODEV, mount, unmount
+from scalebox_actors.runtimes.shepherd_kernel import MS_NODEV, mount, read_text, unmount
 from scalebox_actors.runtimes.shepherd_program import (
     LOOK_AGAIN,
     MARK,
+    PID,
     Output,
     Program,
     children_of,
     mark_of,
     marked,
+    size_of,
     unlink,
 )
 
 SHELL = "/bin/sh"
 # The runtime and the container get the ends for writing only, and nothing of the mark or the lock.
-KEEPER = f'{MARK}= "$@" >out 2>err 3>&-\necho $? >exit\n'
+# Where there is no shepherd at the end, what is still in the pipes would go with them.
+KEEPER = f"""{MARK}= "$@" >out 2>err 3>&- 4>&- 5>&-
+echo $? >exit
+read -r shepherd <../{PID} && read -r _ _ now _ <"/proc/$shepherd/stat" && [ "$now" != Z ] && exit
+dd iflag=nonblock bs=64k <out >>stdout
+dd iflag=nonblock bs=64k <err >>stderr
+"""
 RUNTIME_STATE, ROOTS = "runtime", "roots"
 """In the state directory: the container runtime's own state, and root file systems."""
 LAYERS = ("root", "upper", "over")
@@ -43,7 +52,6 @@ WORDS = 4096
 """The most that is read of what the container runtime complains about."""
 MANY = 200
 """A writable part with more entries is removed by a process of its own."""
-SIGTERM_BLOCKED = 1 << (signal.SIGTERM - 1)
 UNFIT = (errno.EINVAL, errno.EOPNOTSUPP, errno.EREMOTE)
 """What a file system says that cannot hold the writable part of an overlay."""
 PASSING = ("resource temporarily unavailable", "no space left", "cannot allocate memory")
@@ -57,7 +65,8 @@ class Container(Program):
         super().__init__(state, asked)
         self.place = f"{state}/{self.id}"
         self.layers = f"{state}/{ROOTS}/{self.id}"
-        self.group = Group(group_name(state, self.id))
+        self._tag = group_name(state, self.id)
+        self.group = Group(self._tag)
 
     @staticmethod
     def end_strays(state: str, known: Mapping[str, Program]) -> None:
@@ -112,9 +121,12 @@ class Container(Program):
     def _furnish(self, box: Json) -> None:
         config = box["config"]
         config["root"]["path"] = f"{self.layers}/root"
-        config["linux"]["cgroupsPath"] = f"/{PARENT}/{group_name(self.state, self.id)}/{INNER}"
-        with open("config.json", "w") as file:  # noqa: PTH123
-            file.write(json.dumps(config))
+        config["linux"]["cgroupsPath"] = f"/{PARENT}/{self._tag}/{INNER}"
+        file = os.open("config.json", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(file, json.dumps(config).encode())
+        finally:
+            os.close(file)
         for name in ("out", "err"):
             os.mkfifo(name, 0o600)
         self.group.make(box.get("memory"))
@@ -151,9 +163,11 @@ class Container(Program):
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 # For reading too: while the keeper lives nobody writes into a broken pipe.
-                (os.POSIX_SPAWN_OPEN, 1, "out", os.O_RDWR, 0),
-                (os.POSIX_SPAWN_OPEN, 2, "err", os.O_RDWR, 0),
+                (os.POSIX_SPAWN_OPEN, 4, "out", os.O_RDWR, 0),
+                (os.POSIX_SPAWN_OPEN, 5, "err", os.O_RDWR, 0),
                 (os.POSIX_SPAWN_DUP2, lock, 3),
+                (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
             ],
             setsid=True,
             setsigmask=[],
@@ -175,7 +189,8 @@ class Container(Program):
     def terminate(self) -> None:
         """Signal its first process, an init that passes it on, once that one can hear it."""
         first = self._first()
-        if first and _hears(first):
+        # An init that has a child waits for signals; one that comes earlier may be dropped.
+        if first and children_of(first):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(first, signal.SIGTERM)
         else:
@@ -195,6 +210,9 @@ class Container(Program):
         found = [child for runtime in children_of(self.pid) for child in children_of(runtime)]
         return found[0] if found else 0
 
+    def sweep(self) -> None:
+        """Do nothing: what is left is found by its control group."""
+
     def over(self, code: int, used: Json) -> Json:  # noqa: ARG002 - of the keeper, which has none
         """Say how it ended, by what its keeper wrote down and its group of processes used."""
         return self._told_end()
@@ -202,7 +220,8 @@ class Container(Program):
     def abandoned(self) -> Json:
         """Say how it ended: the keeper wrote it down, shepherd or not."""
         end = self._told_end()
-        end["stdout_size"], end["stderr_size"] = self._drain_rest()
+        for name in ("stdout", "stderr"):
+            end[f"{name}_size"] = size_of(self.log(name))
         return end
 
     def _told_end(self) -> Json:
@@ -216,7 +235,7 @@ class Container(Program):
         return end
 
     def _verdict(self) -> Json:
-        code = _read(f"{self.place}/exit").strip()
+        code = read_text(f"{self.place}/exit").strip()
         if not code:
             return {"code": 128 + signal.SIGKILL, "lost": True, "detail": "its keeper was killed"}
         # The runtime writes this file last before it lets the program begin.
@@ -224,17 +243,10 @@ class Container(Program):
             return {"code": int(code)}
         if int(code) > 128:  # noqa: PLR2004 - ended by a signal, ours or somebody else's
             return {"code": int(code)}
-        words = _read(f"{self.place}/runtime.log").strip()
+        words = read_text(f"{self.place}/runtime.log", WORDS).strip()
         words = words or f"the container runtime ended with exit code {code}"
         lost = any(piece in words.lower() for piece in PASSING)
         return {"code": 126, "lost": lost, "not_started": not lost, "detail": words}
-
-    def _drain_rest(self) -> tuple[int, int]:
-        sizes = []
-        for name in ("stdout", "stderr"):
-            held = [f"{self.log(name)}{end}" for end in ("", ".old")]
-            sizes.append(sum(os.path.getsize(p) for p in held if os.path.exists(p)))  # noqa: PTH110, PTH202
-        return sizes[0], sizes[1]
 
     def _close_outputs(self) -> None:
         for output in self.outputs:
@@ -247,12 +259,18 @@ class Container(Program):
         with contextlib.suppress(OSError):
             unmount(f"{self.layers}/root")
         remove(self.layers)
+        remove(f"{self.state}/{RUNTIME_STATE}/{self.id}")  # of a runtime that was killed
         unlink(*(f"{self.place}/{name}" for name in PLAIN))
+
+    def _logs(self) -> list[str]:
+        """Return which logs there may be: most runs print nothing."""
+        if self.exit is None or self.exit.get("stdout_size") or self.exit.get("stderr_size"):
+            return list(LOGS)
+        return []
 
     def forget(self) -> None:
         """Remove its place."""
-        self.group.remove()
-        unlink(*(f"{self.place}/{name}" for name in LOGS))
+        unlink(*(f"{self.place}/{name}" for name in self._logs()))
         with contextlib.suppress(OSError):
             os.rmdir(self.place)  # noqa: PTH106
 
@@ -284,7 +302,12 @@ def prepare(state: str) -> None:
 
 def group_name(state: str, run: str) -> str:
     """Return the name of a run's control group: by state directory, so that strays are known."""
-    return f"{zlib.crc32(os.fsencode(state)):08x}{os.stat(state).st_ino:x}-{run}"  # noqa: PTH116
+    return f"{_tag_of(state)}-{run}"
+
+
+@cache
+def _tag_of(state: str) -> str:
+    return f"{zlib.crc32(os.fsencode(state)):08x}{os.stat(state).st_ino:x}"  # noqa: PTH116
 
 
 def _end_keeper(pid: int) -> None:
@@ -338,22 +361,3 @@ def _overlay(lower: str) -> None:
             raise
         mount("overlay", "root", "overlay", MS_NODEV, layers)
         _volatile = ""
-
-
-def _hears(pid: int) -> bool:
-    """Whether a first process is an init that waits for signals: it keeps them blocked.
-
-    Before that the kernel drops a signal that the first process has no handler for.
-    """
-    for line in _read(f"/proc/{pid}/status").splitlines():
-        if line.startswith("SigBlk:"):
-            return bool(int(line.split()[1], 16) & SIGTERM_BLOCKED)
-    return False
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
-            return file.read(WORDS)
-    except OSError:
-        return ""

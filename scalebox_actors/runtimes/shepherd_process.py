@@ -85,6 +85,10 @@ class Process(Program):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
+    def sweep(self) -> None:
+        """End what it started."""
+        self.kill()
+
     def over(self, code: int, used: Json) -> Json:
         """Say how it ended, by what the kernel told its parent."""
         return self.end(code=code, **used)

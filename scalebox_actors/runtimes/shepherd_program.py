@@ -19,11 +19,15 @@ KEPT = ("name", "id", "labels", "attempt", "work", "time", "box", "exit")
 """Of what was asked, and learned: what a following shepherd must know."""
 
 
+PID = "shepherd.pid"
+"""In the state directory: the shepherd that drains what runs print."""
+
+
 class Output:
     """One output of a program, drained into a file of which the newest part is kept."""
 
     def __init__(self, path: str, pipe: int, bound: int) -> None:
-        self.path, self.pipe, self.size = path, pipe, 0
+        self.path, self.pipe, self.size = path, pipe, size_of(path)
         self._half, self._held, self._file = max(bound // 2, 1), 0, -1
 
     def drain(self) -> bool:
@@ -55,6 +59,7 @@ class Output:
 
     def close(self) -> None:
         """Give both descriptors back."""
+        self.size = max(self.size, size_of(self.path))  # while there was no shepherd
         for fd in (self.pipe, self._file):
             if fd >= 0:
                 os.close(fd)
@@ -119,6 +124,10 @@ class Program:
         """End it."""
         raise NotImplementedError
 
+    def sweep(self) -> None:
+        """End what it left running, before its own number can be somebody else's."""
+        raise NotImplementedError
+
     def over(self, code: int, used: Json) -> Json:
         """Take down what is left of it and say how it ended; called once, when `pid` is gone."""
         raise NotImplementedError
@@ -165,6 +174,17 @@ def children_of(pid: int) -> list[int]:
             return [int(word) for word in file.read().split()]
     except OSError:
         return []
+
+
+def size_of(log: str) -> int:
+    """Return how much of an output is on disk."""
+    size = 0
+    for path in (log, log + ".old"):
+        try:
+            size += os.stat(path).st_size  # noqa: PTH116
+        except OSError:
+            continue
+    return size
 
 
 def unlink(*paths: str) -> None:

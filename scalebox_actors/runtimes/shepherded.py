@@ -165,10 +165,9 @@ class ShepherdRuntime:
             return False
         watch = self._watches[name]
         watch.becomes = new
+        question = {"do": "rename", "name": name, "to": new, "id": watch.id}
         try:
-            told = (await self.ask({"do": "rename", "name": name, "to": new})).run
-            if told is None:  # or it was, and the answer was lost
-                told = (await self.ask({"do": "find", "name": new})).run
+            told = (await self.ask(question)).run
         finally:
             watch.becomes = ""
         return told is not None and told.id == watch.id

@@ -31,8 +31,11 @@ def _batch(at: Path, module: Module) -> Iterator[Finding]:
         return
     if module.launch is not Launch.SLOT:
         yield error(at, f"`batch` goes with `launch: slot`, not with `{module.launch.value}`")
-    if not 1 <= module.batch.size <= limits.BATCH_TASKS:
-        yield error((*at, "size"), between("size", module.batch.size, 1, limits.BATCH_TASKS))
+    most = limits.ATOMIC_BATCH_TASKS if module.batch.atomic else limits.BATCH_TASKS
+    if not 1 <= module.batch.size <= most:
+        yield error((*at, "size"), between("size", module.batch.size, 1, most))
+    if module.gather is not None:
+        yield error(at, "`batch` does not go with `gather`, which makes one message of many")
 
 
 def _keep(at: Path, module: Module) -> Iterator[Finding]:

@@ -12,6 +12,8 @@ from scalebox_actors.errors import ImageMissing
 from scalebox_actors.limits import CONTAINER_LOG_BYTES
 from scalebox_actors.ports import Runtime
 from scalebox_actors.runtimes.docker import DockerRuntime
+from scalebox_actors.runtimes.oci import OciRuntime
+from scalebox_actors.runtimes.oci_images import ImageStore
 from scalebox_actors.runtimes.process import ProcessRuntime
 from scalebox_actors.spec import ContainerSpec
 from scalebox_actors.testing.scripted import Host, ScriptedRuntime, not_started
@@ -22,8 +24,11 @@ pytestmark = pytest.mark.timeout(60)
 class Lab:
     """A host with one kind of runtime, on which a node can be started again and again."""
 
-    def __init__(self, kind: str, place: Path, image: str) -> None:
+    def __init__(
+        self, kind: str, place: Path, image: str, images: ImageStore | None = None
+    ) -> None:
         self.kind, self._place, self._image = kind, place, image
+        self._images = images
         self._host = Host(program=self._program, images={image, ""})
         self.topology = f"t{uuid.uuid4().hex[:12]}"
         self._open: list[Runtime] = []
@@ -35,6 +40,8 @@ class Lab:
             runtime = ScriptedRuntime(self._host)
         elif self.kind == "process":
             runtime = await ProcessRuntime.open(self._place / "state")
+        elif self._images is not None:
+            runtime = await OciRuntime.over(self._images, self._place / "state")
         else:
             runtime = await DockerRuntime.open()
         self._open.append(runtime)
@@ -107,12 +114,22 @@ class Lab:
 
 
 @pytest.fixture(
-    params=["scripted", "process", pytest.param("docker", marks=pytest.mark.integration)]
+    params=[
+        "scripted",
+        "process",
+        pytest.param("docker", marks=pytest.mark.integration),
+        pytest.param("oci", marks=pytest.mark.integration),
+    ]
 )
 async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Lab]:
     """Return a host with the runtime in question."""
-    image = request.getfixturevalue("busybox_image") if request.param == "docker" else "img"
-    made = Lab(request.param, tmp_path, image)
+    image, images = "img", None
+    if request.param == "docker":
+        image = request.getfixturevalue("busybox_image")
+    elif request.param == "oci":
+        images = request.getfixturevalue("oci_images")
+        image = images.all()[0][0].name
+    made = Lab(request.param, tmp_path, image, images)
     yield made
     await made.clean()
 

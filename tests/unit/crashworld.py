@@ -116,6 +116,9 @@ class World:
         """Live once; returns whether everything was done before the end."""
         self.lives += 1
         node = self._node()
+        warm = [a for a in node.actors.values() if a.module.warm]
+        if warm and not await self._warmed(node, warm):
+            return False
         work = [
             asyncio.ensure_future(node._committer.run()),
             *(asyncio.ensure_future(actor.run()) for actor in node.actors.values()),
@@ -128,7 +131,19 @@ class World:
             for task in (*work, *hands):
                 task.cancel()
             await asyncio.gather(*work, *hands, return_exceptions=True)
+            await _bury(warm)
             self.tape.dead = False
+
+    async def _warmed(self, node: Node, actors: list[Actor]) -> bool:
+        """Let containers wait for the messages, as far as faults allow; False if the node died."""
+        filling = asyncio.ensure_future(_fill(node, actors))
+        await asyncio.wait([filling])
+        if not self.tape.dead and not filling.cancelled() and filling.exception() is None:
+            return True
+        self.tape.dead = True
+        await _bury(actors)
+        self.tape.dead = False
+        return False
 
     async def _until_done(
         self, actors: list[Actor], work: Sequence["asyncio.Future[None]"]
@@ -148,6 +163,32 @@ class World:
                 self.broker.advance(61)  # a delay, or the ack_wait of what was let go
                 quiet = 0
         raise AssertionError(f"stuck: {self.tape.calls[-40:]}")
+
+
+async def _fill(node: Node, actors: list[Actor]) -> None:
+    """Do what a node does at its start, until a first try to start containers ahead is over."""
+    await node._clear_former()
+    for actor in actors:
+        pool = actor._launcher._pool  # type: ignore[attr-defined]  # it is a fresh one
+        pool.open()
+        while not (pool._starts or pool._keeper.done()):  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0)
+        if pool._starts:
+            await asyncio.wait(pool._starts)
+
+
+async def _bury(actors: list[Actor]) -> None:
+    """Let go of what waited for messages as the kernel does when a process dies."""
+    for actor in actors:
+        pool = actor._launcher._pool  # type: ignore[attr-defined]  # it is a fresh one
+        waiting = [*pool._ready, *pool._starting]
+        keeper = [pool._keeper] if pool._keeper else []
+        tasks = [*keeper, *pool._starts, *pool._removals]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for parked in waiting:
+            parked.let_go()
 
 
 def silence_the_dead() -> None:

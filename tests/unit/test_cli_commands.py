@@ -13,9 +13,12 @@ from scalebox_actors.cli.commands import COMMANDS
 
 GOOD = "topology: tiny\nmodules:\n  a: {image: x/y, command: [echo]}\n"
 GREEDY = 'topology: tiny\nmodules:\n  a: {image: x/y, mounts: ["data:.:/d:rw"], command: [echo]}\n'
-LEAVES = [name for name in COMMANDS if name != "dead"]
+LEAVES = [name for name in COMMANDS if name not in ("dead", "image")]
 WITH_TOPOLOGY = [name for name in LEAVES if name not in ("schema", "completion")]
-DEAD = ["list", "show", "retry", "drop"]
+GROUPS = [
+    *(f"dead {name}" for name in ("list", "show", "retry", "drop")),
+    *(f"image {name}" for name in ("import", "list", "remove")),
+]
 
 # Command, exit code, a word of the sentence on stderr. {good}, {dir}, … are files of the fixture.
 BAD = [
@@ -47,6 +50,11 @@ BAD = [
     ("dead drop tiny", 2, "--all"),
     ("dead drop tiny x --all", 2, "--all"),
     ("dead list tiny --reason odd", 2, "odd"),
+    ("image frobnicate", 2, "frobnicate"),
+    ("image import", 2, "FILE|DIR"),
+    ("image import {good}", 2, "NAME"),
+    ("image import {missing} a/b", 65, "no such file"),
+    ("image remove", 2, "NAME"),
     ("completion", 2, "SHELL"),
     ("completion tcsh", 2, "tcsh"),
     ("run {good} --send a", 2, "--send"),
@@ -139,7 +147,7 @@ def test_a_bad_command_line_gets_a_sentence_and_its_code(
     assert len(told.err.splitlines()) == 1 or word == "Usage"
 
 
-@pytest.mark.parametrize("name", [*LEAVES, *(f"dead {name}" for name in DEAD)])
+@pytest.mark.parametrize("name", [*LEAVES, *GROUPS])
 def test_an_unknown_flag_is_a_usage_error(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """No command takes a flag that it does not know."""
     actual = main([*name.split(), "--frobnicate"])
@@ -150,7 +158,7 @@ def test_an_unknown_flag_is_a_usage_error(name: str, capsys: pytest.CaptureFixtu
     assert "Traceback" not in told.err
 
 
-@pytest.mark.parametrize("name", [*LEAVES, *(f"dead {name}" for name in DEAD)])
+@pytest.mark.parametrize("name", [*LEAVES, *GROUPS])
 def test_every_command_explains_itself_with_an_example(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

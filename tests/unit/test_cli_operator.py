@@ -85,7 +85,8 @@ def test_the_address_towards_a_server_on_this_host(url: str) -> None:
 
 def node_of(name: str, done: int, suspended: str = "") -> NodeStatus:
     """Return what a node with one module says."""
-    status = ModuleStatus(slots=1, suspended=suspended, counts=Counts(done=done))
+    kept = {"ON": 1, "ERROR": done}
+    status = ModuleStatus(slots=1, suspended=suspended, counts=Counts(done=done), containers=kept)
     return NodeStatus(
         node=name, runtime="process", since=1.0, draining=False, forgotten=0,
         modules={"count": status},
@@ -101,7 +102,7 @@ def test_a_module_stands_as_server_and_nodes_say() -> None:
     state = State(topology="t", modules=found, nodes=(), now=0.0, bytes=1024, max_bytes=2048)
     actual = text_of(state)
 
-    row = "count 5 2 7 0 1 0 paused for 1m00s; suspended: no image"
+    row = "count 5 2 7 0 1 0 paused for 1m00s; slots: 7 ERROR, 2 ON; suspended: no image"
     assert actual[1].split() == row.split()
     assert "no node answers" in actual
     assert actual[-1] == "1KiB of 2KiB used by the stream"

@@ -14,12 +14,15 @@ from pathlib import Path
 import msgspec
 import pytest
 from unit.crashworld import NAMES, World, count_calls, entry_of, silence_the_dead, told
+from unit.gatekeeper import Gatekeeper
 
 from scalebox_actors import actor
+from scalebox_actors.launch.pipes import Pipes
+from scalebox_actors.launch.workdir import WorkDir
 from scalebox_actors.records import Ended
 from scalebox_actors.spec import ContainerSpec
 from scalebox_actors.testing.scripted import Host
-from scalebox_actors.testing.tape import Fault
+from scalebox_actors.testing.tape import Fault, Killed
 from scalebox_actors.topology.model import Gather, Launch, Module, Retry, Topology
 
 KINDS = list(Fault)
@@ -34,6 +37,17 @@ Plan = Callable[[Path, dict[int, Fault] | None], World]
 def no_real_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that does not answer is asked again at once: there is no real time here."""
     monkeypatch.setattr(actor, "ENGINE_PAUSES", (0.0,))
+
+
+@pytest.fixture(autouse=True)
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a thread does is done at once: no thread of a dead process goes on working."""
+
+    async def at_once(work: Callable[..., object], *args: object) -> object:
+        await asyncio.sleep(0)
+        return work(*args)
+
+    monkeypatch.setattr(asyncio, "to_thread", at_once)
 
 
 def container(spec: ContainerSpec, work: Path) -> int:
@@ -61,6 +75,16 @@ def fresh(program: Callable[[ContainerSpec, Path], int], retry: Retry | None = N
         return world
 
     return make
+
+
+def warm(base: Path, faults: dict[int, Fault] | None) -> World:
+    """One task, and a container that waits for it."""
+    keeper = Gatekeeper(container)
+    module = Module(name="a", image="i", command=("p",), warm=1)
+    world = World(Topology(name="t", modules={"a": module}), Host(program=keeper), base, faults)
+    keeper.host = world.host
+    world.broker.send("a", b"x", {"Nats-Msg-Id": "m1"})
+    return world
 
 
 def function(name: str, **more: object) -> Module:
@@ -108,6 +132,15 @@ def check_fresh(world: World) -> None:
     assert len(world.host.starts) == 1
 
 
+def check_warm(world: World) -> None:
+    """Done once, both outputs once, run once on this host: ahead or not, whatever died when."""
+    assert world.waiting() == []
+    assert {key: record.ended for key, record in world.records().items()} == {"a.m1": Ended.DONE}
+    assert world.bodies(NAMES.result("a")) == [b"x-1", b"x-2"]
+    assert isinstance(world.host.program, Gatekeeper)
+    assert world.host.program.runs == ["x"]
+
+
 def check_retry(world: World) -> None:
     """Done once, after one failing run; a kill between verdict and nak may cost one more."""
     assert world.waiting() == []
@@ -137,6 +170,7 @@ def check_fan_in(world: World) -> None:
 
 SCENARIOS: dict[str, tuple[Plan, Callable[[World], None]]] = {
     "fresh": (fresh(container), check_fresh),
+    "warm": (warm, check_warm),
     "retry": (fresh(fails_first, Retry(rules={"75": 5})), check_retry),
     "group-of-three": (trio, check_trio),
     "fan-in": (fan_in, check_fan_in),
@@ -232,3 +266,43 @@ def test_the_world_can_fail(tmp_path: Path) -> None:
 
     with pytest.raises(AssertionError):
         asyncio.run(ack_first())
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("owner", "step"), [(WorkDir, "take_over"), (WorkDir, "open_door"), (Pipes, "say")]
+)
+async def test_death_between_a_name_and_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, step: str, late: bool
+) -> None:
+    """A node dies around each step of letting a task in that is no call: the task is run once."""
+    silence_the_dead()
+    world = warm(tmp_path, None)
+    real, deaths = getattr(owner, step), []
+
+    def die() -> None:
+        deaths.append(step)
+        world.tape.dead = True
+        raise Killed(step)
+
+    async def say(pipes: Pipes, data: bytes) -> None:
+        if not (late or deaths):
+            die()
+        await real(pipes, data)
+        if len(deaths) == 0:
+            die()
+
+    def other(directory: WorkDir, *args: object) -> None:
+        if not (late or deaths):
+            die()
+        real(directory, *args)
+        if len(deaths) == 0:
+            die()
+
+    monkeypatch.setattr(owner, step, say if step == "say" else other)
+    await world.live()
+    await world.sweep()
+
+    assert deaths == [step]
+    check_warm(world)
+    assert world.leftovers() == []

@@ -313,5 +313,5 @@ def test_a_folder_of_the_nodes_own_may_lie_anywhere() -> None:
 
 async def test_an_unknown_runtime_is_named() -> None:
     """A misspelt `--runtime` is answered with those that there are."""
-    with pytest.raises(BadInput, match="docker, process"):
+    with pytest.raises(BadInput, match="docker, oci, process"):
         await open_runtime("dokcer")
