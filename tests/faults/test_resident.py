@@ -16,10 +16,10 @@ DRAIN = 60.0
 IN_FLIGHT = 3
 SLOTS = 2
 
+READY = f'{{"ready":true,"in_flight":{IN_FLIGHT}}}'
 CALC = (
-    "echo '"
-    + f'{{"ready":true,"in_flight":{IN_FLIGHT}}}'
-    + """'
+    f"echo '{READY}'"
+    + """
 while IFS= read -r line; do
   id=${line#*'"id":"'}; id=${id%%'"'*}
   body=${line#*'"body":"'}; body=${body%%'"'*}
@@ -33,8 +33,8 @@ done
 """
 )
 
-pytestmark = pytest.mark.timeout(150)
-"""A node takes its time to start, where many things do at once."""
+patient = pytest.mark.timeout(150)
+"""Nodes take their time to start, where many things do at once."""
 
 
 def modules(stage: Stage, *, pause: float = 0.05, **calc: object) -> dict[str, object]:
@@ -47,6 +47,7 @@ def modules(stage: Stage, *, pause: float = 0.05, **calc: object) -> dict[str, o
     return {**made, "calc": {**old, **stays, **calc}}
 
 
+@patient
 async def test_a_node_killed_again_and_again_doubles_no_effect(stage: Stage) -> None:
     """A node that is killed takes its programs with it; messages run again, effects happen once."""
     seed = random.randrange(2**32)  # noqa: S311 - a seed, not a secret
@@ -74,6 +75,7 @@ async def test_a_node_killed_again_and_again_doubles_no_effect(stage: Stage) -> 
     assert audit.witness.repeats <= KILLS * SLOTS * IN_FLIGHT + KILLS * SLOTS
 
 
+@patient
 async def test_neighbours_of_poison_are_not_buried(stage: Stage) -> None:
     """Messages that kill their program, or hang in it, are set aside; all others are done."""
     roots = ["r0", "r1"]
@@ -92,6 +94,7 @@ async def test_neighbours_of_poison_are_not_buried(stage: Stage) -> None:
     assert len(audit.results) == len(roots) * PARTS
 
 
+@patient
 async def test_programs_that_are_removed_from_outside(stage: Stage) -> None:
     """Whoever removes the containers of programs costs time, and no message its end."""
     roots = ["r0", "r1"]

@@ -65,9 +65,7 @@ def bodies(said: list[resident.Line]) -> list[bytes]:
     return [emission.body for answer in answers for emission in resident.emissions(answer, ())]
 
 
-@pytest.mark.parametrize(
-    ("language", "file"), [("python", "digest.py"), ("sh", "collect.sh")]
-)
+@pytest.mark.parametrize(("language", "file"), [("python", "digest.py"), ("sh", "collect.sh")])
 def test_the_example_is_the_page(language: str, file: str) -> None:
     """What the page shows is what the example runs, and short enough to be read."""
     text = snippet(language)

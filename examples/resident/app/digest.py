@@ -14,7 +14,7 @@ def say(**line):
 
 
 def body_of(message):
-    """A body is text; or, if it is long, the file `body` in the message's own folder."""
+    """Return the body: text, or if it is long, the file `body` in the message's own folder."""
     if "body" in message:
         return message["body"].encode()
     return Path(message["work"], "body").read_bytes()
