@@ -296,20 +296,23 @@ class ResidentLauncher:
     # --- the end of a program -------------------------------------------------------------------
 
     async def _keep(self, life: Life) -> None:
-        """Let a program live, and see to those that it leaves behind."""
+        """Let a program live, and see to those that it leaves behind, whatever happens."""
+        death: Death | None = None
+        error: SbxError = RuntimeUnavailable(f"{life.name} was given up")
         try:
             death = await life.live()
-        except (ImageMissing, SpecRejected, RuntimeUnavailable) as error:
-            del self._lives[life.seq]
-            self._cannot_start(error)
-        except Exception as error:  # a bug of ours must not leave anybody waiting
+        except (ImageMissing, SpecRejected, RuntimeUnavailable) as problem:
+            error = problem
+        except Exception as problem:  # a bug of ours must not leave anybody waiting
             log.exception("resident_stumbled", extra={"run": life.name})
+            error = RuntimeUnavailable(repr(problem))
+        finally:
             del self._lives[life.seq]
-            self._cannot_start(RuntimeUnavailable(repr(error)), *life.in_flight.values())
-        else:
-            del self._lives[life.seq]
-            self._settle(life, death)
-        self._dispatch()
+            if death is None:
+                self._cannot_start(error, *life.in_flight.values())
+            else:
+                self._settle(life, death)
+            self._dispatch()
 
     def _cannot_start(self, error: SbxError, *orphans: Asked) -> None:
         """Tell those who wait, unless there is another program that they can wait for."""

@@ -19,7 +19,7 @@ SLOTS = 2
 READY = f'{{"ready":true,"in_flight":{IN_FLIGHT}}}'
 CALC = (
     f"echo '{READY}'"
-    + """
+    """
 while IFS= read -r line; do
   id=${line#*'"id":"'}; id=${id%%'"'*}
   body=${line#*'"body":"'}; body=${body%%'"'*}
