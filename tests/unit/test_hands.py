@@ -6,7 +6,7 @@ import pytest
 
 from scalebox_actors.hands import Hands
 from scalebox_actors.names import Names
-from scalebox_actors.ports import Delivery
+from scalebox_actors.ports import Delivery, Intake
 from scalebox_actors.testing.hands import MemoryIntake
 from scalebox_actors.testing.memory import MemoryBroker
 
@@ -30,8 +30,9 @@ class Stand:
         self.working -= 1
         await delivery.done()
 
-    async def settled(self, intake: MemoryIntake) -> int:
+    async def settled(self, intake: Intake) -> int:
         """Take what comes until nothing more does, and return how many are worked on."""
+        assert isinstance(intake, MemoryIntake)
         for _ in range(20):
             while intake._queue:
                 self.hands.take(await anext(intake))
