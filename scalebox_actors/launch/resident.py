@@ -49,7 +49,7 @@ from scalebox_actors.records import UNUSABLE, Cause, Outcome
 from scalebox_actors.topology.model import Module
 
 PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""Before a program is started again: after so many lives on end in which it answered nothing."""
+"""Before a program is started again: after so many lives on end that came to nothing."""
 CLOSE_GRACE = 1.0
 KILLERS = 1000
 """So many tasks that ended a program are remembered."""
@@ -298,20 +298,23 @@ class ResidentLauncher:
     # --- the end of a program -------------------------------------------------------------------
 
     async def _keep(self, life: Life) -> None:
-        """Let a program live, and see to those that it leaves behind."""
+        """Let a program live, and see to those that it leaves behind, whatever happens."""
+        death: Death | None = None
+        error: SbxError = RuntimeUnavailable(f"{life.name} was given up")
         try:
             death = await life.live()
-        except (ImageMissing, SpecRejected, RuntimeUnavailable) as error:
-            del self._lives[life.seq]
-            self._cannot_start(error)
-        except Exception as error:  # a bug of ours must not leave anybody waiting
+        except (ImageMissing, SpecRejected, RuntimeUnavailable) as problem:
+            error = problem
+        except Exception as problem:  # a bug of ours must not leave anybody waiting
             log.exception("resident_stumbled", extra={"run": life.name})
+            error = RuntimeUnavailable(repr(problem))
+        finally:
             del self._lives[life.seq]
-            self._cannot_start(RuntimeUnavailable(repr(error)), *life.in_flight.values())
-        else:
-            del self._lives[life.seq]
-            self._settle(life, death)
-        self._dispatch()
+            if death is None:
+                self._cannot_start(error, *life.in_flight.values())
+            else:
+                self._settle(life, death)
+            self._dispatch()
 
     def _cannot_start(self, error: SbxError, *orphans: Asked) -> None:
         """Tell those who wait, unless there is another program that they can wait for."""
@@ -336,9 +339,14 @@ class ResidentLauncher:
         blameless = death.ending.why in (Why.RETIRED, Why.STOPPED) or death.exit.lost
         if death.exit.not_started or (at_start and not blameless):
             return self._settle_start(life, death)
+        blamed = False
         for asked in life.in_flight.values():
-            self._settle_message(asked, fate(self._module, death, asked), death)
-        self._pause(0 if life.answered or blameless else self._fruitless + 1)
+            end = fate(self._module, death, asked)
+            blamed = blamed or isinstance(end, Outcome)
+            self._settle_message(asked, end, death)
+        # A message that ends one program after the other is no reason to let others wait.
+        fruitful = life.answered > 0 or blamed or blameless
+        self._pause(0 if fruitful else self._fruitless + 1)
         return None
 
     def _settle_start(self, life: Life, death: Death) -> None:
