@@ -7,7 +7,8 @@ from scalebox_actors.effects import Effects
 from scalebox_actors.message import MSG_ID, Raw
 from scalebox_actors.names import Names, bound_for
 from scalebox_actors.parcel import unpack
-from scalebox_actors.ports import Entry, Settled, Settlement, Stored
+from scalebox_actors.ports import Entry, Stored
+from scalebox_actors.records import Settled, Settlement
 from scalebox_actors.testing.memory import MemoryBroker
 
 NAMES = Names("t", "hub")

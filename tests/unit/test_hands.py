@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 
+from scalebox_actors.admission import Admission
 from scalebox_actors.hands import Hands
 from scalebox_actors.names import Names
+from scalebox_actors.pool import Claim, Pool, Room
 from scalebox_actors.ports import Delivery, Intake
 from scalebox_actors.testing.hands import MemoryIntake
 from scalebox_actors.testing.memory import MemoryBroker
@@ -20,7 +22,8 @@ class Stand:
         self.broker = MemoryBroker(NAMES, ["a"])
         for number in range(messages):
             self.broker.send("a", b"x", {"Nats-Msg-Id": f"m{number}"})
-        self.hands = Hands(slots, self._work)
+        admission = Admission(Pool(Room()), Claim(), "n")
+        self.hands = Hands(slots, self._work, admission, str)
         self.working = 0
         self.go = asyncio.Semaphore(0)
 
