@@ -29,11 +29,13 @@ from scalebox_actors.runtimes.docker_images import find_image, identity_of, prog
 from scalebox_actors.runtimes.docker_inspect import (
     KILLED,
     Inspected,
+    Listed,
     attempt_of,
     booted,
     exit_of,
     read_inspected,
     seconds,
+    stray_of,
 )
 from scalebox_actors.runtimes.docker_logs import Frames
 from scalebox_actors.runtimes.docker_orphans import end_processes
@@ -249,10 +251,10 @@ class DockerRuntime:
         if isinstance(told, Answer):
             raise RuntimeUnavailable(told.text)
         strays, parents = [], set()
-        for listed in msgspec.json.decode(told, type=list[_Listed]):
+        for listed in msgspec.json.decode(told, type=list[Listed]):
             found = await self.inspect(listed.id)
             if found is not None:
-                strays.append(_stray(found, listed.names[0].lstrip("/")))
+                strays.append(stray_of(found, listed.names[0].lstrip("/")))
                 parents.add(found.parent)
         if labels.keys() <= OWNER:
             self._meter.sweep(labels.get("sbx.node", ""), labels.get(OURS, ""), parents)
@@ -395,18 +397,3 @@ class DockerRuntime:
 
 class _Created(msgspec.Struct, rename="pascal"):
     id: str
-
-
-class _Listed(msgspec.Struct, rename="pascal"):
-    id: str
-    names: list[str]
-
-
-def _stray(found: Inspected, name: str) -> Stray:
-    finished = seconds(found.state.finished_at) or seconds(found.created)
-    return Stray(
-        name=name,
-        labels=found.labels,
-        running=not (found.ended or found.waits_for_start),
-        finished=0.0 if found.state.running else finished,
-    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from scalebox_actors.ports import Exit
+from scalebox_actors.ports import Exit, Stray
 from scalebox_actors.runtimes.docker_body import WORK
 
 TERMINATED, KILLED = 143, 137
@@ -132,4 +132,22 @@ def exit_of(
         started=started,
         finished=max(started, finished),  # the engine's two clocks differ by milliseconds
         detail="ended from outside, or with the engine" if lost else state.error,
+    )
+
+
+class Listed(msgspec.Struct, rename="pascal"):
+    """A container as a list has it."""
+
+    id: str
+    names: list[str]
+
+
+def stray_of(found: Inspected, name: str) -> Stray:
+    """Return what the reaper is told of a container."""
+    finished = seconds(found.state.finished_at) or seconds(found.created)
+    return Stray(
+        name=name,
+        labels=found.labels,
+        running=not (found.ended or found.waits_for_start),
+        finished=0.0 if found.state.running else finished,
     )

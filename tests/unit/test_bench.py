@@ -86,6 +86,6 @@ def test_the_command_line_names_its_cases() -> None:
         [sys.executable, str(BENCH), "--help"], capture_output=True, text=True, check=True, cwd="/"
     ).stdout
 
-    assert "chain, commit, processes, containers, send, start, memory, link" in " ".join(
+    assert "chain, commit, processes, containers, oci, send, start, memory, link" in " ".join(
         told.split()
     )
