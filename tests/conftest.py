@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import tarfile
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -79,17 +80,38 @@ def _import_busybox(docker_socket: str) -> str:
     busybox = shutil.which("busybox")
     if busybox is None:
         cannot_run("there is no busybox to make an image of; install busybox-static")
-    layer = _busybox_layer(Path(busybox))
+    return _import_layer(docker_socket, BUSYBOX_IMAGE, _busybox_layer(Path(busybox)))
+
+
+@pytest.fixture(scope="session")
+def import_layer() -> Callable[..., str]:
+    """Return what gives the engine at a socket an image made of a tar file, with `changes`."""
+    return _import_layer
+
+
+def _import_layer(docker_socket: str, image: str, layer: bytes, changes: str = "") -> str:
     connection = http.client.HTTPConnection("engine", timeout=60)
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.connect(docker_socket)
-    name, _, tag = BUSYBOX_IMAGE.partition(":")
-    connection.request("POST", f"/images/create?fromSrc=-&repo={name}&tag={tag}", layer)
+    name, _, tag = image.partition(":")
+    query = urllib.parse.urlencode(
+        {"fromSrc": "-", "repo": name, "tag": tag} | ({"changes": changes} if changes else {})
+    )
+    connection.request("POST", f"/images/create?{query}", layer)
     answer = connection.getresponse()
     assert answer.status == 200, answer.read()
     answer.read()
     connection.close()
-    return BUSYBOX_IMAGE
+    return image
+
+
+@pytest.fixture(scope="session")
+def busybox_layer() -> bytes:
+    """Return the files of the image of this host's busybox."""
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        cannot_run("there is no busybox to make an image of; install busybox-static")
+    return _busybox_layer(Path(busybox))
 
 
 def _busybox_layer(busybox: Path) -> bytes:

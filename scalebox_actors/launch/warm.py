@@ -22,7 +22,7 @@ from scalebox_actors.topology.model import Module
 
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 """After so many failures on end, the wait before the next start."""
-_CLOSE_SECONDS = 30.0
+_CLOSE_SECONDS = 10.0
 """So long the end of a node waits for a start that is on its way."""
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,10 @@
 """Containers that were started ahead: what a program sees, and what is left, as without them."""
 
 import asyncio
+import io
 import logging
+import shutil
+import tarfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -18,6 +21,8 @@ from scalebox_actors.names import waits
 from scalebox_actors.ports import Runtime, Task
 from scalebox_actors.records import Cause, Outcome
 from scalebox_actors.runtimes.docker import DockerRuntime
+from scalebox_actors.runtimes.oci import OciRuntime
+from scalebox_actors.runtimes.oci_images import ImageStore
 from scalebox_actors.runtimes.process import ProcessRuntime
 from scalebox_actors.topology.model import Duration, Keep, Module
 
@@ -36,9 +41,9 @@ BODY = 'it\'s \n$(x) `y` \\ "é" \t*? ~ -n \x7f'.encode()
 class Host:
     """A host with one kind of runtime, and launchers of modules on it."""
 
-    def __init__(self, kind: str, place: Path, image: str) -> None:
+    def __init__(self, kind: str, place: Path, image: str, images: ImageStore | None) -> None:
         self.kind, self.image = kind, image
-        self._place = place
+        self._place, self._images = place, images
         self.base = workdir.make_base(place / "base")
         self.topology = f"t{uuid.uuid4().hex[:12]}"
         self.runtime: Runtime
@@ -48,6 +53,8 @@ class Host:
         """Connect to the runtime."""
         if self.kind == "process":
             self.runtime = await ProcessRuntime.open(self._place / "state")
+        elif self._images is not None:
+            self.runtime = await OciRuntime.over(self._images, self._place / "state")
         else:
             self.runtime = await DockerRuntime.open()
 
@@ -100,11 +107,19 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.integration)])
+@pytest.fixture(
+    params=[
+        "process",
+        pytest.param("docker", marks=pytest.mark.integration),
+        pytest.param("oci", marks=pytest.mark.integration),
+    ]
+)
 async def host(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Host]:
     """Return a host with the runtime in question."""
     image = request.getfixturevalue("busybox_image") if request.param == "docker" else "img"
-    made = Host(request.param, tmp_path, image)
+    images = request.getfixturevalue("oci_images") if request.param == "oci" else None
+    image = "sbx/test-busybox:1" if images is not None else image
+    made = Host(request.param, tmp_path, image, images)
     await made.open()
     yield made
     await made.close()
@@ -342,3 +357,61 @@ async def test_a_container_that_got_its_task_and_not_its_word_is_not_taken_for_a
     outcome = await done(again, task())
 
     assert [emission.body for emission in outcome.emissions] == [b"ran"]
+
+
+@pytest.mark.integration
+async def test_an_image_without_a_shell_is_run_cold(
+    tmp_path: Path,
+    docker_socket: str,
+    import_layer: Callable[..., str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No container of it can wait at a gate: one warning, and every message gets a new one."""
+    name = f"sbx/test-shellless:{uuid.uuid4().hex[:8]}"
+    image = await asyncio.to_thread(import_layer, docker_socket, name, shellless())
+    host = Host("docker", tmp_path, image, None)
+    await host.open()
+    with caplog.at_level(logging.WARNING):
+        launcher = await host.launcher("/prog/busybox", "true", warm=2)
+        await until(lambda: bool(launcher._pool.why))
+        outcome = await done(launcher, task())
+    await host.close()
+
+    assert (outcome.exit_code, outcome.cause) == (0, Cause.EXIT)
+    assert "/bin/sh" in launcher._pool.why
+    assert [record.message for record in caplog.records].count("warm_off") == 1
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("command", [(), ("given",)])
+async def test_an_image_s_entry_point_is_executed(
+    tmp_path: Path,
+    docker_socket: str,
+    import_layer: Callable[..., str],
+    busybox_layer: bytes,
+    command: tuple[str, ...],
+) -> None:
+    """As without `warm`: the entry point, then the command, then what the message says."""
+    name = f"sbx/test-entry:{uuid.uuid4().hex[:8]}"
+    changes = 'ENTRYPOINT ["/bin/echo", "entry point"]\nCMD ["of the image"]'
+    image = await asyncio.to_thread(import_layer, docker_socket, name, busybox_layer, changes)
+    host = Host("docker", tmp_path, image, None)
+    await host.open()
+    cold = await done(await host.launcher(*command, warm=0), task())
+    launcher = await host.full(await host.launcher(*command))
+    outcome = await done(launcher, task())
+    await host.close()
+
+    assert outcome.stdout.text == cold.stdout.text
+    assert outcome.stdout.text.startswith(" ".join(["entry point", *command, 'x {"Key":']))
+
+
+def shellless() -> bytes:
+    """Return the files of an image that has one program and no shell."""
+    data = Path(shutil.which("busybox") or "").read_bytes()
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as layer:
+        file = tarfile.TarInfo("prog/busybox")
+        file.size, file.mode = len(data), 0o755
+        layer.addfile(file, io.BytesIO(data))
+    return buffer.getvalue()

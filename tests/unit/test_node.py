@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from aiofiles import os as aios
 
-from scalebox_actors import node as node_module
+from scalebox_actors import reaper
 from scalebox_actors.launch import workdir
 from scalebox_actors.message import Message
 from scalebox_actors.names import Names
@@ -41,7 +41,7 @@ async def test_the_reaper_gets_over_directories_that_go_while_it_looks(
         return ["sbx-t.gone", left.name]
 
     monkeypatch.setattr(aios, "listdir", listed)
-    monkeypatch.setattr(node_module, "REAPER_GRACE", -1.0)
+    monkeypatch.setattr(reaper, "REAPER_GRACE", -1.0)
     await node.reap()
 
     assert not left.exists()
@@ -61,7 +61,7 @@ async def test_what_cannot_be_removed_keeps_the_reaper_from_nothing(
         real(path)
 
     monkeypatch.setattr(workdir, "remove_tree", refused)
-    monkeypatch.setattr(node_module, "REAPER_GRACE", -1.0)
+    monkeypatch.setattr(reaper, "REAPER_GRACE", -1.0)
     await node_on(tmp_path).reap()
 
     assert await aios.listdir(tmp_path) == [f"{workdir.GONE}1.sbx-t.root"]
