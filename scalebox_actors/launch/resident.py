@@ -175,6 +175,8 @@ class ResidentLauncher:
         while True:
             if self._closed:
                 raise RuntimeUnavailable("the node ends")
+            if asked.stopped:
+                return stopped(asked)
             if asked.alone:
                 self._waiting.appendleft(asked)
             else:
@@ -280,19 +282,19 @@ class ResidentLauncher:
 
     def _changed(self, life: Life) -> None:
         """See what a program can take now."""
-        if life.capacity and not life.answered:
+        if life.capacity != self._in_flight or not life.answered:
             self._note_open(life)
         self._dispatch()
 
     def _note_open(self, life: Life) -> None:
         if life.says_ready:
             self._says_ready, self._unopened = True, 0
-        if life.capacity != self._in_flight:
+        if life.capacity not in (0, self._in_flight):
             self._in_flight = life.capacity
             if self._tell_room is not None:
                 slots = self._module.slots
                 self._tell_room(min(slots * life.capacity, max(slots, RESIDENT_IN_HAND)))
-        if self._trial is not None and not self._trial.done():
+        if life.capacity and self._trial is not None and not self._trial.done():
             self._trial.set_result(None)
 
     # --- the end of a program -------------------------------------------------------------------
@@ -333,7 +335,8 @@ class ResidentLauncher:
     def _settle(self, life: Life, death: Death) -> None:
         """Decide what becomes of a program's messages, and when the next one is started."""
         spoke = life.says_ready or life.answered > 0
-        self._spoke = self._spoke or spoke
+        if spoke:
+            self._spoke, self._unopened = True, 0
         mute = not self._spoke and death.ending.why is Why.ITSELF
         at_start = mute or not life.capacity
         blameless = death.ending.why in (Why.RETIRED, Why.STOPPED) or death.exit.lost
@@ -354,24 +357,20 @@ class ResidentLauncher:
         self._unopened += 1
         self._pause(self._fruitless + 1)
         outcome = not_started(death)
-        hopeless = death.exit.not_started or death.exit.code in CANNOT_EXECUTE
         tried = self._trial is not None and not self._trial.done()
-        if not (hopeless or tried or self._unopened > self._module.keep.restarts):
-            outcomes: Said = Again()
-        elif self._lives:  # others of its kind live: they can wait for those
-            outcomes = Again()
-        else:
-            outcomes = outcome
-            self._opens_at = 0.0
-        if self._trial is not None and not self._trial.done():
+        if self._trial is not None and tried:
             self._trial.set_exception(SpecRejected(outcome.detail))
+        end: Said = Again()
         left = list(life.in_flight.values())
-        if isinstance(outcomes, Outcome):
+        hopeless = death.exit.not_started or death.exit.code in CANNOT_EXECUTE
+        given_up = hopeless or tried or self._unopened > self._module.keep.restarts
+        if given_up and not self._lives:  # if others of its kind live, they can wait for those
+            end, self._opens_at = outcome, 0.0
             left += self._waiting
             self._waiting.clear()
         for asked in left:
             if not asked.end.done():
-                asked.end.set_result(outcomes)
+                asked.end.set_result(end)
 
     def _settle_message(self, asked: Asked, end: Outcome | Again, death: Death) -> None:
         if asked.end.done():
