@@ -101,3 +101,24 @@ def test_topologies_raise_no_doubt(example: str) -> None:
     topology, warnings = load_with_warnings(path.read_bytes(), path=str(path))
 
     assert (example, []) == (topology.name, warnings)
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(90)
+def test_hooks_add_up(tmp_path: Path) -> None:
+    """The whole example on plain processes: however batches fell, the results add up."""
+    program = "import sys; from scalebox_actors.cli import main; sys.exit(main())"
+    words = ["run", str(EXAMPLES / "hooks/topology.yaml"), "--ephemeral", "--runtime", "process"]
+    words += ["--set", f"APP={EXAMPLES / 'hooks/app'}", "--send", "split", "40"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SBX_")}
+    ended = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-c", program, *words],
+        env={**env, "XDG_STATE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    results = [int(line) for line in ended.stdout.split()]
+
+    assert sum(results) == 10 * 40 * 41 // 2
+    assert len(results) <= 40
