@@ -90,6 +90,7 @@ class Hands:
         """Ask for as many deliveries as there are free slots."""
         self._suspended = False
         busy = len(self._all) - len(self._vacated) - len(self._beside)
+        self._too_many = max(0, busy - self.slots)
         self._ask(max(0, self.slots - busy))
 
     def resize(self, slots: int) -> None:

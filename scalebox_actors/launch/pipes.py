@@ -92,12 +92,14 @@ class Pipes:
     def post(self, data: bytes) -> None:
         """Have bytes written, whole and in their turn, without waiting: for whoever bounds them.
 
-        What is posted in one turn of the loop goes out together. Raises PipeClosed.
+        The first goes out at once, what follows in the same turn of the loop together. Raises
+        PipeClosed.
         """
         if self._deaf:
             raise PipeClosed
         self._unsaid += data
         if self._flushing is None and not self._blocked:
+            self._flush()
             self._flushing = self._loop.call_soon(self._flush)
 
     def hang_up(self) -> None:

@@ -49,7 +49,7 @@ from scalebox_actors.records import UNUSABLE, Cause, Outcome
 from scalebox_actors.topology.model import Module
 
 PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""Before a program is started again: after so many lives on end in which it answered nothing."""
+"""Before a program is started again: after so many lives on end that came to nothing."""
 CLOSE_GRACE = 1.0
 KILLERS = 1000
 """So many tasks that ended a program are remembered."""
@@ -173,6 +173,8 @@ class ResidentLauncher:
         while True:
             if self._closed:
                 raise RuntimeUnavailable("the node ends")
+            if asked.stopped:
+                return stopped(asked)
             if asked.alone:
                 self._waiting.appendleft(asked)
             else:
@@ -278,38 +280,41 @@ class ResidentLauncher:
 
     def _changed(self, life: Life) -> None:
         """See what a program can take now."""
-        if life.capacity and not life.answered:
+        if life.capacity != self._in_flight or not life.answered:
             self._note_open(life)
         self._dispatch()
 
     def _note_open(self, life: Life) -> None:
         if life.says_ready:
             self._says_ready, self._unopened = True, 0
-        if life.capacity != self._in_flight:
+        if life.capacity not in (0, self._in_flight):
             self._in_flight = life.capacity
             if self._tell_room is not None:
                 slots = self._module.slots
                 self._tell_room(min(slots * life.capacity, max(slots, RESIDENT_IN_HAND)))
-        if self._trial is not None and not self._trial.done():
+        if life.capacity and self._trial is not None and not self._trial.done():
             self._trial.set_result(None)
 
     # --- the end of a program -------------------------------------------------------------------
 
     async def _keep(self, life: Life) -> None:
-        """Let a program live, and see to those that it leaves behind."""
+        """Let a program live, and see to those that it leaves behind, whatever happens."""
+        death: Death | None = None
+        error: SbxError = RuntimeUnavailable(f"{life.name} was given up")
         try:
             death = await life.live()
-        except (ImageMissing, SpecRejected, RuntimeUnavailable) as error:
-            del self._lives[life.seq]
-            self._cannot_start(error)
-        except Exception as error:  # a bug of ours must not leave anybody waiting
+        except (ImageMissing, SpecRejected, RuntimeUnavailable) as problem:
+            error = problem
+        except Exception as problem:  # a bug of ours must not leave anybody waiting
             log.exception("resident_stumbled", extra={"run": life.name})
+            error = RuntimeUnavailable(repr(problem))
+        finally:
             del self._lives[life.seq]
-            self._cannot_start(RuntimeUnavailable(repr(error)), *life.in_flight.values())
-        else:
-            del self._lives[life.seq]
-            self._settle(life, death)
-        self._dispatch()
+            if death is None:
+                self._cannot_start(error, *life.in_flight.values())
+            else:
+                self._settle(life, death)
+            self._dispatch()
 
     def _cannot_start(self, error: SbxError, *orphans: Asked) -> None:
         """Tell those who wait, unless there is another program that they can wait for."""
@@ -328,15 +333,21 @@ class ResidentLauncher:
     def _settle(self, life: Life, death: Death) -> None:
         """Decide what becomes of a program's messages, and when the next one is started."""
         spoke = life.says_ready or life.answered > 0
-        self._spoke = self._spoke or spoke
+        if spoke:
+            self._spoke, self._unopened = True, 0
         mute = not self._spoke and death.ending.why is Why.ITSELF
         at_start = mute or not life.capacity
         blameless = death.ending.why in (Why.RETIRED, Why.STOPPED) or death.exit.lost
         if death.exit.not_started or (at_start and not blameless):
             return self._settle_start(life, death)
+        blamed = False
         for asked in life.in_flight.values():
-            self._settle_message(asked, fate(self._module, death, asked), death)
-        self._pause(0 if life.answered or blameless else self._fruitless + 1)
+            end = fate(self._module, death, asked)
+            blamed = blamed or isinstance(end, Outcome)
+            self._settle_message(asked, end, death)
+        # A message that ends one program after the other is no reason to let others wait.
+        fruitful = life.answered > 0 or blamed or blameless
+        self._pause(0 if fruitful else self._fruitless + 1)
         return None
 
     def _settle_start(self, life: Life, death: Death) -> None:
@@ -344,24 +355,20 @@ class ResidentLauncher:
         self._unopened += 1
         self._pause(self._fruitless + 1)
         outcome = not_started(death)
-        hopeless = death.exit.not_started or death.exit.code in CANNOT_EXECUTE
         tried = self._trial is not None and not self._trial.done()
-        if not (hopeless or tried or self._unopened > self._module.keep.restarts):
-            outcomes: Said = Again()
-        elif self._lives:  # others of its kind live: they can wait for those
-            outcomes = Again()
-        else:
-            outcomes = outcome
-            self._opens_at = 0.0
-        if self._trial is not None and not self._trial.done():
+        if self._trial is not None and tried:
             self._trial.set_exception(SpecRejected(outcome.detail))
+        end: Said = Again()
         left = list(life.in_flight.values())
-        if isinstance(outcomes, Outcome):
+        hopeless = death.exit.not_started or death.exit.code in CANNOT_EXECUTE
+        given_up = hopeless or tried or self._unopened > self._module.keep.restarts
+        if given_up and not self._lives:  # if others of its kind live, they can wait for those
+            end, self._opens_at = outcome, 0.0
             left += self._waiting
             self._waiting.clear()
         for asked in left:
             if not asked.end.done():
-                asked.end.set_result(outcomes)
+                asked.end.set_result(end)
 
     def _settle_message(self, asked: Asked, end: Outcome | Again, death: Death) -> None:
         if asked.end.done():

@@ -109,7 +109,7 @@ class Life:
         self._alone = asked.alone
         asked.given = asked.heard = NEVER
         asked.began = time.time()
-        asked.faults = 0
+        asked.faults, asked.errand = 0, ""
         self._given += 1
         if self._given == self._module.keep.runs:
             self.closing = True
@@ -125,7 +125,7 @@ class Life:
         """Put a message's files where the program finds them, then give it the message."""
         body = asked.task.message.body
         try:
-            asked.errand = await asyncio.to_thread(self.folder.send, asked.task)
+            errand = await asyncio.to_thread(self.folder.send, asked.task)
         except OSError as error:  # the host's disk is full or broken; the task is not to blame
             reason = f"{self.folder.work}: {error.strerror}"
             if self.in_flight.pop(asked.id, None) is asked and not asked.end.done():
@@ -134,6 +134,7 @@ class Life:
             self._rest()
             return
         if self.in_flight.get(asked.id) is asked and not self._wish.done():
+            asked.errand = errand
             self._hand_over(asked, body if len(body) <= RESIDENT_BODY_BYTES else None)
 
     def _hand_over(self, asked: Asked, body: bytes | None) -> None:
@@ -241,6 +242,7 @@ class Life:
 
     def _let_go(self) -> None:
         self.closing = True
+        self._wish.cancel()  # nothing is to be ended any more
         if self._timer is not None:
             self._timer.cancel()
         if self._pipes is not None:

@@ -17,6 +17,8 @@ def check_launch(at: Path, module: Module) -> Iterator[Finding]:
     yield from _warm((*at, "warm"), module)
     yield from _batch((*at, "batch"), module)
     yield from _keep((*at, "keep"), module)
+    if module.args is not None and module.launch is Launch.RESIDENT:
+        yield error((*at, "args"), "`args` does not go with `launch: resident`: its program reads")
 
 
 def _warm(at: Path, module: Module) -> Iterator[Finding]:
@@ -48,6 +50,9 @@ def _keep(at: Path, module: Module) -> Iterator[Finding]:
             "`keep` has no effect without `warm`, `launch: slot` or `launch: resident`",
             at_key=True,
         )
+    if keep.shortest and module.launch is not Launch.SLOT:
+        wrong = f"`shortest` goes with `launch: slot`, not with `{module.launch.value}`"
+        yield error((*at, "shortest"), wrong)
     for name, most in (("runs", limits.KEEP_RUNS), ("restarts", limits.SLOT_RESTARTS)):
         if not 0 <= getattr(keep, name) <= most:
             yield error((*at, name), between(name, getattr(keep, name), 0, most))

@@ -93,7 +93,9 @@ def test_reads_are_split_without_loss(tmp_path: Path, chunks: int) -> None:
     assert len(list((tmp_path / "work").iterdir())) == 2 * chunks
 
 
-@pytest.mark.parametrize("example", ["primes", "lambda-phage", "two-sites", "three-sites"])
+@pytest.mark.parametrize(
+    "example", ["primes", "lambda-phage", "two-sites", "three-sites", "resident"]
+)
 def test_topologies_raise_no_doubt(example: str) -> None:
     """What we show to others loads without a single warning."""
     path = EXAMPLES / example / "topology.yaml"

@@ -1,6 +1,8 @@
 """What is written down is true: links lead somewhere, tables and snippets agree with the code."""
 
+import io
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,8 +149,10 @@ def test_topologies_are_valid(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", snippets("python"))
-def test_python_is_python(text: str) -> None:
-    """Every Python snippet runs by itself."""
+def test_python_is_python(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every Python snippet runs by itself, with nothing to read."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
     exec(compile(text, "snippet.py", "exec"), {})  # noqa: S102 - it is ours
 
 
