@@ -19,6 +19,7 @@ from scalebox_actors.message import Message
 from scalebox_actors.ports import Runtime, Task
 from scalebox_actors.records import Cause, Outcome
 from scalebox_actors.runtimes.docker import DockerRuntime
+from scalebox_actors.runtimes.oci import OciRuntime
 from scalebox_actors.runtimes.process import ProcessRuntime
 from scalebox_actors.topology.model import Duration, Keep, Module
 
@@ -97,7 +98,13 @@ class Lab:
         await self.runtime.close()
 
 
-@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.integration)])
+@pytest.fixture(
+    params=[
+        "process",
+        pytest.param("docker", marks=pytest.mark.integration),
+        pytest.param("oci", marks=pytest.mark.integration),
+    ]
+)
 async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Lab]:
     """Return a host with the runtime in question; nothing may be left on it afterwards."""
     runtime: Runtime
@@ -105,6 +112,10 @@ async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[L
     if request.param == "docker":
         image = request.getfixturevalue("busybox_image")
         runtime = await DockerRuntime.open()
+    elif request.param == "oci":
+        images = request.getfixturevalue("oci_images")
+        image = images.all()[0][0].name
+        runtime = await OciRuntime.over(images, tmp_path / "state")
     else:
         runtime = await ProcessRuntime.open(tmp_path / "state")
     made = Lab(runtime, tmp_path, image)

@@ -28,6 +28,7 @@ PRIMES = Topology(
 )
 
 
+@pytest.mark.timeout(90)  # a full topology takes its time to draw where others want the machine
 @settings(max_examples=40, deadline=None)
 @given(topologies() | over_sites())
 def test_a_rendered_topology_loads_as_itself(topology: Topology) -> None:
