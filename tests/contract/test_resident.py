@@ -169,9 +169,10 @@ async def test_answers_are_outcomes(lab: Lab) -> None:
 
 async def test_one_program_answers_many(lab: Lab) -> None:
     """All messages of a slot go to one program; with several slots there are so many programs."""
-    one, two = lab.launcher(), lab.launcher(slots=2)
+    slowly = act("""sleep 0.3; answer ',"sink":[{"body":"'"$life"'"}]'""")
+    one, two = lab.launcher(), lab.launcher(slowly, slots=2)
     single = await ask(one, *["life"] * 5)
-    double = await ask(two, *["life"] * 20)
+    double = await ask(two, *["raw act"] * 30)
 
     assert len({sent(outcome)[0] for outcome in single}) == 1
     assert len({sent(outcome)[0] for outcome in double}) == 2
