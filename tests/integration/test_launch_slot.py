@@ -28,6 +28,8 @@ from scalebox_actors.node import Settings as NodeSettings
 from scalebox_actors.ports import Launcher, Runtime, Task
 from scalebox_actors.records import Cause, Outcome
 from scalebox_actors.runtimes.docker import DockerRuntime
+from scalebox_actors.runtimes.oci import OciRuntime
+from scalebox_actors.runtimes.oci_images import ImageStore
 from scalebox_actors.runtimes.process import ProcessRuntime
 from scalebox_actors.spec import Ceiling, Root
 from scalebox_actors.testing.memory import MemoryBroker
@@ -108,12 +110,16 @@ class Lab:
             await launcher.close()
 
 
-@pytest.fixture(params=["process", "docker"])
+@pytest.fixture(params=["process", "docker", "oci"])
 async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Lab]:
     """Each runtime in turn."""
     runtime: Runtime
     if request.param == "process":
         runtime, image = await ProcessRuntime.open(tmp_path / "state"), "none"
+    elif request.param == "oci":
+        images = request.getfixturevalue("oci_images")
+        image = images.all()[0][0].name
+        runtime = await OciRuntime.over(images, tmp_path / "state")
     else:
         image = request.getfixturevalue("busybox_image")
         runtime = await DockerRuntime.open()
@@ -523,11 +529,20 @@ from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.message import Message
 from scalebox_actors.ports import Task
 from scalebox_actors.runtimes.docker import DockerRuntime
+from scalebox_actors.runtimes.oci import OciRuntime
+from scalebox_actors.runtimes.oci_images import ImageStore
 from scalebox_actors.runtimes.process import ProcessRuntime
 from scalebox_actors.topology.model import Launch, Module
 
-async def main(kind, state, base, topology, image):
-    runtime = await (ProcessRuntime.open(state) if kind == "process" else DockerRuntime.open())
+async def open_runtime(kind, state, images):
+    if kind == "process":
+        return await ProcessRuntime.open(state)
+    if kind == "oci":
+        return await OciRuntime.over(ImageStore(Path(images)), state)
+    return await DockerRuntime.open()
+
+async def main(kind, state, base, topology, image, images):
+    runtime = await open_runtime(kind, state, images)
     place = Workplace(
         runtime=runtime, base=workdir.make_base(Path(base)),
         surroundings=Surroundings(topology=topology, node="n1"),
@@ -542,9 +557,12 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-async def test_a_killed_node_leaves_nothing_to_the_next(lab: Lab, tmp_path: Path) -> None:
+async def test_a_killed_node_leaves_nothing_to_the_next(
+    lab: Lab, tmp_path: Path, oci_images: ImageStore
+) -> None:
     """Its container, with the message in it, is ended before the next node opens its own."""
-    words = (lab.runtime.kind, str(tmp_path / "state"), str(lab.base), lab.topology, lab.image)
+    where = (str(tmp_path / "state"), str(lab.base))
+    words = (lab.runtime.kind, *where, lab.topology, lab.image, str(oci_images.root))
     node = await asyncio.create_subprocess_exec(sys.executable, "-c", NODE, *words)
     await until(lambda: list(lab.base.glob("*/1/begun")))
     node.kill()
