@@ -13,7 +13,7 @@ FLOORS = {
     "errors": 0, "limits": 0, "names": 0, "yamlgate": 0, "topology": 0, "contract": 0,
     "message": 0, "records": 0, "policy": 0, "spec": 0, "ports": 0, "gather": 0, "effects": 0,
     "insight": 0, "placement": 0, "rights": 0, "sites": 0,
-    "login": 0, "crossing": 0,
+    "login": 0, "crossing": 0, "sockets": 0,
     "hands": 1, "journal": 1, "committer": 1, "groups": 1, "actor": 1, "launch": 1, "broker": 1,
     "ledger": 1, "courier": 1, "runtimes": 1, "server": 1, "testing": 1, "keys": 1,
     "node": 2, "local": 2, "operations": 2, "clerk": 2, "questions": 2, "health": 2,
