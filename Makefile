@@ -1,5 +1,5 @@
 # One line per target; CI runs `make test` and nothing else (.ci/run).
-.PHONY: help demo demo-genomics test check unit integration faults podman soak bench clean
+.PHONY: help demo wan-demo demo-genomics test check unit integration faults podman soak bench clean
 .DEFAULT_GOAL := help
 BIN := $(CURDIR)/.build/venv-test/bin
 TESTS := deploy/venv test && export PATH="$(BIN):$$PATH" &&
@@ -12,8 +12,8 @@ help:           ## list the targets
 demo:           ## the main job on a fresh machine: count the primes up to 100000
 	@deploy/venv && deploy/with-engine examples/primes/demo.sh
 
-wan-demo:       ## three sites: a link is cut for 10 s and heals, everything arrives once
-	@$(TESTS) PYTHONPATH=tests python -m faults.crossing
+wan-demo:       ## four sites: a link is dead for 10 s and heals, everything arrives once
+	@$(TESTS) PYTHONPATH=tests python -m faults.crossing $(WAN)
 
 demo-genomics:  ## real reads through bowtie2, samtools and bcftools, checked read for read
 	@deploy/venv && deploy/with-engine examples/lambda-phage/run.sh

@@ -71,6 +71,8 @@ class Refusal(msgspec.Struct, frozen=True):
 
     kind: Refused
     text: str = ""
+    denied: bool = False
+    """Whether it is our login that may not store this."""
 
 
 class Backlog(msgspec.Struct, frozen=True):

@@ -48,6 +48,8 @@ class Injected(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: int = 0
     refused: tuple[tuple[int, str], ...] = ()
     """Places, from 0, and reasons of those that the broker does not take."""
+    denied: bool = False
+    """Whether some of them only our login may not store."""
 
 
 class Writer:
@@ -84,6 +86,7 @@ class Writer:
         """Store entries in batches, leaving out those that are stored already or not taken."""
         stored = duplicates = 0
         refused: list[tuple[int, str]] = []
+        denied = False
         groups = list(reversed(_groups(entries)))
         while groups:
             places = groups.pop()
@@ -98,10 +101,11 @@ class Writer:
                 groups += [rest] if rest else []
             elif len(places) == 1:
                 refused.append((places[0], refusal.text))
+                denied = denied or refusal.denied
             else:
                 middle = len(places) // 2
                 groups += [places[middle:], places[:middle]]
-        return Injected(stored=stored, duplicates=duplicates, refused=tuple(refused))
+        return Injected(stored=stored, duplicates=duplicates, refused=tuple(refused), denied=denied)
 
     async def duplicates(self, entries: Sequence[Entry]) -> set[int]:
         """Return the places of entries whose ids are in the window; see the port.
@@ -131,7 +135,7 @@ class Writer:
         try:
             reply = await (self._single(entries[0]) if len(entries) == 1 else self._batch(entries))
         except NotPermitted as error:
-            return Refusal(Refused.UNACCEPTABLE, str(error)), ""
+            return Refusal(Refused.UNACCEPTABLE, str(error), denied=True), ""
         except NoResponders:
             return await self._unanswered(entries)
         except ConnectionLost as error:

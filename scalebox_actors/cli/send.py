@@ -15,7 +15,7 @@ from scalebox_actors.cli.outbox import Outbox, checked_headers, checked_id
 from scalebox_actors.cli.session import Session, opened, wanted
 from scalebox_actors.cli.show import duration, plural
 from scalebox_actors.cli.topologies import check_module
-from scalebox_actors.errors import BadInput, BadMessage, SbxError
+from scalebox_actors.errors import BadInput, BadMessage, NotPermitted, SbxError
 from scalebox_actors.message import MSG_ID
 from scalebox_actors.ports import Entry
 
@@ -129,7 +129,8 @@ class Sender:
             more = len(injected.refused) - 1
             rest = f" (and {more:,} more)" if more else ""
             number = numbers[packed[place][1]]
-            raise SbxError(f"{_place(number)}not taken by the server: {reason}{rest}")
+            kind = NotPermitted if injected.denied else SbxError
+            raise kind(f"{_place(number)}not taken by the server: {reason}{rest}")
         if self._tell_ids:
             for entry, number in zip(entries, numbers, strict=True):
                 line = {"line": number} if number else {}

@@ -23,6 +23,8 @@ _CHUNK = 64 * 1024
 _HELD = 128
 """Chunks of one direction that the proxy holds before it stops reading."""
 _TICK = 0.01
+_SMOOTH = 0.05
+"""Seconds that a chunk takes on a wire with little bandwidth, so that it can be cut within more."""
 
 
 class Way(StrEnum):
@@ -60,7 +62,7 @@ class _Stream:
 
     async def read(self, reader: asyncio.StreamReader) -> None:
         while True:
-            data = await reader.read(_CHUNK)
+            data = await reader.read(self.wire.chunk)
             await self.chunks.put((time.monotonic() + self.wire.delay, data))
             if not data:
                 return
@@ -127,6 +129,11 @@ class ProxyWire:
             self._thread.join()
 
     # --- for its streams ------------------------------------------------------------------------
+
+    @property
+    def chunk(self) -> int:
+        """How many bytes go at once at most."""
+        return min(_CHUNK, round(self.bandwidth * _SMOOTH)) if self.bandwidth else _CHUNK
 
     async def wait_open(self, way: Way) -> None:
         """Wait until data may pass in a direction."""

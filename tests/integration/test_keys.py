@@ -155,7 +155,8 @@ def test_the_wrong_key_is_refused_in_words(deployment: Deployment) -> None:
     assert [run.returncode for run in (nobody, stranger, careless)] == [77, 77, 65]
     assert "refuses our login" in nobody.stderr
     assert "chmod 600" in careless.stderr
-    assert denied.returncode != 0
+    assert (denied.returncode, denied.stdout) == (77, ""), denied.stderr
+    assert "sbx.t.hub.task.total" in denied.stderr
 
 
 def test_no_seed_leaves_its_file(deployment: Deployment) -> None:
