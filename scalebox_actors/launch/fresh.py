@@ -70,19 +70,17 @@ class FreshLauncher:
 
     async def underway(self, task: Task) -> bool:
         """Whether a container of this attempt, running or exited, is on this host."""
-        if not self._workdir(task).path.is_dir():
-            return False
-        return await self._runtime.find(self._name(task)) is not None
+        return await self._underway(self._workdir(task))
 
     async def run(self, task: Task) -> Outcome:
         """Start or adopt the task's container, wait for it under the time limit, collect."""
         directory = self._workdir(task)
-        anew = not await self.underway(task)
+        anew = not await self._underway(directory)
         if anew:
             await self._prepare(directory, task)
         # Killed here, a complete work directory is left; the next start makes it anew.
         try:
-            spec = self._spec(task)
+            spec = self._spec(task, directory)
         except BadMessage as error:
             return self._unusable(str(error))
         run = await self._begin(spec, anew=anew)
@@ -104,13 +102,13 @@ class FreshLauncher:
 
     async def clear(self, task: Task, outcome: Outcome | None = None) -> None:
         """Remove the container and the work directory, and the files declared as removable."""
+        directory = self._workdir(task)
         if outcome is not None and outcome.removed:
-            paths = self._paths(self._spec(task))
+            paths = self._paths(self._spec(task, directory))
             left = await asyncio.to_thread(workdir.remove_declared, outcome.removed, paths)
             if left:
                 log.warning("files_not_removed", extra={"task": task.message.id, "files": left[:5]})
-        await self._runtime.remove(self._name(task))
-        directory = self._workdir(task)
+        await self._runtime.remove(directory.name)
         if not directory.remove_inputs():
             await asyncio.to_thread(directory.remove)
 
@@ -119,6 +117,9 @@ class FreshLauncher:
         await self._runtime.check()
         if self._module.image and await self._runtime.missing([self._module.image]):
             raise ImageMissing(f"image {self._module.image!r} is not on this host")
+
+    async def _underway(self, directory: WorkDir) -> bool:
+        return directory.exists() and await self._runtime.find(directory.name) is not None
 
     async def _begin(self, spec: ContainerSpec, *, anew: bool) -> Run:
         """Start or adopt a container; `anew`: its work directory was made just now."""
@@ -139,7 +140,7 @@ class FreshLauncher:
             else:
                 directory.prepare(task)
         except OSError as error:  # the host's disk is full or broken; the task is not to blame
-            reason = f"work directory {directory.path}: {error.strerror}"
+            reason = f"work directory {directory}: {error.strerror}"
             raise RuntimeUnavailable(reason) from error
 
     def _name(self, task: Task) -> str:
@@ -149,10 +150,10 @@ class FreshLauncher:
         owner = self._place.surroundings.node
         return WorkDir(self._place.base, self._name(task), task.attempt, owner)
 
-    def _spec(self, task: Task) -> ContainerSpec:
+    def _spec(self, task: Task, directory: WorkDir) -> ContainerSpec:
         """Return the task's container; raises BadMessage if the body cannot be an argument."""
         message = task.message
-        host = str(self._workdir(task).path)
+        host = str(directory)
         inside = self._runtime.work_path or host
         arguments = contract.arguments(
             self._module.args,
@@ -165,7 +166,7 @@ class FreshLauncher:
         return container_spec(
             self._module,
             Frame(
-                name=self._name(task),
+                name=directory.name,
                 topology=surroundings.topology,
                 site=surroundings.site,
                 node=surroundings.node,

@@ -39,26 +39,50 @@ class WorkDir:
     """The directory of one attempt of one task, on the host."""
 
     def __init__(self, base: Path, run_name: str, attempt: int, owner: str = "") -> None:
-        self.parent = base / run_name
-        self.path = self.parent / str(attempt)
+        self.name = run_name
+        # Text and plain calls of the system: with `Path` they take longer than what they do.
+        self._base = str(base)
+        self._parent = f"{self._base}/{run_name}"
+        self._path = f"{self._parent}/{attempt}"
         self._owner = owner
+        self._left: Path | None = None
+
+    @property
+    def parent(self) -> Path:
+        """The run's directory: ours alone."""
+        return Path(self._parent)
+
+    @property
+    def path(self) -> Path:
+        """What the program sees as its work directory."""
+        return Path(self._path)
+
+    def __str__(self) -> str:
+        return self._path
+
+    def exists(self) -> bool:
+        """Whether it was prepared and is still there."""
+        return os.path.isdir(self._path)  # noqa: PTH112
 
     def prepare(self, task: Task) -> None:
         """Make it anew with the task's input files; what an earlier run left is removed."""
-        discard(self.parent)
-        fresh = self.parent / ".new"
-        self.parent.mkdir(parents=True, mode=0o700)
-        fresh.mkdir(mode=0o700)
-        (self.parent / OWNER).write_text(self._owner, "utf-8")
+        try:
+            os.mkdir(self._parent, 0o700)  # noqa: PTH102
+        except (FileExistsError, FileNotFoundError):
+            discard(self.parent)
+            self.parent.mkdir(parents=True, mode=0o700)
+        fresh = f"{self._parent}/.new"
+        os.mkdir(fresh, 0o700)  # noqa: PTH102
+        _write(f"{self._parent}/{OWNER}", self._owner.encode())
         message = task.message
-        (fresh / "body").write_bytes(message.body)
-        (fresh / "headers.json").write_bytes(_encode(message.contract_headers))
+        _write(f"{fresh}/body", message.body)
+        _write(f"{fresh}/headers.json", _encode(message.contract_headers))
         if task.members:
             members = [(m.id, m.body, m.contract_headers) for m in task.members]
-            (fresh / "batch-tasks.jsonl").write_bytes(render_batch_jsonl(members))
-            (fresh / "batch-tasks.txt").write_bytes(render_batch_txt(members))
-        fresh.chmod(0o777)  # any image user; the parent is 0700
-        fresh.rename(self.path)
+            _write(f"{fresh}/batch-tasks.jsonl", render_batch_jsonl(members))
+            _write(f"{fresh}/batch-tasks.txt", render_batch_txt(members))
+        os.chmod(fresh, 0o777)  # noqa: PTH101 - any image user; the parent is 0700
+        os.rename(fresh, self._path)  # noqa: PTH104
 
     def collect(self) -> dict[str, bytes]:
         """Return the bytes of those interface files that the program left.
@@ -80,7 +104,7 @@ class WorkDir:
     def has_outputs(self) -> bool:
         """Whether the program left any interface file."""
         try:
-            return not _READ.isdisjoint(os.listdir(self.path))  # noqa: PTH208 - names alone
+            return not _READ.isdisjoint(os.listdir(self._path))  # noqa: PTH208 - names alone
         except FileNotFoundError:
             return False
         except PermissionError:
@@ -89,25 +113,31 @@ class WorkDir:
     def remove(self) -> None:
         """Remove it with everything in it, also what has no permissions; safe to repeat."""
         discard(self.parent)
+        if self._left is not None:
+            with contextlib.suppress(OSError):
+                remove_tree(self._left)
 
     def remove_inputs(self) -> bool:
-        """Remove it if nothing but our own input files is in it; False if something else is.
+        """Remove it if nothing but our own input files is in it; False: `remove` has more to do.
 
-        A few system calls, where a tree is walked and may be of any size. Looked at before it is
-        touched: killed in the middle, what is left must be known as ours or as nobody's.
+        A few system calls, where a tree is walked and may be of any size. Killed in the middle,
+        what is left has a name by which it is known as nobody's.
         """
+        gone = f"{self._base}/{GONE}{time.time_ns()}.{self.name}"
         try:
-            if not _INPUTS.issuperset(os.listdir(self.path)):  # noqa: PTH208 - names alone
-                return False
-            gone = set_aside(self.parent)
+            os.rename(self._parent, gone)  # noqa: PTH104
         except FileNotFoundError:
-            return not self.parent.exists()
-        with contextlib.suppress(OSError):  # what came in between is the reaper's
+            return True
+        inside = f"{gone}{self._path.removeprefix(self._parent)}"
+        try:
             for name in _INPUTS:
-                (gone / self.path.name / name).unlink()
-            (gone / self.path.name).rmdir()
-            (gone / OWNER).unlink()
-            gone.rmdir()
+                os.unlink(f"{inside}/{name}")  # noqa: PTH108
+            os.rmdir(inside)  # noqa: PTH106
+            os.unlink(f"{gone}/{OWNER}")  # noqa: PTH108
+            os.rmdir(gone)  # noqa: PTH106
+        except OSError:  # the program left something, or took something away
+            self._left = Path(gone)
+            return False
         return True
 
 
@@ -193,6 +223,17 @@ def make_base(base: Path) -> Path:
     base.mkdir(parents=True, exist_ok=True, mode=0o700)
     base.chmod(0o700)
     return base.resolve()
+
+
+def _write(path: str, data: bytes) -> None:
+    """Write a new file."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(handle, left) :]
+    finally:
+        os.close(handle)
 
 
 def _read_regular(path: Path, name: str) -> bytes:

@@ -119,6 +119,8 @@ class ProcessRuntime:
         self._linking = asyncio.Lock()
         self._watches: dict[str, Watch] = {}
         self._mending: asyncio.Task[None] | None = None
+        self._leaving: list[str] = []
+        self._asking: asyncio.Task[None]
         self._closed = False
 
     @classmethod
@@ -163,7 +165,11 @@ class ProcessRuntime:
 
     async def remove(self, name: str) -> None:
         """Remove a run, killing it if it still lives."""
-        await self.ask({"do": "remove", "name": name})
+        watch = self._watches.get(name)
+        if watch is None or not watch.end.done():
+            await self.ask({"do": "remove", "names": [name]})
+        else:
+            await self._forgotten(name)
         self._watches.pop(name, None)
 
     async def stray(self, labels: Mapping[str, str]) -> list[Stray]:
@@ -257,6 +263,22 @@ class ProcessRuntime:
                     watch.end.set_result(End(code=137, lost=True, detail=detail))
                 break
 
+    async def _forgotten(self, name: str) -> None:
+        """Have an ended run forgotten, in one question with all others of this turn of the loop.
+
+        Tasks are committed in groups, so their runs are removed in groups as well. One that still
+        lives is asked for alone: the others need not wait for it to die.
+        """
+        if not self._leaving:
+            self._asking = asyncio.get_running_loop().create_task(self._forget())
+            self._asking.add_done_callback(_retrieve)
+        self._leaving.append(name)
+        await asyncio.shield(self._asking)
+
+    async def _forget(self) -> None:
+        names, self._leaving = self._leaving, []
+        await self.ask({"do": "remove", "names": names})
+
     def _run(self, told: Told, *, adopted: bool) -> ProcessRun:
         return ProcessRun(self, told, self._watches[told.name], adopted)
 
@@ -277,6 +299,12 @@ class ProcessRuntime:
                 _, link = await loop.create_unix_connection(self._new_link, self._address)
             self._link = link
             return link
+
+
+def _retrieve(done: "asyncio.Task[None]") -> None:
+    """Take note of an error that nobody waits for any more."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _check(spec: ContainerSpec) -> None:

@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from scalebox_actors.runtimes.shepherd_journal import Journal, Json
+from scalebox_actors.runtimes.shepherd_journal import Journal, Json, line_of
 from scalebox_actors.runtimes.shepherd_program import (
     MARK,
     Output,
@@ -38,6 +38,8 @@ from scalebox_actors.runtimes.shepherd_program import (
 IDLE = 20.0
 """Without program and client the shepherd ends after so many seconds."""
 CLIENT_BACKLOG = 16 * 1024 * 1024
+RECEIVED_AT_ONCE = 64 * 1024
+"""More would be mapped and unmapped by the allocator for every question."""
 JOURNAL_BYTES = 4 * 1024 * 1024
 PR_SET_CHILD_SUBREAPER = 36
 AGAIN = (errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE, errno.ENOSPC)
@@ -91,7 +93,8 @@ class Shepherd:
             elif line.get("end") in self.programs:
                 self.programs[line["end"]].exit = line["exit"]
             else:
-                self.programs.pop(line.get("gone", ""), None)
+                for name in line.get("gone", ()):
+                    self.programs.pop(name, None)
         self.journal.found.clear()
         end_all(f"{self.state}/".encode())
         for program in self.programs.values():
@@ -154,7 +157,7 @@ class Shepherd:
             if event & select.EPOLLOUT:
                 self._send(client)
             if event & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
-                data = client.connection.recv(1 << 20)
+                data = client.connection.recv(RECEIVED_AT_ONCE)
                 if not data:
                     self._drop(client)
                 client.unread += data
@@ -178,7 +181,7 @@ class Shepherd:
             return  # it left before its answer was ready
         waited = bool(client.unsent)
         if message is not None:
-            client.unsent += json.dumps(message).encode() + b"\n"
+            client.unsent += line_of(message)
         try:
             client.flush()
         except OSError:
@@ -201,7 +204,7 @@ class Shepherd:
             case "stop":
                 self._stop(message["name"], message["grace"], answer)
             case "remove":
-                self._remove(message["name"], answer)
+                self._remove(message["names"], answer)
             case "list":
                 wanted = message["labels"].items()
                 found = [p for p in self.programs.values() if wanted <= p.labels.items()]
@@ -217,7 +220,7 @@ class Shepherd:
             answer(run=old.told(), adopted=True)
             return
         if old is not None:
-            self._remove(old.name, lambda **_: self._start(asked, answer))
+            self._remove([old.name], lambda **_: self._start(asked, answer))
             return
         program = Program(asked)
         try:
@@ -274,18 +277,20 @@ class Shepherd:
         program.kill_at = min(program.kill_at or math.inf, time.monotonic() + grace)
         program.kill(signal.SIGTERM)
 
-    def _remove(self, name: str, answer: Callable[..., None]) -> None:
-        program = self.programs.get(name)
-        if program is not None and program.exit is None:
-            program.then.append(lambda: self._remove(name, answer))
-            program.kill(signal.SIGKILL)
-            return
-        if program is not None:
-            del self.programs[name]
-            for path in (self._log(program, name) for name in ("stdout", "stderr")):
-                if any(o.size for o in program.outputs) or not program.outputs:
+    def _remove(self, names: list[str], answer: Callable[..., None]) -> None:
+        found = [self.programs[name] for name in names if name in self.programs]
+        for program in found:
+            if program.exit is None:
+                program.then.append(lambda: self._remove(names, answer))
+                program.kill(signal.SIGKILL)
+                return
+        for program in found:
+            del self.programs[program.name]
+            if any(o.size for o in program.outputs) or not program.outputs:
+                for path in (self._log(program, name) for name in ("stdout", "stderr")):
                     _unlink(path, path + ".old")
-            self.journal.write(gone=name)
+        if found:
+            self.journal.write(gone=[program.name for program in found])
             if self.journal.size > JOURNAL_BYTES * (1 + len(self.programs) // 1000):
                 self._compact()
         answer()
@@ -331,8 +336,9 @@ class Shepherd:
     def _settle(self, program: Program, end: Json) -> None:
         self.journal.write(end=program.name, exit=end)
         program.exit, then, program.then = end, program.then, []
+        news = {"name": program.name, "id": program.kept["id"], "exit": end}
         for client in list(self.clients.values()):
-            self._send(client, {"n": 0, "run": program.told()})
+            self._send(client, {"n": 0, "run": news})
         for step in then:
             step()
 

@@ -80,7 +80,6 @@ class Program:
             "name": self.name,
             "id": self.kept["id"],
             "labels": self.labels,
-            "started": self.started,
             "exit": self.exit,
         }
 
