@@ -36,6 +36,8 @@ def show(report: Report) -> None:
     for case in report.cases:
         for figure in case.figures:
             table.add_row(*_row(figure))
+        for gap in case.gaps:
+            table.add_row(gap.name, "", "", "", "", "", "-", f"not measured: {gap.reason}")
         if case.failure:
             table.add_row(case.case, "", "", "", "", "", "-", f"not measured: {case.failure}")
     console.print(table)
@@ -90,6 +92,11 @@ def _summary(report: Report) -> str:
         + "".join(
             f"| {' | '.join(_row(figure))} |\n" for case in report.cases for figure in case.figures
         )
+        + "".join(
+            f"| {gap.name} | | | | | | - | not measured: {gap.reason} |\n"
+            for case in report.cases
+            for gap in case.gaps
+        )
     )
 
 
@@ -98,6 +105,7 @@ def _missed(report: Report) -> str:
     missed = [figure.name for figure in figures if figure.met is False]
     asked = sum(figure.met is not None for figure in figures)
     unmeasured = [case.case for case in report.cases if case.failure]
+    unmeasured += [gap.name for case in report.cases for gap in case.gaps]
     text = f"Of {asked} bars {asked - len(missed)} are met."
     if missed:
         text += f" Missed: {'; '.join(missed)}."
@@ -131,5 +139,6 @@ def _section(case: CaseReport) -> str:
     for figure in case.figures:
         ours, base = (", ".join(map(number, side)) for side in (figure.ours, figure.baseline))
         lines.append(f"| {figure.name} | {figure.unit} | {ours} | {base} |\n")
+    lines += [f"\nNot measured: {gap.name}: {gap.reason}\n" for gap in case.gaps]
     lines += [f"\n{figure.name}: {figure.note}\n" for figure in case.figures if figure.note]
     return "".join(lines)

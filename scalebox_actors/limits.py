@@ -58,6 +58,8 @@ RETRIES_CEILING = 100
 STARTS_PER_TASK = 5
 DELIVERIES_WITHOUT_START = 20
 SLOTS_PER_NODE = 256
+MESSAGES_AHEAD = 64
+"""Where runs are short, so many messages, or as many as slots, are at hand for the next ones."""
 RUN_SECONDS = 30 * 24 * 3600
 STOP_GRACE = 10.0
 
@@ -88,6 +90,8 @@ CLERK_PAGE = 256 * KIB
 """So much of bodies and records goes into one answer of another site, and one item more."""
 FREE_SPACE = 256 * MIB
 """With less room for work directories a node takes no more messages."""
+MEMORY_WORK = 1024 * MIB
+"""With less room in memory, `--work memory` means the store."""
 LOOP_LATE = 5.0
 REAPER_EVERY = 60.0
 REAPER_GRACE = 300.0

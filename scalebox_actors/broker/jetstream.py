@@ -19,7 +19,7 @@ from scalebox_actors.broker.streams import (
 from scalebox_actors.broker.wire import STATUS_NO_RESPONDERS
 from scalebox_actors.crossing import Passage
 from scalebox_actors.errors import BadMessage, SbxError, Unavailable
-from scalebox_actors.limits import HEADER_BLOCK_BYTES
+from scalebox_actors.limits import HEADER_BLOCK_BYTES, MESSAGES_AHEAD
 from scalebox_actors.names import Names
 from scalebox_actors.ports import Answer, Backlog, Entry, Intake, Refusal, Stored
 
@@ -56,7 +56,7 @@ class JetStreamBroker:
     def intake(self, module: str) -> Intake:
         """Return the deliveries of `module`; use as an async context manager."""
         config = consumer_config(self.names, module)
-        return PullIntake(self.link, self.names, config, self._created)
+        return PullIntake(self.link, self.names, config, self._created, most_ahead=MESSAGES_AHEAD)
 
     def intake_to(self, site: str) -> Intake:
         """Return what waits here to be carried to another site."""

@@ -1,7 +1,8 @@
 """The intake: one long-lived pull subscription, and exactly as many messages as there are slots.
 
-A message that nobody works on must not be in anybody's hands: it would run twice. So a pull asks
-for the granted slots and no more, and what is in hand is heart-beaten until it is settled.
+A message that nobody works on should not be in anybody's hands. So a pull asks for the granted
+slots and, only where runs are short, for a few more: the next message is there when a slot falls
+free (ahead.py). What is in hand is heart-beaten until it is settled.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import Self
 
 import msgspec
 
+from scalebox_actors.broker.ahead import Ahead
 from scalebox_actors.broker.client import ApiError, NoResponders
 from scalebox_actors.broker.link import Link
 from scalebox_actors.broker.streams import NS, Config, ensure_consumer, stream_info
@@ -101,7 +103,15 @@ class PulledDelivery:
 class PullIntake:
     """Deliveries of one consumer; see the port."""
 
-    def __init__(self, link: Link, names: Names, config: Config, stream_created: str) -> None:
+    def __init__(
+        self,
+        link: Link,
+        names: Names,
+        config: Config,
+        stream_created: str,
+        *,
+        most_ahead: int = 0,
+    ) -> None:
         self.stream_created = stream_created
         self._link = link
         self._names = names
@@ -109,8 +119,9 @@ class PullIntake:
         self._consumer = str(config["durable_name"])
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{names.stream}.{self._consumer}"
         self._loop = asyncio.get_running_loop()
+        self._ahead = Ahead(most_ahead)
         self._granted = 0
-        """Slots that we have not asked messages for yet."""
+        """Messages that we may ask for and have not: for slots, and ahead."""
         self._asked = 0
         """Messages that we have asked for and that have not come."""
         self._queue: deque[PulledDelivery] = deque()
@@ -132,15 +143,17 @@ class PullIntake:
 
     def grant(self, slots: int) -> None:
         """Let `slots` more deliveries come."""
-        self._granted += slots
+        self._granted += slots + self._ahead.free(slots, self._loop.time())
+        if self._queue:
+            self._wake()
         self._schedule()
 
     def hold(self) -> None:
         """Ask for nothing more until `grant` is called again; unanswered grants are forgotten."""
         self._drop_pull()
+        self._give_back_queue()
+        self._ahead.forget_slots()
         self._granted = 0
-        while self._queue:
-            self._link.spawn(self._queue.popleft().give_back(0.0))
 
     async def __aenter__(self) -> Self:
         self._link.watchers.add(self._on_link)
@@ -167,13 +180,14 @@ class PullIntake:
         return self
 
     async def __anext__(self) -> Delivery:
-        while not self._queue:
+        while not (self._queue and self._ahead.slots_free):
             if self._failure is not None:
                 raise self._failure
             if self._over:
                 raise StopAsyncIteration
             self._waiter = self._loop.create_future()
             await self._waiter
+        self._ahead.take()
         return self._queue.popleft()
 
     # --- for deliveries ---------------------------------------------------------------------
@@ -207,6 +221,8 @@ class PullIntake:
         self._scheduled = False
         if self._granted <= 0 or self._over or self._reckoning or not self._link.connected:
             return  # after a reconnect and a reckoning we are called again
+        if not self._ahead.worth_asking(self._granted, self._asked + len(self._queue)):
+            return
         if not self._sid:
             if not self._inbox:
                 self._inbox = self._link.new_inbox()
@@ -238,6 +254,11 @@ class PullIntake:
         if self._sid:
             self._link.unsubscribe(self._sid)
         self._sid, self._inbox = 0, ""
+
+    def _give_back_queue(self) -> None:
+        self._granted += len(self._queue)
+        while self._queue:
+            self._link.spawn(self._queue.popleft().give_back(0.0))
 
     # --- receiving --------------------------------------------------------------------------
 
@@ -313,6 +334,12 @@ class PullIntake:
         if self._asked and self._link.connected and now - self._last_sign > SILENCE:
             self._link.events("pull_lost", f"{self._next}: no sign of life; asking again")
             self._drop_pull()
+            self._schedule()
+        if self._ahead.amount and self._ahead.is_late(now):
+            # Runs have become long. Others may have free slots for what waits here.
+            self._drop_pull()
+            self._give_back_queue()
+            self._granted -= self._ahead.give_up()
             self._schedule()
 
     def _beat(self) -> None:
