@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvloop
@@ -23,6 +25,13 @@ def run(job: Job) -> float:
 
 
 async def _work(job: Job) -> float:
+    async with opened(job) as node:
+        return await _timed(node, job.tasks)
+
+
+@asynccontextmanager
+async def opened(job: Job) -> AsyncIterator[Node]:
+    """Wire a node for a job."""
     topology = load(job.topology.encode(), path="bench")
     folder = Path(job.folder)
     link = await connect(job.url, name="bench node", events=_ignore)
@@ -32,7 +41,7 @@ async def _work(job: Job) -> float:
     try:
         broker = await JetStreamBroker.open(link, Names(topology.name))
         settings = Settings(name="bench", base=folder / "work", folder=Path(__file__).parent)
-        return await _timed(Node(topology, broker, runtime, settings), job.tasks)
+        yield Node(topology, broker, runtime, settings)
     finally:
         if runtime is not None:
             await runtime.close()

@@ -1,7 +1,6 @@
 """The peer HyperQueue: server and one worker in this process, a job of programs."""
 
 import time
-from pathlib import Path
 
 from hyperqueue import Job, LocalCluster
 from hyperqueue.cluster import WorkerConfig
@@ -12,7 +11,7 @@ from bench.peer_work import WARM_ROUNDS, PeerJob, given, tell
 def main() -> None:
     """Run the job's tasks as the programs of one HyperQueue job."""
     job = given()
-    with LocalCluster(Path(job.folder) / "hq", WorkerConfig(cores=job.slots)) as cluster:
+    with LocalCluster(f"{job.folder}/hq", WorkerConfig(cores=job.slots)) as cluster:
         client = cluster.client()
         client.wait_for_jobs([client.submit(_programs(job, WARM_ROUNDS * job.slots))])
         tasks = _programs(job, job.tasks)

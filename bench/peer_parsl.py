@@ -1,6 +1,8 @@
 """The peer parsl: its high-throughput executor with a worker process for each slot."""
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import parsl
 from parsl.config import Config
@@ -20,7 +22,7 @@ def main() -> None:
         cores_per_worker=0.01,
         provider=LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1),
     )
-    config = Config(executors=[executor], run_dir=job.folder, strategy="none", app_cache=False)
+    config = Config(executors=[executor], run_dir=job.folder, strategy="none")
     work, warm = job.work(), WARM_ROUNDS * job.slots
     with parsl.load(config):
         app = parsl.python_app(_named(work))
@@ -30,14 +32,16 @@ def main() -> None:
         tell(time.perf_counter() - began)
 
 
-def _named(work):
-    def task(number):
+def _named(work: Callable[[int], None]) -> Callable[[int], None]:
+    """Return a function with a name: what parsl takes must have one."""
+
+    def task(number: int) -> None:
         work(number)
 
     return task
 
 
-def _all(futures) -> None:
+def _all(futures: list[Any]) -> None:
     for future in futures:
         future.result()
 

@@ -13,7 +13,7 @@ STORE_BYTES = 128 * 1024 * 1024
 def main() -> None:
     """Run the job's tasks as remote functions."""
     job = given()
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short:  # noqa: S108 - socket paths are short
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short:  # socket paths are short
         ray.init(
             num_cpus=job.slots,
             include_dashboard=False,
@@ -21,7 +21,12 @@ def main() -> None:
             object_store_memory=STORE_BYTES,
             _temp_dir=short,
         )
-        work, warm = ray.remote(job.work().__call__), WARM_ROUNDS * job.slots
+        do, warm = job.work(), WARM_ROUNDS * job.slots
+
+        @ray.remote
+        def work(number: int) -> None:
+            do(number)
+
         ray.get([work.remote(number) for number in range(warm)])
         began = time.perf_counter()
         ray.get([work.remote(number) for number in range(warm, warm + job.tasks)])

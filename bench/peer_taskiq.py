@@ -4,7 +4,6 @@ Imported by its worker as well, which writes down when its first task began and 
 """
 
 import asyncio
-import json
 import os
 import sys
 import time
@@ -12,26 +11,17 @@ from pathlib import Path
 
 from taskiq_nats import PullBasedJetStreamBroker
 
-from bench.peer_work import PeerJob, given, tell
+from bench.peer_work import read_job, tell
 
 JOB = "SBX_BENCH_JOB"
 NAME = "SBX_BENCH_STREAM"
 LOOK = 0.02
 
 
-def _job() -> PeerJob:
-    if JOB not in os.environ:
-        os.environ[JOB] = sys.argv[1]
-        os.environ[NAME] = f"peer{time.time_ns()}"
-    sys.argv[1:] = [os.environ[JOB], *sys.argv[2:]] if __name__ == "__main__" else sys.argv[1:]
-    return given() if __name__ == "__main__" else PeerJob(**_from_environment())
-
-
-def _from_environment() -> dict:
-    return json.loads(os.environ[JOB])
-
-
-job = _job()
+if JOB not in os.environ:  # we are the first, and not the worker
+    os.environ[JOB] = sys.argv[1]
+    os.environ[NAME] = f"peer{time.time_ns()}"
+job = read_job(os.environ[JOB])
 broker = PullBasedJetStreamBroker(
     servers=job.url,
     subject=os.environ[NAME],
@@ -47,6 +37,7 @@ counts = {"begun": 0.0, "left": job.tasks}
 @broker.task(task_name="work")
 async def work(number: int) -> None:
     """Do one task, and count it."""
+    del number
     counts["begun"] = counts["begun"] or time.perf_counter()
     if job.kind == "program":
         null = asyncio.subprocess.DEVNULL
@@ -71,7 +62,7 @@ async def main() -> None:
         *("--max-async-tasks", str(job.slots), "--no-configure-logging"),
         stdout=sys.stderr,
     )
-    while worker.returncode is None and not answer.exists():
+    while worker.returncode is None and not answer.exists():  # noqa: ASYNC110 - another process
         await asyncio.sleep(LOOK)
     if not answer.exists():
         raise SystemExit(f"the worker ended with {worker.returncode}")

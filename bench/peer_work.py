@@ -42,7 +42,12 @@ class PeerJob:
 
 def given() -> PeerJob:
     """Return the job of the command line."""
-    job = json.loads(sys.argv[1])
+    return read_job(sys.argv[1])
+
+
+def read_job(text: str) -> PeerJob:
+    """Return the job that a line of JSON describes."""
+    job = json.loads(text)
     job["command"], job["bodies"] = tuple(job["command"]), tuple(job["bodies"])
     return PeerJob(**job)
 

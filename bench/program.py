@@ -3,7 +3,9 @@
 import argparse
 import asyncio
 import importlib
+import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -42,6 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["--child"]:
         return be_child(*arguments[1:])
     options = _parser().parse_args(arguments)
+    # Ended from outside, a case still ends what it has started, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     cases = tuple(case for case in CASES if case in options.cases) or CASES
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     report = Report(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Self
 
+from scalebox_actors.broker.ahead import Ahead
 from scalebox_actors.broker.commit import Injected, Writer
 from scalebox_actors.broker.forward import Forwarder
 from scalebox_actors.broker.link import Link
@@ -56,7 +57,9 @@ class JetStreamBroker:
     def intake(self, module: str) -> Intake:
         """Return the deliveries of `module`; use as an async context manager."""
         config = consumer_config(self.names, module)
-        return PullIntake(self.link, self.names, config, self._created, most_ahead=MESSAGES_AHEAD)
+        intake = PullIntake(self.link, self.names, config, self._created)
+        intake.ahead = Ahead(MESSAGES_AHEAD)
+        return intake
 
     def intake_to(self, site: str) -> Intake:
         """Return what waits here to be carried to another site."""

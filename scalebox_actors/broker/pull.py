@@ -17,7 +17,7 @@ import msgspec
 from scalebox_actors.broker.ahead import Ahead
 from scalebox_actors.broker.client import ApiError, NoResponders
 from scalebox_actors.broker.link import Link
-from scalebox_actors.broker.streams import NS, Config, ensure_consumer, stream_info
+from scalebox_actors.broker.streams import NS, Config, beat_interval, ensure_consumer, stream_info
 from scalebox_actors.broker.wire import (
     STATUS_EXPIRED,
     STATUS_HEARTBEAT,
@@ -103,15 +103,7 @@ class PulledDelivery:
 class PullIntake:
     """Deliveries of one consumer; see the port."""
 
-    def __init__(
-        self,
-        link: Link,
-        names: Names,
-        config: Config,
-        stream_created: str,
-        *,
-        most_ahead: int = 0,
-    ) -> None:
+    def __init__(self, link: Link, names: Names, config: Config, stream_created: str) -> None:
         self.stream_created = stream_created
         self._link = link
         self._names = names
@@ -119,7 +111,7 @@ class PullIntake:
         self._consumer = str(config["durable_name"])
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{names.stream}.{self._consumer}"
         self._loop = asyncio.get_running_loop()
-        self._ahead = Ahead(most_ahead)
+        self.ahead = Ahead(0)
         self._granted = 0
         """Messages that we may ask for and have not: for slots, and ahead."""
         self._asked = 0
@@ -143,7 +135,7 @@ class PullIntake:
 
     def grant(self, slots: int) -> None:
         """Let `slots` more deliveries come."""
-        self._granted += slots + self._ahead.free(slots, self._loop.time())
+        self._granted += slots + self.ahead.free(slots, self._loop.time())
         if self._queue:
             self._wake()
         self._schedule()
@@ -152,7 +144,7 @@ class PullIntake:
         """Ask for nothing more until `grant` is called again; unanswered grants are forgotten."""
         self._drop_pull()
         self._give_back_queue()
-        self._ahead.forget_slots()
+        self.ahead.forget_slots()
         self._granted = 0
 
     async def __aenter__(self) -> Self:
@@ -180,14 +172,14 @@ class PullIntake:
         return self
 
     async def __anext__(self) -> Delivery:
-        while not (self._queue and self._ahead.slots_free):
+        while not (self._queue and self.ahead.slots_free):
             if self._failure is not None:
                 raise self._failure
             if self._over:
                 raise StopAsyncIteration
             self._waiter = self._loop.create_future()
             await self._waiter
-        self._ahead.take()
+        self.ahead.take()
         return self._queue.popleft()
 
     # --- for deliveries ---------------------------------------------------------------------
@@ -221,7 +213,7 @@ class PullIntake:
         self._scheduled = False
         if self._granted <= 0 or self._over or self._reckoning or not self._link.connected:
             return  # after a reconnect and a reckoning we are called again
-        if not self._ahead.worth_asking(self._granted, self._asked + len(self._queue)):
+        if not self.ahead.worth_asking(self._granted, self._asked + len(self._queue)):
             return
         if not self._sid:
             if not self._inbox:
@@ -335,11 +327,11 @@ class PullIntake:
             self._link.events("pull_lost", f"{self._next}: no sign of life; asking again")
             self._drop_pull()
             self._schedule()
-        if self._ahead.amount and self._ahead.is_late(now):
+        if len(self._queue) + self._asked > self.ahead.slots_free and self.ahead.is_late(now):
             # Runs have become long. Others may have free slots for what waits here.
             self._drop_pull()
             self._give_back_queue()
-            self._granted -= self._ahead.give_up()
+            self._granted -= self.ahead.give_up()
             self._schedule()
 
     def _beat(self) -> None:
@@ -397,17 +389,6 @@ class PullIntake:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-async def beat_interval(link: Link, names: Names, consumer: str) -> float:
-    """Return how often to beat: a third of the `ack_wait` that an operator gave the consumer."""
-    try:
-        info = await link.api(f"CONSUMER.INFO.{names.stream}.{consumer}")
-    except (ApiError, NoResponders):
-        return HEARTBEAT  # it is made again with our own
-    config = info["config"]
-    wait = config.get("ack_wait") if isinstance(config, dict) else None
-    return min(HEARTBEAT, wait / NS / 3) if isinstance(wait, int) and wait > 0 else HEARTBEAT
 
 
 class _Delivered(msgspec.Struct):

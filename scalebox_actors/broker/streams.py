@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from scalebox_actors.broker.client import ApiError
+from scalebox_actors.broker.client import ApiError, NoResponders
 from scalebox_actors.broker.link import Link
 from scalebox_actors.errors import BadInput, Permanent
-from scalebox_actors.limits import ACK_WAIT, MIB, TRACE_BYTES, TRACE_LIFE
+from scalebox_actors.limits import ACK_WAIT, HEARTBEAT, MIB, TRACE_BYTES, TRACE_LIFE
 from scalebox_actors.names import Names
 from scalebox_actors.placement import destinations
 from scalebox_actors.topology.model import Site, Topology
@@ -338,3 +338,14 @@ def _bucket(name: str, max_bytes: int) -> dict[str, object]:
         "allow_direct": True,
         "allow_msg_ttl": True,
     }
+
+
+async def beat_interval(link: Link, names: Names, consumer: str) -> float:
+    """Return how often to beat: a third of the `ack_wait` that an operator gave the consumer."""
+    try:
+        info = await link.api(f"CONSUMER.INFO.{names.stream}.{consumer}")
+    except (ApiError, NoResponders):
+        return HEARTBEAT  # it is made again with our own
+    config = info["config"]
+    wait = config.get("ack_wait") if isinstance(config, dict) else None
+    return min(HEARTBEAT, wait / NS / 3) if isinstance(wait, int) and wait > 0 else HEARTBEAT

@@ -53,7 +53,9 @@ def _unsafe(shared: Path) -> str:
     if free < MEMORY_WORK:
         return f"{shared} has {free} bytes free; {MEMORY_WORK} are wanted"
     if os.getuid() >= SYSTEM_USERS and LOGIND.exists() and not _lingers():
-        return "logind removes what a user has in memory at the logout; see `loginctl enable-linger`"
+        return (
+            "logind removes what a user has in memory at the logout; see `loginctl enable-linger`"
+        )
     return ""
 
 

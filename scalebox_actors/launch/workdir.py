@@ -81,7 +81,7 @@ class WorkDir:
             members = [(m.id, m.body, m.contract_headers) for m in task.members]
             _write(f"{fresh}/batch-tasks.jsonl", render_batch_jsonl(members))
             _write(f"{fresh}/batch-tasks.txt", render_batch_txt(members))
-        os.chmod(fresh, 0o777)  # noqa: PTH101 - any image user; the parent is 0700
+        os.chmod(fresh, 0o777)  # noqa: PTH101, S103 - any image user; the parent is 0700
         os.rename(fresh, self._path)  # noqa: PTH104
 
     def collect(self) -> dict[str, bytes]:

@@ -126,3 +126,62 @@ async def test_a_mount_that_is_missing_is_the_hosts_fault(
 
     with pytest.raises(SpecRejected, match="/data/in: no such directory"):
         await launcher(Host(program=forever), tmp_path).run(TASK)
+
+
+class Processes(ScriptedRuntime):
+    """A runtime that starts programs as cheaply as the process runtime does."""
+
+    kind = "process"
+
+
+def processes(host: Host, base: Path) -> FreshLauncher:
+    """Return a launcher whose runs are processes."""
+    place = Workplace(
+        runtime=Processes(host, _turn),
+        base=workdir.make_base(base),
+        surroundings=Surroundings(topology="t", node="n1"),
+    )
+    return FreshLauncher(Module(name="a", command=("p",)), place)
+
+
+class Clock:
+    """The clock of a host, moved by its programs."""
+
+    def __init__(self) -> None:
+        self.now, self.step = 100.0, 0.001
+        self.host = Host(program=self.run)
+        self.host.clock = lambda: self.now
+
+    def run(self, _: ContainerSpec, __: Path) -> int:
+        """Take so long as the test says."""
+        self.now += self.step
+        return 0
+
+
+async def lasting(seconds: float, launcher: FreshLauncher, clock: Clock, number: int) -> bool:
+    """Run a task that takes so long, by the clock of its host; say if the next is asked for."""
+    clock.step = seconds
+    task = Task(message=Message(module="a", id=f"m{number}", body=b"x"))
+    await launcher.run(task)
+    await launcher.clear(task)
+    return launcher.costly
+
+
+async def test_a_container_is_always_asked_for_first(tmp_path: Path) -> None:
+    """However short its program is: a container costs a hundred times what the look does."""
+    clock = Clock()
+    fresh = launcher(clock.host, tmp_path)
+
+    assert fresh.costly
+    assert await lasting(0.001, fresh, clock, 1)
+
+
+async def test_short_processes_are_run_without_a_look_until_one_is_long(tmp_path: Path) -> None:
+    """Nothing is known before the first run; after a long one its memory fades run by run."""
+    clock = Clock()
+    short = processes(clock.host, tmp_path)
+    told = [short.costly]
+    for number, seconds in enumerate((0.001, 0.001, 0.07, 0.001, 0.001)):
+        told.append(await lasting(seconds, short, clock, number))
+
+    assert told == [True, False, False, True, True, False]
