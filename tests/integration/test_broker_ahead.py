@@ -28,12 +28,12 @@ async def held(site: Site) -> int:
 
 async def work_off(intake: Intake, count: int) -> list[Delivery]:
     """Take short runs one after the other in all slots; returns what is in the slots at last."""
-    held: list[Delivery] = [await anext(intake) for _ in range(SLOTS)]
+    held: list[Delivery] = [await anext(aiter(intake)) for _ in range(SLOTS)]
     for _ in range(count):
         oldest = held.pop(0)
         intake.grant(1)
         await oldest.done()
-        held.append(await anext(intake))
+        held.append(await anext(aiter(intake)))
     return held
 
 
@@ -47,7 +47,7 @@ async def test_short_runs_never_have_more_in_their_slots_than_there_are(site: Si
             while await held(site) <= SLOTS:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.02)
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(anext(intake), 0.3)
+            await asyncio.wait_for(anext(aiter(intake)), 0.3)
 
 
 async def test_what_is_at_hand_is_given_back_when_runs_become_long(site: Site) -> None:
@@ -58,7 +58,7 @@ async def test_what_is_at_hand_is_given_back_when_runs_become_long(site: Site) -
         kept = await work_off(busy, 200)
         idle.grant(20)
         async with asyncio.timeout(10):
-            others = [await anext(idle) for _ in range(220 - 200 - SLOTS)]
+            others = [await anext(aiter(idle)) for _ in range(220 - 200 - SLOTS)]
 
     ids = {delivery.message_id for delivery in (*kept, *others)}
     assert len(ids) == len(kept) + len(others) == 20
@@ -73,7 +73,7 @@ async def test_a_held_intake_gives_back_what_is_at_hand_at_once(site: Site) -> N
         intake.hold()
         async with site.broker.intake("calc") as idle, asyncio.timeout(10):
             idle.grant(20)
-            others = [await anext(idle) for _ in range(220 - 200 - SLOTS)]
+            others = [await anext(aiter(idle)) for _ in range(220 - 200 - SLOTS)]
 
     ids = {delivery.message_id for delivery in (*kept, *others)}
     assert len(ids) == len(kept) + len(others) == 20
