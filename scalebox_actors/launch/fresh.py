@@ -6,7 +6,6 @@ both under the task's name and carries on where it stopped. They go only after t
 
 import asyncio
 import logging
-import math
 import time
 from datetime import datetime
 from pathlib import Path
@@ -38,8 +37,6 @@ from scalebox_actors.topology.model import Module
 KILLED = 137
 WARNINGS_KEPT = 50
 SMALL_BODY = 64 * KIB
-SHORT_RUN = 0.02
-"""Seconds; a program that runs for less is run rather than asked for."""
 LOOK_SECONDS = 2.0
 """So long an engine may take to say that an adopted run has ended."""
 
@@ -65,16 +62,11 @@ class FreshLauncher:
         self._module = module
         self._place = place
         self._runtime = place.runtime
-        self._lasting = math.inf
-        """How long runs take: as the longest of late. Nothing is known before the first."""
 
     @property
     def costly(self) -> bool:
-        """A container costs a hundred times what a look at the done-record does.
-
-        A process costs less than the look: there it depends on how long the program runs.
-        """
-        return self._runtime.kind != "process" or self._lasting > SHORT_RUN
+        """A container costs a hundred times what a look at the done-record does."""
+        return True
 
     async def underway(self, task: Task) -> bool:
         """Whether a container of this attempt, running or exited, is on this host."""
@@ -96,8 +88,6 @@ class FreshLauncher:
         exit_, timed_out = await self._wait(run, directory)
         logs = await run.logs(self._module.output_text_size)
         outcome = self._outcome(exit_, logs, timed_out=timed_out)
-        lasted, before = outcome.finished - outcome.started, self._lasting
-        self._lasting = max(lasted, before / 2) if before < math.inf else lasted
         if outcome.exit_code != 0 or outcome.cause is not Cause.EXIT:
             return outcome
         if not directory.has_outputs():
