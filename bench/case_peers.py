@@ -9,20 +9,20 @@ from bench.case_processes import COMMAND, engine_seconds, worked_off
 from bench.children import ChildFailedError, Job
 from bench.figures import Bar, Effort, Figure, Gap, Measure, take_turns
 from bench.ground import Ground, ground, one_function
-from bench.peer_work import PeerJob
+from bench.peer_work import WARM_ROUNDS, PeerJob
 from bench.peers import PEERS, Peer, PeerMissingError, install, peer_seconds
 
 TITLE = "other tools: `/bin/true` per task, and a function that does nothing"
 HOW = """\
 Every tool, and ours, works off the same number of tasks with the same number at once, each side of
 a round alone on the machine. Ours as in `processes` and `chain`: messages wait in the stream, and
-the time is from the first pull to the last ack with everything removed; every task is synced to
-disk and its effects happen once. The others are installed from PyPI at the versions given, each in
-an environment of its own, started before the clock and warmed up with two tasks per slot; their
-time is from the submission to the last result (taskiq: from the first task's start to the last
-one's end, over our own server, synced). What they keep stands beside each: beware of comparing what
-is in memory with what is on disk. A ratio below 1 means that ours is quicker. Ends within 25
-minutes; installing, once, takes some more."""
+the time is to the last ack with everything removed; every task is synced to disk and its effects
+happen once. The others are installed from PyPI at the versions given, each in an environment of its
+own, and started before the clock. All are warmed up with two tasks per slot. The others' time is
+from the submission to the last result (taskiq: from the first task's start to the last one's end,
+over our own server, synced). What they keep stands beside each: beware of comparing what is in
+memory with what is on disk. A ratio below 1 means that ours is quicker. Ends within 25 minutes;
+installing, once, takes some more."""
 
 SECONDS = 1200.0
 AT_ONCE = (2, 8)
@@ -114,7 +114,8 @@ class Table:
         )
 
     async def _ours(self, kind: str, slots: int, tasks: int) -> float:
-        job = Job(folder=str(self._new()), tasks=tasks, slots=slots, command=COMMAND)
+        warm = WARM_ROUNDS * slots
+        job = Job(folder=str(self._new()), tasks=tasks, warm=warm, slots=slots, command=COMMAND)
         if kind == "program":
             seconds = await engine_seconds(self._site, job, "process")
         else:

@@ -103,16 +103,17 @@ async def engine_seconds(site: Ground, job: Job, runtime: str) -> float:
 async def worked_off(site: Ground, topology: Topology, job: Job, runtime: str) -> float:
     """Let messages wait for `only` and return the seconds in which a node worked them off."""
     broker = await site.lay(topology)
-    await inject(broker, "only", job.tasks)
+    await inject(broker, "only", job.warm + job.tasks)
     given = Job(
         folder=job.folder,
         url=site.url,
         topology=render(topology).decode(),
         tasks=job.tasks,
+        warm=job.warm,
         slots=job.slots,
         runtime=runtime,
     )
     answer = await measured("engine", given)
-    await site.check(topology, records=job.tasks)
+    await site.check(topology, records=job.warm + job.tasks)
     await site.clear(topology)
     return answer.seconds

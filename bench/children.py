@@ -39,6 +39,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     topology: str = ""
     """The topology as YAML."""
     tasks: int = 0
+    warm: int = 0
+    """So many tasks more, before the clock runs."""
     slots: int = 1
     runtime: str = ""
     image: str = ""

@@ -1,6 +1,7 @@
 """What was measured, as a table for a terminal and as docs/numbers.md."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 from rich.console import Console
@@ -32,7 +33,10 @@ def show(report: Report) -> None:
         console.print(line, markup=False)
     table = Table()
     for place, title in enumerate(COLUMNS):
-        table.add_column(title, justify="right" if place in (2, 3, 4, 5) else "left", no_wrap=True)
+        # What the baseline is may take two lines; a figure is never cut for it.
+        last = place == len(COLUMNS) - 1
+        justify: Literal["left", "right"] = "right" if place in (2, 3, 4, 5) else "left"
+        table.add_column(title, justify=justify, no_wrap=not last)
     for case in report.cases:
         for figure in case.figures:
             table.add_row(*_row(figure))
