@@ -13,6 +13,7 @@ from bench.children import ChildFailedError, Job, measured
 from bench.figures import Bar, Effort, Figure, Gap, take_turns
 from bench.ground import Ground, ground
 from bench.modes import MODES, Mode
+from scalebox_actors.broker import JetStreamBroker
 from scalebox_actors.message import MSG_ID
 from scalebox_actors.names import Names, digest
 from scalebox_actors.ports import Entry
@@ -34,6 +35,7 @@ MESSAGES = {"docker": 20, "oci": 60}
 """To a round; of other runtimes 150."""
 BARS = {"warm": (5.0, 25.0)}
 PATIENCE = 30.0
+PAUSE = 0.02
 
 
 async def run(folder: Path, effort: Effort) -> list[Figure | Gap]:
@@ -113,19 +115,27 @@ async def _ours(site: Ground, folder: Path, mode: Mode, messages: int) -> tuple[
     child = asyncio.create_task(measured("engine-latency", job))
     try:
         await _until_pulling(site, topology, child)
-        pause = 0.5 if mode.runtime == "docker" else 0.03
         for number in range(messages):
             stamp = b"%d" % time.time_ns()
             headers = {MSG_ID: digest("latency", number)}
             await broker.inject(
                 [Entry(subject=broker.names.task("only"), body=stamp, headers=headers)]
             )
-            await asyncio.sleep(pause)
+            await _until_settled(broker, child)
         return (await child).samples
     finally:
         child.cancel()
         await asyncio.gather(child, return_exceptions=True)
         await site.clear(topology)
+
+
+async def _until_settled(broker: JetStreamBroker, child: "asyncio.Task[object]") -> None:
+    """Wait until the message is acked: the next one finds an idle node."""
+    while not child.done():
+        await asyncio.sleep(PAUSE)
+        backlog = await broker.backlog("only")
+        if not (backlog.waiting or backlog.in_hand):
+            return
 
 
 async def _bare(folder: Path, mode: Mode) -> tuple[float, ...]:
