@@ -45,7 +45,9 @@ async def engine() -> AsyncIterator[aiodocker.Docker]:
         await connector.close()
 
 
-async def body(job: Job, name: str) -> dict[str, Any]:
+async def body(
+    job: Job, name: str, *, arguments: tuple[str, ...] = ("message 1", "{}")
+) -> dict[str, Any]:
     """Return the create request that the product would make; `Any`, as aiodocker types it."""
     work = Path(job.folder) / name
     work.mkdir(parents=True)
@@ -59,7 +61,7 @@ async def body(job: Job, name: str) -> dict[str, Any]:
         node="bench",
         task_id=name,
         attempt=1,
-        command=(*job.command, "message 1", "{}"),
+        command=(*job.command, *arguments),
         env={"WORK_DIR": "/work"},
         work=str(work),
     )

@@ -1,7 +1,7 @@
 """Sides of a comparison run in processes of their own, so that neither pays for the other.
 
-A side is a function in a module named here; it gets a `Job` and returns seconds. It is
-started as `python bench --child SIDE JOB` and prints its answer as one line of JSON.
+A side is a function in a module named here; it gets a `Job` and returns seconds, or an answer. It
+is started as `python bench --child SIDE JOB` and prints its answer as one line of JSON.
 """
 
 import asyncio
@@ -17,6 +17,9 @@ BENCH = Path(__file__).resolve().parent
 PATIENCE = 180.0
 SIDES = {
     "engine": "bench.engine_node",
+    "engine-latency": "bench.engine_latency",
+    "engine-sample": "bench.engine_sample",
+    "bare-latency": "bench.bare_latency",
     "engine-commit": "bench.engine_commit",
     "engine-link": "bench.engine_link",
     "engine-relay": "bench.engine_relay",
@@ -42,6 +45,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     topology: str = ""
     """The topology as YAML."""
     tasks: int = 0
+    warm: int = 0
+    """So many tasks more, before the clock runs."""
     slots: int = 1
     runtime: str = ""
     image: str = ""
@@ -56,6 +61,10 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     cpu: float
     """CPU seconds of the side's process meanwhile; moved less by other load than `seconds` is."""
+    samples: tuple[float, ...] = ()
+    """Single values, where a side measures more than one."""
+    memory: float = 0.0
+    """MiB that the side's process held at the end."""
 
 
 class ChildFailedError(Exception):
@@ -110,7 +119,8 @@ def be_child(side: str, job: str) -> int:
     Path(given.folder).mkdir(parents=True, exist_ok=True)
     work = importlib.import_module(SIDES[side]).run
     began = time.process_time()
-    seconds = work(given)
-    answer = Answer(seconds=seconds, cpu=time.process_time() - began)
+    found = work(given)
+    answer = found if isinstance(found, Answer) else Answer(seconds=found, cpu=0.0)
+    answer = msgspec.structs.replace(answer, cpu=time.process_time() - began)
     sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
     return 0

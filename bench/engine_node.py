@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvloop
@@ -23,6 +25,13 @@ def run(job: Job) -> float:
 
 
 async def _work(job: Job) -> float:
+    async with opened(job) as node:
+        return await _timed(node, job)
+
+
+@asynccontextmanager
+async def opened(job: Job) -> AsyncIterator[Node]:
+    """Wire a node for a job."""
     topology = load(job.topology.encode(), path="bench")
     folder = Path(job.folder)
     link = await connect(job.url, name="bench node", events=_ignore)
@@ -32,16 +41,21 @@ async def _work(job: Job) -> float:
     try:
         broker = await JetStreamBroker.open(link, Names(topology.name))
         settings = Settings(name="bench", base=folder / "work", folder=Path(__file__).parent)
-        return await _timed(Node(topology, broker, runtime, settings), job.tasks)
+        yield Node(topology, broker, runtime, settings)
     finally:
         if runtime is not None:
             await runtime.close()
         await link.close()
 
 
-async def _timed(node: Node, tasks: int) -> float:
+async def _timed(node: Node, job: Job) -> float:
     began = time.perf_counter()
     work = asyncio.create_task(node.run())
+    if job.warm:
+        while not (work.done() or _done(node) >= job.warm):  # noqa: ASYNC110 - as below
+            await asyncio.sleep(LOOK / 10)
+        began = time.perf_counter()
+    tasks = job.warm + job.tasks
     while not (work.done() or _finished(node, tasks)):  # noqa: ASYNC110 - it counts, it tells nobody
         await asyncio.sleep(LOOK)
     seconds = time.perf_counter() - began
@@ -53,7 +67,11 @@ async def _timed(node: Node, tasks: int) -> float:
 def _finished(node: Node, tasks: int) -> bool:
     """Whether all is committed, acked and cleared away."""
     counts = [node.journal.of(name) for name in node.actors]
-    return sum(c.done for c in counts) >= tasks and not any(c.running for c in counts)
+    return _done(node) >= tasks and not any(c.running for c in counts)
+
+
+def _done(node: Node) -> int:
+    return sum(node.journal.of(name).done for name in node.actors)
 
 
 def _ignore(event: str, detail: str) -> None:

@@ -6,7 +6,7 @@ another run: ours and the baseline alternate, and the ratio is the median of the
 
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -67,6 +67,13 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
         return self.bar.reached_by(self.ratio if self.bar.of_ratio else self.value)
 
 
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """A row that could not be measured, and why; it stands in the table all the same."""
+
+    name: str
+    reason: str
+
+
 class CaseReport(msgspec.Struct, frozen=True, kw_only=True):
     """What one case found, and under what load."""
 
@@ -76,6 +83,7 @@ class CaseReport(msgspec.Struct, frozen=True, kw_only=True):
     how: str
     """How it was measured and what the baseline does, for docs/numbers.md."""
     figures: tuple[Figure, ...] = ()
+    gaps: tuple[Gap, ...] = ()
     load_before: float = 0.0
     load_after: float = 0.0
     seconds: float = 0.0
@@ -105,15 +113,17 @@ async def alternate(
     effort: Effort, ours: Measure, baseline: Measure
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Measure both in turn, round by round; who begins changes with every round."""
-    mine: list[float] = []
-    base: list[float] = []
+    mine, base = await take_turns(effort, (ours, baseline))
+    return mine, base
+
+
+async def take_turns(effort: Effort, sides: Sequence[Measure]) -> list[tuple[float, ...]]:
+    """Measure every side once a round; another one begins each round. Values by side and round."""
+    values: list[list[float]] = [[] for _ in sides]
     for number in range(effort.rounds):
         if number and time.monotonic() > effort.until:
             break
-        if number % 2:
-            base.append(await baseline())
-            mine.append(await ours())
-        else:
-            mine.append(await ours())
-            base.append(await baseline())
-    return tuple(mine), tuple(base)
+        for place in range(len(sides)):
+            side = (place + number) % len(sides)
+            values[side].append(await sides[side]())
+    return [tuple(taken) for taken in values]

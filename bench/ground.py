@@ -104,6 +104,12 @@ def chain(name: str, slots: int) -> Topology:
     )
 
 
+def one_function(name: str, slots: int) -> Topology:
+    """Return one function that does nothing."""
+    module = Module(name="only", function="functions:swallow", launch=Launch.FUNCTION, slots=slots)
+    return Topology(name=name, modules={"only": module})
+
+
 def program(name: str, slots: int, *command: str, image: str = "") -> Topology:
     """Return one module that runs a program per message."""
     module = Module(name="only", image=image, command=command, slots=slots)

@@ -71,6 +71,11 @@ def resident_kib(pid: int) -> int:
     raise ProcessLookupError(pid)
 
 
+def own_kib() -> int:
+    """Return the resident memory of this process."""
+    return resident_kib(os.getpid())
+
+
 def _first_line(*command: str) -> str:
     if shutil.which(command[0]) is None:
         return "not installed"

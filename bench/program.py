@@ -3,7 +3,9 @@
 import argparse
 import asyncio
 import importlib
+import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -13,14 +15,29 @@ from pathlib import Path
 import msgspec
 
 from bench.children import be_child
-from bench.figures import CaseReport, Effort
+from bench.figures import CaseReport, Effort, Figure, Gap
 from bench.machine import ROOT, facts, load
 from bench.report import Report, page, show
 
-CASES = ("chain", "commit", "processes", "containers", "oci", "send", "start", "memory", "link")
+CASES = (
+    "chain",
+    "commit",
+    "processes",
+    "peers",
+    "containers",
+    "oci",
+    "latency",
+    "send",
+    "start",
+    "memory",
+    "growth",
+    "link",
+)
 ROUNDS, QUICK_ROUNDS = 5, 3
 SECONDS, QUICK_SECONDS = 120.0, 45.0
-"""Of one case; after them no further round is begun."""
+"""Of one case that names no time of its own; after it no further round is begun."""
+QUICK_SHARE = 3
+"""The quick run of a case with a time of its own has that divided by this."""
 NUMBERS = ROOT / "docs" / "numbers.md"
 
 
@@ -29,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["--child"]:
         return be_child(*arguments[1:])
     options = _parser().parse_args(arguments)
+    # Ended from outside, a case still ends what it has started, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     cases = tuple(case for case in CASES if case in options.cases) or CASES
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     report = Report(
@@ -63,13 +82,13 @@ def _parser() -> argparse.ArgumentParser:
 def _measured(case: str, rounds: int, *, quick: bool) -> CaseReport:
     module = importlib.import_module(f"bench.case_{case}")
     began, before = time.monotonic(), load()
-    until = began + (QUICK_SECONDS if quick else SECONDS)
-    effort = Effort(rounds=rounds, quick=quick, until=until)
+    effort = Effort(rounds=rounds, quick=quick, until=began + seconds_of(case, quick=quick))
     folder = Path(tempfile.mkdtemp(prefix="sbx-bench-"))
     sys.stderr.write(f"bench: {case}\n")
-    figures, failure = [], ""
+    found: list[Figure | Gap] = []
+    failure = ""
     try:
-        figures = asyncio.run(module.run(folder, effort))
+        found = asyncio.run(module.run(folder, effort))
     except Exception as error:  # noqa: BLE001 - the other cases still have something to say
         failure = f"{type(error).__name__}: {error}"
     finally:
@@ -79,12 +98,21 @@ def _measured(case: str, rounds: int, *, quick: bool) -> CaseReport:
         title=module.TITLE,
         command=_command([case, *(["--quick"] if quick else [])]),
         how=module.HOW,
-        figures=tuple(figures),
+        figures=tuple(row for row in found if isinstance(row, Figure)),
+        gaps=tuple(row for row in found if isinstance(row, Gap)),
         load_before=before,
         load_after=load(),
         seconds=time.monotonic() - began,
         failure=failure,
     )
+
+
+def seconds_of(case: str, *, quick: bool) -> float:
+    """Return how long rounds of a case are begun."""
+    own = getattr(importlib.import_module(f"bench.case_{case}"), "SECONDS", None)
+    if own is None:
+        return QUICK_SECONDS if quick else SECONDS
+    return float(own) / QUICK_SHARE if quick else float(own)
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """What was measured, as a table for a terminal and as docs/numbers.md."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 from rich.console import Console
@@ -32,10 +33,15 @@ def show(report: Report) -> None:
         console.print(line, markup=False)
     table = Table()
     for place, title in enumerate(COLUMNS):
-        table.add_column(title, justify="right" if place in (2, 3, 4, 5) else "left", no_wrap=True)
+        # What the baseline is may take two lines; a figure is never cut for it.
+        last = place == len(COLUMNS) - 1
+        justify: Literal["left", "right"] = "right" if place in (2, 3, 4, 5) else "left"
+        table.add_column(title, justify=justify, no_wrap=not last)
     for case in report.cases:
         for figure in case.figures:
             table.add_row(*_row(figure))
+        for gap in case.gaps:
+            table.add_row(gap.name, "", "", "", "", "", "-", f"not measured: {gap.reason}")
         if case.failure:
             table.add_row(case.case, "", "", "", "", "", "-", f"not measured: {case.failure}")
     console.print(table)
@@ -90,6 +96,11 @@ def _summary(report: Report) -> str:
         + "".join(
             f"| {' | '.join(_row(figure))} |\n" for case in report.cases for figure in case.figures
         )
+        + "".join(
+            f"| {gap.name} | | | | | | - | not measured: {gap.reason} |\n"
+            for case in report.cases
+            for gap in case.gaps
+        )
     )
 
 
@@ -98,6 +109,7 @@ def _missed(report: Report) -> str:
     missed = [figure.name for figure in figures if figure.met is False]
     asked = sum(figure.met is not None for figure in figures)
     unmeasured = [case.case for case in report.cases if case.failure]
+    unmeasured += [gap.name for case in report.cases for gap in case.gaps]
     text = f"Of {asked} bars {asked - len(missed)} are met."
     if missed:
         text += f" Missed: {'; '.join(missed)}."
@@ -131,5 +143,6 @@ def _section(case: CaseReport) -> str:
     for figure in case.figures:
         ours, base = (", ".join(map(number, side)) for side in (figure.ours, figure.baseline))
         lines.append(f"| {figure.name} | {figure.unit} | {ours} | {base} |\n")
+    lines += [f"\nNot measured: {gap.name}: {gap.reason}\n" for gap in case.gaps]
     lines += [f"\n{figure.name}: {figure.note}\n" for figure in case.figures if figure.note]
     return "".join(lines)

@@ -91,6 +91,8 @@ RETRIES_CEILING = 100
 STARTS_PER_TASK = 5
 DELIVERIES_WITHOUT_START = 20
 SLOTS_PER_NODE = 256
+MESSAGES_AHEAD = 64
+"""Where runs are short, so many messages, or as many as slots, are at hand for the next ones."""
 RUN_SECONDS = 30 * 24 * 3600
 STOP_GRACE = 10.0
 
@@ -145,6 +147,8 @@ RESOURCES_TURN = 2.0
 """So long what was kept for a module whose turn has come waits for its message."""
 FREE_SPACE = 256 * MIB
 """With less room for work directories a node takes no more messages."""
+MEMORY_WORK = 1024 * MIB
+"""With less room in memory, `--work memory` means the store."""
 LOOP_LATE = 5.0
 REAPER_EVERY = 60.0
 REAPER_GRACE = 300.0

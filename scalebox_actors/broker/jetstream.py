@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Self
 
+from scalebox_actors.broker.ahead import Ahead
 from scalebox_actors.broker.commit import Injected, Writer
 from scalebox_actors.broker.forward import Forwarder
 from scalebox_actors.broker.link import Link
@@ -20,7 +21,7 @@ from scalebox_actors.broker.streams import (
 from scalebox_actors.broker.wire import STATUS_NO_RESPONDERS
 from scalebox_actors.crossing import Passage
 from scalebox_actors.errors import BadMessage, SbxError, Unavailable
-from scalebox_actors.limits import HEADER_BLOCK_BYTES
+from scalebox_actors.limits import HEADER_BLOCK_BYTES, MESSAGES_AHEAD
 from scalebox_actors.names import Names
 from scalebox_actors.ports import Answer, Backlog, Entry, Intake, Refusal, Stored
 
@@ -57,7 +58,9 @@ class JetStreamBroker:
     def intake(self, module: str) -> Intake:
         """Return the deliveries of `module`; use as an async context manager."""
         config = consumer_config(self.names, module)
-        return PullIntake(self.link, self.names, config, self._created)
+        intake = PullIntake(self.link, self.names, config, self._created)
+        intake.ahead = Ahead(MESSAGES_AHEAD)
+        return intake
 
     def intake_to(self, site: str) -> Intake:
         """Return what waits here to be carried to another site."""

@@ -1,7 +1,8 @@
 """The intake: one long-lived pull subscription, and exactly as many messages as there are slots.
 
-A message that nobody works on must not be in anybody's hands: it would run twice. So a pull asks
-for the granted slots and no more, and what is in hand is heart-beaten until it is settled.
+A message that nobody works on should not be in anybody's hands. So a pull asks for the granted
+slots and, only where runs are short, for a few more: the next message is there when a slot falls
+free (ahead.py). What is in hand is heart-beaten until it is settled.
 """
 
 import asyncio
@@ -13,8 +14,10 @@ from typing import Self
 
 import msgspec
 
+from scalebox_actors.broker.ahead import Ahead
 from scalebox_actors.broker.beat import beat_interval
 from scalebox_actors.broker.client import ApiError, NoResponders
+from scalebox_actors.broker.delivery import PulledDelivery
 from scalebox_actors.broker.link import Link
 from scalebox_actors.broker.more import More
 from scalebox_actors.broker.streams import NS, Config, ensure_consumer, stream_info
@@ -29,7 +32,7 @@ from scalebox_actors.broker.wire import (
 )
 from scalebox_actors.errors import NotPermitted, SbxError, Unavailable
 from scalebox_actors.limits import HEARTBEAT
-from scalebox_actors.message import MSG_TTL, Raw, identify
+from scalebox_actors.message import MSG_TTL, Raw
 from scalebox_actors.names import Names
 from scalebox_actors.ports import Delivery
 
@@ -39,65 +42,9 @@ SILENCE = 12.0
 """Without a sign of life for so long a pull is lost: two idle heart-beats and a little."""
 
 _ACK = b"$JS.ACK."
-_ACK_TOKENS = 9
 _AGAIN = 0.5
 _ACK_PATIENCE = 5.0
 _ACK_TRIES = 3
-
-
-class PulledDelivery:
-    """A message in our hands; see the port."""
-
-    __slots__ = ("_intake", "_tokens", "forgotten", "message_id", "raw", "reply")
-
-    def __init__(self, intake: "PullIntake", raw: Raw, reply: bytes) -> None:
-        tokens = reply.split(b".")
-        # With the ack subjects of a later server, domain and account hash come after `ACK`.
-        self._tokens = tokens[2:] if len(tokens) == _ACK_TOKENS else tokens[4:]
-        self._intake = intake
-        self.reply = reply.decode()
-        self.raw = raw
-        self.forgotten = False
-        """Whether the server has lost, in a crash, that it handed this out."""
-        self.message_id = identify(raw, intake.stream_created, self.sequence)
-
-    @property
-    def sequence(self) -> int:
-        """Its place in the stream."""
-        return int(self._tokens[3])
-
-    @property
-    def turn(self) -> int:
-        """The how-manieth delivery of its consumer it is."""
-        return int(self._tokens[4])
-
-    @property
-    def redelivered(self) -> bool:
-        """Whether it may have been in somebody's hands before."""
-        return self._tokens[2] != b"1"
-
-    @property
-    def stored(self) -> float:
-        """When the server stored it, by the server's clock."""
-        return int(self._tokens[5]) / NS
-
-    @property
-    def beat(self) -> bytes:
-        """The command that tells the server that we are still working on it."""
-        return command(self.reply, "", b"", b"+WPI")
-
-    async def done(self) -> None:
-        """Take the message out of the stream; returns when the server has confirmed it."""
-        await self._intake.settle(self, b"+ACK")
-
-    async def give_back(self, delay: float) -> None:
-        """Let it be delivered again after `delay`."""
-        body = b'-NAK {"delay": %d}' % round(delay * NS) if delay > 0 else b"-NAK"
-        await self._intake.settle(self, body)
-
-    def let_go(self) -> None:
-        """Say nothing more about it: it is delivered again when its `ack_wait` has passed."""
-        self._intake.forget(self)
 
 
 class PullIntake:
@@ -111,8 +58,9 @@ class PullIntake:
         self._consumer = str(config["durable_name"])
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{names.stream}.{self._consumer}"
         self._loop = asyncio.get_running_loop()
+        self.ahead = Ahead(0)
         self._granted = 0
-        """Slots that we have not asked messages for yet."""
+        """Messages that we may ask for and have not: for slots, and ahead."""
         self._asked = 0
         """Messages that we have asked for and that have not come."""
         self._queue: deque[PulledDelivery] = deque()
@@ -134,15 +82,17 @@ class PullIntake:
 
     def grant(self, slots: int) -> None:
         """Let `slots` more deliveries come."""
-        self._granted += slots
+        self._granted += slots + self.ahead.free(slots, self._loop.time())
+        if self._queue:
+            self._wake()
         self._schedule()
 
     def hold(self) -> None:
         """Ask for nothing more until `grant` is called again; unanswered grants are forgotten."""
         self._drop_pull()
+        self._give_back_queue()
+        self.ahead.forget_slots()
         self._granted = 0
-        while self._queue:
-            self._link.spawn(self._queue.popleft().give_back(0.0))
 
     async def more(self, most: int) -> list[Delivery]:
         """Return up to `most` further deliveries that wait now."""
@@ -177,13 +127,14 @@ class PullIntake:
         return self
 
     async def __anext__(self) -> Delivery:
-        while not self._queue:
+        while not (self._queue and self.ahead.slots_free):
             if self._failure is not None:
                 raise self._failure
             if self._over:
                 raise StopAsyncIteration
             self._waiter = self._loop.create_future()
             await self._waiter
+        self.ahead.take()
         return self._queue.popleft()
 
     # --- for deliveries ---------------------------------------------------------------------
@@ -217,6 +168,8 @@ class PullIntake:
         self._scheduled = False
         if self._granted <= 0 or self._over or self._reckoning or not self._link.connected:
             return  # after a reconnect and a reckoning we are called again
+        if not self.ahead.worth_asking(self._granted, self._asked + len(self._queue)):
+            return
         if not self._sid:
             if not self._inbox:
                 self._inbox = self._link.new_inbox()
@@ -248,6 +201,11 @@ class PullIntake:
         if self._sid:
             self._link.unsubscribe(self._sid)
         self._sid, self._inbox = 0, ""
+
+    def _give_back_queue(self) -> None:
+        self._granted += len(self._queue)
+        while self._queue:
+            self._link.spawn(self._queue.popleft().give_back(0.0))
 
     # --- receiving --------------------------------------------------------------------------
 
@@ -328,6 +286,12 @@ class PullIntake:
         if self._asked and self._link.connected and now - self._last_sign > SILENCE:
             self._link.events("pull_lost", f"{self._next}: no sign of life; asking again")
             self._drop_pull()
+            self._schedule()
+        if len(self._queue) + self._asked > self.ahead.slots_free and self.ahead.is_late(now):
+            # Runs have become long. Others may have free slots for what waits here.
+            self._drop_pull()
+            self._give_back_queue()
+            self._granted -= self.ahead.give_up()
             self._schedule()
 
     def _beat(self) -> None:

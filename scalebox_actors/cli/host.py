@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from scalebox_actors.capacity import gpu_devices
+from scalebox_actors.cli.memory import memory_base
 from scalebox_actors.cli.options import images_option
 from scalebox_actors.cli.room import Sizes, read_size, sized, sizes_of
 from scalebox_actors.errors import BadInput, NotPermitted
@@ -26,6 +27,7 @@ from scalebox_actors.runtimes.mounts import check_root
 from scalebox_actors.spec import Ceiling, Root
 from scalebox_actors.topology.model import Launch, Topology
 
+IN_MEMORY = "memory"
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -96,7 +98,8 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     click.option("--force-user", metavar="UID[:GID]", help="Run every container as this user."),
     click.option("--require-memory", is_flag=True, help="Refuse modules without a memory limit."),
     click.option("--work", metavar="DIR", envvar="SBX_WORK",
-                 help="Where work directories are made.  [env SBX_WORK; default: in the store]"),
+                 help="Where work directories are made; `memory` for short programs that write "
+                      "little.  [env SBX_WORK; default: in the store]"),
     click.option("--cluster-data-root", metavar="DIR", envvar="CLUSTER_DATA_ROOT", default="",
                  help="What programs find in CLUSTER_DATA_ROOT."),
 )  # fmt: skip
@@ -174,7 +177,9 @@ async def opened_runtime(
 @contextmanager
 def work_base(host: Host, store: Path, *, ephemeral: bool = False) -> Iterator[Path]:
     """Return where work directories are made; that of an ephemeral run goes with it."""
-    if host.work:
+    if host.work == IN_MEMORY:
+        yield memory_base(store)
+    elif host.work:
         yield Path(host.work)
     elif not ephemeral:
         yield store / "work"

@@ -61,7 +61,7 @@ class ResidentFolder:
         errand = secrets.token_hex(8)  # nothing that is there already
         ours = self.parent / f".{errand}"
         ours.mkdir(mode=0o700)
-        write_inputs(ours, task)
+        write_inputs(str(ours), task)
         ours.chmod(0o777)
         ours.rename(self.work / errand)
         return errand

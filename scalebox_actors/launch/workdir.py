@@ -48,9 +48,30 @@ class WorkDir:
     """The directory of one attempt of one task, on the host."""
 
     def __init__(self, base: Path, run_name: str, attempt: int, owner: str = "") -> None:
-        self.parent = base / run_name
-        self.path = self.parent / str(attempt)
+        self.name = run_name
+        # Text and plain calls of the system: with `Path` they take longer than what they do.
+        self._base = str(base)
+        self._parent = f"{self._base}/{run_name}"
+        self._path = f"{self._parent}/{attempt}"
         self._owner = owner
+        self._left: Path | None = None
+
+    @property
+    def parent(self) -> Path:
+        """The run's directory: ours alone."""
+        return Path(self._parent)
+
+    @property
+    def path(self) -> Path:
+        """What the program sees as its work directory."""
+        return Path(self._path)
+
+    def __str__(self) -> str:
+        return self._path
+
+    def exists(self) -> bool:
+        """Whether it was prepared and is still there."""
+        return os.path.isdir(self._path)  # noqa: PTH112
 
     @property
     def door(self) -> Path:
@@ -67,12 +88,17 @@ class WorkDir:
 
     def prepare(self, task: Task) -> None:
         """Make it anew with the task's input files; what an earlier run left is removed."""
-        discard(self.parent)
-        fresh = self.parent / ".new"
-        self._make(fresh)
+        try:
+            os.mkdir(self._parent, 0o700)  # noqa: PTH102
+        except (FileExistsError, FileNotFoundError):
+            discard(self.parent)
+            self.parent.mkdir(parents=True, mode=0o700)
+        fresh = f"{self._parent}/.new"
+        os.mkdir(fresh, 0o700)  # noqa: PTH102
+        _write(f"{self._parent}/{OWNER}", self._owner.encode())
         write_inputs(fresh, task)
-        fresh.chmod(0o777)  # any image user; the parent is 0700
-        fresh.rename(self.path)
+        os.chmod(fresh, 0o777)  # noqa: PTH101, S103 - any image user; the parent is 0700
+        os.rename(fresh, self._path)  # noqa: PTH104
 
     def prepare_ahead(self) -> Path:
         """Make it for a container that waits for its task, with a door beside it; return that."""
@@ -87,7 +113,7 @@ class WorkDir:
 
         What is mounted follows: the container sees the files in its own directory.
         """
-        write_inputs(ahead.path, task)
+        write_inputs(str(ahead.path), task)
         (ahead.parent / NOTE).write_text(task.message.id, "utf-8")
         if ahead.path.name != self.path.name:
             ahead.path.rename(ahead.parent / self.path.name)
@@ -125,7 +151,7 @@ class WorkDir:
     def has_outputs(self) -> bool:
         """Whether the program left any interface file."""
         try:
-            return not _READ.isdisjoint(os.listdir(self.path))  # noqa: PTH208 - names alone
+            return not _READ.isdisjoint(os.listdir(self._path))  # noqa: PTH208 - names alone
         except FileNotFoundError:
             return False
         except PermissionError:
@@ -134,38 +160,44 @@ class WorkDir:
     def remove(self) -> None:
         """Remove it with everything in it, also what has no permissions; safe to repeat."""
         discard(self.parent)
+        if self._left is not None:
+            with contextlib.suppress(OSError):
+                remove_tree(self._left)
 
     def remove_inputs(self) -> bool:
-        """Remove it if nothing but our own input files is in it; False if something else is.
+        """Remove it if nothing but our own input files is in it; False: `remove` has more to do.
 
-        A few system calls, where a tree is walked and may be of any size. Looked at before it is
-        touched: killed in the middle, what is left must be known as ours or as nobody's.
+        A few system calls, where a tree is walked and may be of any size. Killed in the middle,
+        what is left has a name by which it is known as nobody's.
         """
+        gone = f"{self._base}/{GONE}{time.time_ns()}.{self.name}"
         try:
-            if not _INPUTS.issuperset(os.listdir(self.path)):  # noqa: PTH208 - names alone
-                return False
-            gone = set_aside(self.parent)
+            os.rename(self._parent, gone)  # noqa: PTH104
         except FileNotFoundError:
-            return not self.parent.exists()
-        with contextlib.suppress(OSError):  # what came in between is the reaper's
+            return True
+        inside = f"{gone}{self._path.removeprefix(self._parent)}"
+        try:
             for name in _INPUTS:
-                (gone / self.path.name / name).unlink()
-            (gone / self.path.name).rmdir()
+                os.unlink(f"{inside}/{name}")  # noqa: PTH108
+            os.rmdir(inside)  # noqa: PTH106
             _remove_door(gone)
-            (gone / OWNER).unlink()
-            gone.rmdir()
+            os.unlink(f"{gone}/{OWNER}")  # noqa: PTH108
+            os.rmdir(gone)  # noqa: PTH106
+        except OSError:  # the program left something, or took something away
+            self._left = Path(gone)
+            return False
         return True
 
 
-def write_inputs(folder: Path, task: Task) -> None:
-    """Write the files that a program is given of its message; nobody else may see the folder."""
+def write_inputs(folder: str, task: Task) -> None:
+    """Write the files that a program is given of its message."""
     message = task.message
-    (folder / "body").write_bytes(message.body)
-    (folder / "headers.json").write_bytes(_encode(message.contract_headers))
+    _write(f"{folder}/body", message.body)
+    _write(f"{folder}/headers.json", _encode(message.contract_headers))
     if task.members:
         members = [(m.id, m.body, m.contract_headers) for m in task.members]
-        (folder / "batch-tasks.jsonl").write_bytes(render_batch_jsonl(members))
-        (folder / "batch-tasks.txt").write_bytes(render_batch_txt(members))
+        _write(f"{folder}/batch-tasks.jsonl", render_batch_jsonl(members))
+        _write(f"{folder}/batch-tasks.txt", render_batch_txt(members))
 
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True):
@@ -260,15 +292,32 @@ def make_base(base: Path) -> Path:
     return base.resolve()
 
 
-def _remove_door(parent: Path) -> None:
+def _remove_door(parent: str) -> None:
+    door = f"{parent}/{DOOR}"
     try:
-        names = os.listdir(parent / DOOR)  # noqa: PTH208 - names alone
+        names = os.listdir(door)  # noqa: PTH208 - names alone
     except FileNotFoundError:
         return
     for name in names:  # only the node could write there
-        (parent / DOOR / name).unlink()
-    (parent / DOOR).rmdir()
-    (parent / NOTE).unlink(missing_ok=True)
+        os.unlink(f"{door}/{name}")  # noqa: PTH108
+    os.rmdir(door)  # noqa: PTH106
+    Path(parent, NOTE).unlink(missing_ok=True)
+
+
+def _write(path: str, data: bytes) -> None:
+    """Write a new file; what has its name goes, and a link of a program's is not followed."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        handle = os.open(path, flags, 0o666)
+    except FileExistsError:
+        os.unlink(path)  # noqa: PTH108
+        handle = os.open(path, flags, 0o666)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(handle, left) :]
+    finally:
+        os.close(handle)
 
 
 def _read_regular(path: Path, name: str) -> bytes:

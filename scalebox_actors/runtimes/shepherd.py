@@ -25,7 +25,7 @@ from collections.abc import Callable
 
 from scalebox_actors.runtimes.shepherd_client import Client
 from scalebox_actors.runtimes.shepherd_container import Container, prepare
-from scalebox_actors.runtimes.shepherd_journal import Journal, Json
+from scalebox_actors.runtimes.shepherd_journal import Journal, Json, line_of
 from scalebox_actors.runtimes.shepherd_kernel import become_subreaper, enter_mount_namespace
 from scalebox_actors.runtimes.shepherd_process import AGAIN, Process
 from scalebox_actors.runtimes.shepherd_program import (
@@ -39,6 +39,8 @@ from scalebox_actors.runtimes.shepherd_program import (
 
 IDLE = 20.0
 """Without run and client the shepherd ends after so many seconds."""
+RECEIVED_AT_ONCE = 64 * 1024
+"""More would be mapped and unmapped by the allocator for every question."""
 JOURNAL_BYTES = 4 * 1024 * 1024
 CONTAINERS = "containers"
 """The word that makes it a shepherd of containers, in a mount namespace of its own."""
@@ -83,7 +85,8 @@ class Shepherd:
             elif "rename" in line:
                 self._call(line["rename"], line["to"])
             else:
-                self.programs.pop(line.get("gone", ""), None)
+                for name in line.get("gone", ()):
+                    self.programs.pop(name, None)
         self.journal.found.clear()
         known = {p.id: p for p in self.programs.values() if p.exit is None}
         for pid, run in marked(f"{self.state}/".encode()):
@@ -156,7 +159,7 @@ class Shepherd:
             if event & select.EPOLLOUT:
                 self._send(client)
             if event & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
-                data = client.connection.recv(1 << 20)
+                data = client.connection.recv(RECEIVED_AT_ONCE)
                 if not data:
                     self._drop(client)
                 client.unread += data
@@ -180,7 +183,7 @@ class Shepherd:
             return  # it left before its answer was ready
         waited = bool(client.unsent)
         if message is not None:
-            client.unsent += json.dumps(message).encode() + b"\n"
+            client.unsent += line_of(message)
         try:
             client.flush()
         except OSError:
@@ -205,7 +208,7 @@ class Shepherd:
             case "stop":
                 self._stop(message["name"], message["grace"], answer)
             case "remove":
-                self._remove(message["name"], answer)
+                self._remove(message["names"], answer)
             case "list":
                 wanted = message["labels"].items()
                 found = [p for p in self.programs.values() if wanted <= p.labels.items()]
@@ -221,7 +224,7 @@ class Shepherd:
             answer(run=old.told(), adopted=True)
             return
         if old is not None:
-            self._remove(old.name, lambda **_: self._start(asked, answer))
+            self._remove([old.name], lambda **_: self._start(asked, answer))
             return
         program = self.kind(self.state, asked)
         try:
@@ -283,16 +286,18 @@ class Shepherd:
         program.kill_at = min(program.kill_at or math.inf, time.monotonic() + grace)
         program.terminate()
 
-    def _remove(self, name: str, answer: Callable[..., None]) -> None:
-        program = self.programs.get(name)
-        if program is not None and program.exit is None:
-            program.then.append(lambda: self._remove(name, answer))
-            program.kill()
-            return
-        if program is not None:
-            del self.programs[name]
+    def _remove(self, names: list[str], answer: Callable[..., None]) -> None:
+        found = [self.programs[name] for name in names if name in self.programs]
+        for program in found:
+            if program.exit is None:
+                program.then.append(lambda: self._remove(names, answer))
+                program.kill()
+                return
+        for program in found:
+            del self.programs[program.name]
             program.forget()
-            self.journal.write(gone=name)
+        if found:
+            self.journal.write(gone=[program.name for program in found])
             if self.journal.size > JOURNAL_BYTES * (1 + len(self.programs) // 1000):
                 self._compact()
         answer()
@@ -338,8 +343,9 @@ class Shepherd:
     def _settle(self, program: Program, end: Json) -> None:
         self.journal.write(end=program.name, exit=end)
         program.exit, then, program.then = end, program.then, []
+        news = {"name": program.name, "id": program.kept["id"], "exit": end}
         for client in list(self.clients.values()):
-            self._send(client, {"n": 0, "run": program.told()})
+            self._send(client, {"n": 0, "run": news})
         for step in then:
             step()
 

@@ -7,6 +7,12 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 Json: TypeAlias = dict[str, Any]
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+def line_of(message: Json) -> bytes:
+    """Return an object as the one line that it is on the wire and in the journal."""
+    return _encode(message).encode() + b"\n"
 
 
 class Journal:
@@ -33,7 +39,7 @@ class Journal:
         """Start over with only these lines; the old journal is there until the new one is whole."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         file = os.open(self._path + ".new", flags, 0o600)
-        self.size = os.write(file, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+        self.size = os.write(file, b"".join(map(line_of, lines)))
         os.rename(self._path + ".new", self._path)  # noqa: PTH104
         if self._file >= 0:
             os.close(self._file)
@@ -42,4 +48,4 @@ class Journal:
     def write(self, **line: object) -> None:
         """Add a line; a full disk loses it, which matters only if we are killed as well."""
         with contextlib.suppress(OSError):
-            self.size += os.write(self._file, json.dumps(line).encode() + b"\n")
+            self.size += os.write(self._file, line_of(line))

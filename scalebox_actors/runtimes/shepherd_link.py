@@ -18,6 +18,7 @@ from scalebox_actors.limits import ENGINE_CALL
 from scalebox_actors.runtimes import shepherd
 
 ADDRESS_BYTES = 107
+_encode = msgspec.json.Encoder().encode
 PACKAGE_ROOT = Path(shepherd.__file__).parents[2]
 
 
@@ -44,9 +45,9 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     id: str
-    labels: Mapping[str, str]
-    started: float
-    exit: End | None
+    labels: Mapping[str, str] = {}
+    """Not in news."""
+    exit: End | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,8 +109,7 @@ class Link(asyncio.Protocol):
         self._number += 1
         number = self._number
         self._asked[number] = asyncio.get_running_loop().create_future()
-        # The standard encoder, since arguments may hold bytes that are no text.
-        self._transport.write(json.dumps({"n": number, **question}).encode() + b"\n")
+        self._transport.write(_line({"n": number, **question}))
         try:
             return await self._asked[number]
         finally:
@@ -119,6 +119,13 @@ class Link(asyncio.Protocol):
         """Hang up."""
         if self._transport is not None:
             self._transport.close()
+
+
+def _line(question: Mapping[str, object]) -> bytes:
+    try:
+        return _encode(question) + b"\n"
+    except UnicodeEncodeError:  # an argument holds bytes that are no text
+        return json.dumps(question).encode() + b"\n"
 
 
 def start_shepherd(state: Path, address: str, kind: str = "") -> None:

@@ -90,7 +90,6 @@ class Program:
             "name": self.name,
             "id": self.id,
             "labels": self.labels,
-            "started": self.started,
             "exit": self.exit,
         }
 

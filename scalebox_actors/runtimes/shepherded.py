@@ -118,6 +118,8 @@ class ShepherdRuntime:
         self._linking = asyncio.Lock()
         self._watches: dict[str, Watch] = {}
         self._mending: asyncio.Task[None] | None = None
+        self._leaving: list[str] = []
+        self._asking: asyncio.Task[None]
         self._closed = False
 
     @classmethod
@@ -174,7 +176,11 @@ class ShepherdRuntime:
 
     async def remove(self, name: str) -> None:
         """Remove a run, killing it if it still lives."""
-        await self.ask({"do": "remove", "name": name})
+        watch = self._watches.get(name)
+        if watch is None or not watch.end.done():
+            await self.ask({"do": "remove", "names": [name]})
+        else:
+            await self._forgotten(name)
         self._watches.pop(name, None)
 
     async def stray(self, labels: Mapping[str, str]) -> list[Stray]:
@@ -262,6 +268,22 @@ class ShepherdRuntime:
         if pending and not self._closed and (self._mending is None or self._mending.done()):
             self._mending = asyncio.get_running_loop().create_task(self._mend())
 
+    async def _forgotten(self, name: str) -> None:
+        """Have an ended run forgotten, in one question with all others of this turn of the loop.
+
+        Tasks are committed in groups, so their runs are removed in groups as well. One that still
+        lives is asked for alone: the others need not wait for it to die.
+        """
+        if not self._leaving:
+            self._asking = asyncio.get_running_loop().create_task(self._forget())
+            self._asking.add_done_callback(_retrieve)
+        self._leaving.append(name)
+        await asyncio.shield(self._asking)
+
+    async def _forget(self) -> None:
+        names, self._leaving = self._leaving, []
+        await self.ask({"do": "remove", "names": names})
+
     async def _mend(self) -> None:
         for watch in list(self._watches.values()):
             while not watch.end.done():
@@ -324,3 +346,9 @@ def _tail(path: Path, most: int) -> tuple[bytes, int]:
             continue
     joined = b"".join(parts)
     return joined[max(0, len(joined) - most) :], held
+
+
+def _retrieve(done: "asyncio.Task[None]") -> None:
+    """Take note of an error that nobody waits for any more."""
+    if not done.cancelled():
+        done.exception()

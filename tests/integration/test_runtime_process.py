@@ -5,9 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import msgspec
 import pytest
@@ -17,6 +17,7 @@ from scalebox_actors.limits import CONTAINER_LOG_BYTES
 from scalebox_actors.runtimes.choose import open_runtime
 from scalebox_actors.runtimes.docker import DockerRuntime
 from scalebox_actors.runtimes.process import ProcessRuntime
+from scalebox_actors.runtimes.shepherd_link import Answer
 from scalebox_actors.spec import ContainerSpec, Mount
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
@@ -273,3 +274,41 @@ async def test_isolation_is_never_given_up_unasked(
 
     with pytest.raises(RuntimeUnavailable, match="--runtime process"):
         await open_runtime(None, state=tmp_path / "state", isolated=isolated)
+
+
+async def test_ended_runs_are_forgotten_together_and_a_living_one_alone(
+    runtime: ProcessRuntime, tmp_path: Path
+) -> None:
+    """A group that was committed costs its shepherd one question; nobody waits for a death."""
+    asked: list[list[str]] = []
+    ask = runtime.ask
+
+    async def noting(question: Mapping[str, object], **limits: float) -> Answer:
+        if question["do"] == "remove":
+            asked.append(cast("list[str]", question["names"]))
+        return await ask(question, **limits)
+
+    runtime.ask = noting  # type: ignore[method-assign]
+    names = [f"sbx-t.m.{number}" for number in range(5)]
+    for name in names:
+        run = await runtime.adopt_or_start(spec(tmp_path, "echo said", name))
+        await run.wait()
+    await runtime.adopt_or_start(spec(tmp_path, "sleep 60", "sbx-t.m.lives"))
+    await asyncio.gather(*(runtime.remove(name) for name in (*names, "sbx-t.m.lives")))
+
+    assert sorted(asked, key=len) == [["sbx-t.m.lives"], names]
+    assert await runtime.stray({}) == []
+    assert not list((tmp_path / "state").glob("*.stdout"))
+
+
+async def test_a_shepherd_that_follows_a_killed_one_knows_what_was_forgotten(
+    runtime: ProcessRuntime, tmp_path: Path
+) -> None:
+    """The journal's one line for a group is read as a removal of each of them."""
+    for number in range(4):
+        run = await runtime.adopt_or_start(spec(tmp_path, "exit 0", f"sbx-t.m.{number}"))
+        await run.wait()
+    await asyncio.gather(*(runtime.remove(f"sbx-t.m.{number}") for number in range(3)))
+    os.kill(shepherd_of(tmp_path / "state"), signal.SIGKILL)
+
+    assert [stray.name for stray in await runtime.stray({})] == ["sbx-t.m.3"]

@@ -1,19 +1,38 @@
 """The benchmark's arithmetic and its command line; the measuring itself is no test."""
 
+import importlib
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+import msgspec
 import pytest
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
+FACTS = {
+    "date": "today",
+    "commit": "c",
+    "processor": "p",
+    "cores": 2,
+    "memory_gib": 1.0,
+    "kernel": "k",
+    "python": "3",
+    "packages": {},
+    "tools": {},
+    "file_system": "ext4",
+    "sync_ms": 1.0,
+}
 
 
-def load_figures() -> ModuleType:
-    """Load bench/figures.py, which is part of no package that is installed."""
-    spec = importlib.util.spec_from_file_location("bench_figures", BENCH / "figures.py")
+def load_bench(name: str) -> ModuleType:
+    """Load a file of bench/, which is part of no package that is installed."""
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCH / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -22,7 +41,14 @@ def load_figures() -> ModuleType:
     return module
 
 
-figures = load_figures()
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Import a file of bench/ that imports others; behind all that is installed, as it does."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(BENCH.parent)])
+    return lambda name: importlib.import_module(f"bench.{name}")
+
+
+figures = load_bench("figures")
 
 
 def test_the_ratio_is_the_median_of_the_rounds_and_not_of_the_sums() -> None:
@@ -86,6 +112,85 @@ def test_the_command_line_names_its_cases() -> None:
         [sys.executable, str(BENCH), "--help"], capture_output=True, text=True, check=True, cwd="/"
     ).stdout
 
-    assert "chain, commit, processes, containers, oci, send, start, memory, link" in " ".join(
-        told.split()
+    first = "chain, commit, processes, peers, containers, oci, latency"
+    expected = f"{first}, send, start, memory, growth, link"
+    assert expected in " ".join(told.split())
+
+
+async def test_every_side_begins_a_round_in_its_turn() -> None:
+    """With more than two sides none always meets the machine as another one left it."""
+    order: list[int] = []
+
+    async def side(number: int) -> float:
+        order.append(number)
+        return float(number)
+
+    effort = figures.Effort(rounds=3, quick=True, until=float("inf"))
+    values = await figures.take_turns(effort, [partial(side, number) for number in range(3)])
+
+    assert order == [0, 1, 2, 1, 2, 0, 2, 0, 1]
+    assert values == [(0.0,) * 3, (1.0,) * 3, (2.0,) * 3]
+
+
+def test_what_could_not_be_measured_stands_in_the_table_with_its_reason(
+    bench: Callable[[str], ModuleType],
+) -> None:
+    """A peer that cannot be installed is a row, and not a silence."""
+    report, kinds, machine = bench("report"), bench("figures"), bench("machine")
+    gap = kinds.Gap(name="peer x", reason="no such package")
+    case = kinds.CaseReport(case="peers", title="T", command="c", how="H", gaps=(gap,))
+    facts = msgspec.convert(FACTS, machine.Facts)
+
+    page = report.page(report.Report(facts=facts, command="c", rounds=1, quick=True, cases=(case,)))
+
+    assert "| peer x | | | | | | - | not measured: no such package |" in page
+    assert "Not measured: peer x." in page
+
+
+def test_a_mode_that_this_version_does_not_have_says_what_is_missing(
+    bench: Callable[[str], ModuleType],
+) -> None:
+    """Rows of modes to come need no change here once they are there."""
+    mode = bench("modes").Mode
+    reasons = [
+        mode(name="x", fields={"launch": "by-mail"}).missing,
+        mode(name="x", fields={"speed": 9}).missing,
+        mode(name="x", runtime="abacus").missing,
+        mode(name="x", runtime="process").missing,
+    ]
+
+    assert reasons == [
+        "this version has no launch mode `by-mail`",
+        "this version has no field `speed`",
+        "this version has no runtime `abacus`",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(("share", "expected"), [(50, 50.0), (99, 99.0), (100, 100.0)])
+def test_a_percentile_is_one_of_the_values(
+    bench: Callable[[str], ModuleType], share: float, expected: float
+) -> None:
+    """The p99 of a hundred messages is the last but one."""
+    values = [float(number) for number in range(100, 0, -1)]
+
+    assert bench("case_latency").percentile(values, share) == expected
+
+
+def test_whatever_a_peer_left_running_is_ended(bench: Callable[[str], ModuleType]) -> None:
+    """A daemon in a session of its own carries the mark of its peer, and is found by it."""
+    peers = bench("peers")
+    marked = {"PATH": os.defpath, peers.MARK: "a-mark-of-this-test"}
+    leader, daemon = (
+        subprocess.Popen(("/bin/sleep", "60"), env=marked, start_new_session=True) for _ in range(2)
     )
+    other = subprocess.Popen(("/bin/sleep", "60"), env={}, start_new_session=True)
+    try:
+        peers._end(leader.pid, "a-mark-of-this-test")
+
+        assert [leader.wait(5), daemon.wait(5)] == [-signal.SIGTERM] * 2
+        assert other.poll() is None
+    finally:
+        for child in (leader, daemon, other):
+            child.kill()
+            child.wait()

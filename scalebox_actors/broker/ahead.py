@@ -1,0 +1,62 @@
+"""How many messages to ask for beyond the slots that are free: none, unless runs are short.
+
+Where a run takes a few milliseconds, the way to the server and back, behind its syncs to disk,
+takes longer than the run. So as many messages again as there are slots are kept at hand. They wait
+for about as long as one run takes; when runs become long they are given back, since another node
+may have a free slot for them.
+"""
+
+SHORT = 0.1
+"""Seconds; where slots fall free after less, the next message is asked for ahead."""
+LATE = 1.0
+"""Seconds without a slot that fell free, after which what is at hand is given back."""
+_WEIGHT = 0.1
+
+
+class Ahead:
+    """Watches how quickly slots fall free."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._slots = 0
+        self._gap = 1.0
+        """Seconds between two slots that fell free, smoothed."""
+        self._last = 0.0
+        self.slots_free = 0
+        """Deliveries that may be handed out now."""
+        self.amount = 0
+        """Messages that may be at hand beyond that."""
+
+    def free(self, slots: int, now: float) -> int:
+        """Note that slots fell free, and return by how much `amount` changed."""
+        self.slots_free += slots
+        if not self._most or slots <= 0:
+            return 0
+        self._slots = max(self._slots, self.slots_free)
+        self._gap += _WEIGHT * ((now - self._last) / slots - self._gap) if self._last else 0.0
+        self._last = now
+        busy = self._slots - self.slots_free + slots
+        before = self.amount
+        self.amount = min(self._slots, self._most) if busy * self._gap < SHORT else 0
+        return self.amount - before
+
+    def take(self) -> None:
+        """Note that a delivery went into a slot."""
+        self.slots_free -= 1
+
+    def worth_asking(self, granted: int, coming: int) -> bool:
+        """Whether to ask for `granted` now: for a slot at once, ahead by the half of `amount`."""
+        return self.slots_free > coming or 2 * granted >= self.amount
+
+    def is_late(self, now: float) -> bool:
+        """Whether no slot has fallen free for so long that nothing should wait for one."""
+        return self.slots_free <= 0 and now - self._last > LATE
+
+    def give_up(self) -> int:
+        """Ask for nothing ahead until runs are short again; returns what `amount` was."""
+        before, self.amount, self._gap = self.amount, 0, LATE
+        return before
+
+    def forget_slots(self) -> None:
+        """Forget what is free, and ask for nothing ahead."""
+        self.slots_free = self.amount = 0

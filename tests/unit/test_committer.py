@@ -1,0 +1,95 @@
+"""The committer's pace: small groups wait a moment for company, large ones do not."""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from scalebox_actors.committer import ENOUGH, PACE, Committer
+from scalebox_actors.effects import Effects
+from scalebox_actors.names import Names
+from scalebox_actors.ports import Entry, Refusal
+from scalebox_actors.records import Settled, Settlement
+from scalebox_actors.testing.memory import MemoryBroker
+
+NAMES = Names("t")
+
+
+class Noting(MemoryBroker):
+    """A broker that notes when each batch began, and of how many messages it was."""
+
+    def __init__(self) -> None:
+        super().__init__(NAMES, ["a"])
+        self.batches: list[tuple[float, int]] = []
+
+    async def write(self, entries: Sequence[Entry]) -> Refusal | None:
+        """Store a batch, as quickly as memory does."""
+        self.batches.append((asyncio.get_running_loop().time(), len(entries)))
+        return await super().write(entries)
+
+
+class Office:
+    """A committer at work."""
+
+    def __init__(self) -> None:
+        self.broker = Noting()
+        self.committer = Committer(self.broker, remember=60)
+
+    async def commit(self, number: int) -> Settlement:
+        """Commit a task that sends nothing on."""
+        record = Entry(subject=NAMES.done("a", f"i{number}"), expect=0)
+        return await self.committer.commit(Effects(record=record))
+
+
+@pytest.fixture
+async def office() -> AsyncIterator[Office]:
+    """A committer, ended after the test."""
+    office = Office()
+    work = asyncio.create_task(office.committer.run())
+    yield office
+    work.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
+
+
+async def test_batches_do_not_follow_each_other_more_quickly_than_their_pace(
+    office: Office,
+) -> None:
+    """Tasks that end one by one share batches, however quick the broker is."""
+
+    async def one_by_one(lane: int) -> None:
+        for number in range(5):
+            await office.commit(100 * lane + number)
+
+    await asyncio.gather(*(one_by_one(lane) for lane in range(4)))
+
+    times = [time for time, _ in office.broker.batches]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert min(gaps) >= PACE * 0.9
+    assert sum(size for _, size in office.broker.batches) == 20
+
+
+async def test_the_first_batch_after_a_rest_begins_at_once(office: Office) -> None:
+    """A single task does not wait for company that may never come."""
+    await office.commit(1)
+    await asyncio.sleep(2 * PACE)
+    office.committer._earliest -= 2 * PACE  # however late this test is woken
+    waiting = asyncio.create_task(office.commit(2))
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+    assert waiting.done()
+    assert (await waiting).kind is Settled.COMMITTED
+
+
+async def test_a_large_group_does_not_wait(office: Office) -> None:
+    """With enough tasks waiting, the batch is worth its cost."""
+    await office.commit(0)
+    office.committer._earliest += 3600
+    many = [asyncio.create_task(office.commit(number)) for number in range(1, ENOUGH + 1)]
+
+    done = await asyncio.wait_for(asyncio.gather(*many), 10)
+
+    assert {settlement.kind for settlement in done} == {Settled.COMMITTED}
