@@ -282,8 +282,8 @@ def test_usage_by_control_groups_of_version_2(tmp_path: Path) -> None:
     assert group.usage() == {
         "cpu_seconds": 2.5,
         "memory_peak": 4096,
-        "read_bytes": 11,
-        "written_bytes": 22,
+        "io_read_bytes": 11,
+        "io_write_bytes": 22,
         "out_of_memory": True,
     }
     assert (place / "memory.max").read_text() == "64"
@@ -304,8 +304,8 @@ def test_usage_by_control_groups_of_version_1(tmp_path: Path) -> None:
     assert Group("tag-2", str(tmp_path)).usage() == {
         "cpu_seconds": 1.5,
         "memory_peak": 8192,
-        "read_bytes": 5,
-        "written_bytes": 6,
+        "io_read_bytes": 5,
+        "io_write_bytes": 6,
     }
     assert Group("other", str(tmp_path)).usage() == {}
 
