@@ -13,8 +13,8 @@ from faults.workload import pipeline, topology
 
 from scalebox_actors.names import waits
 
-KILLS = {"process": 3, "docker": 2}
-MESSAGES = {"process": 40, "docker": 8}
+KILLS = {"process": 2, "docker": 2}
+MESSAGES = {"process": 16, "docker": 8}
 DRAIN = 50.0
 WARM = 2
 
@@ -71,7 +71,7 @@ async def test_a_node_killed_again_and_again_runs_nothing_twice(warm: Stage) -> 
         await node.ended()
         node = start(warm)
     await warm.drained(seconds=DRAIN)
-    await until(lambda: only_waiting(warm), "what was killed is cleared", seconds=2 * CLEARED)
+    await until(lambda: only_waiting(warm), "what was killed is cleared", seconds=3 * CLEARED)
     node.signal(signal.SIGTERM)
     code = await node.ended(EXIT_OF_TERM)
     audit = await warm.audit()
