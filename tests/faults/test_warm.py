@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from faults.process import EXIT_OF_TERM, NodeProcess, until
-from faults.stage import Stage, show, staged
+from faults.stage import CLEARED, Stage, show, staged
 from faults.workload import pipeline, topology
 
-KILLS = {"process": 3, "docker": 2}
-MESSAGES = {"process": 40, "docker": 12}
+from scalebox_actors.names import waits
+
+KILLS = {"process": 2, "docker": 2}
+MESSAGES = {"process": 16, "docker": 8}
 DRAIN = 50.0
 WARM = 2
 
@@ -45,6 +47,11 @@ def start(stage: Stage) -> NodeProcess:
     return stage.node()
 
 
+async def only_waiting(stage: Stage) -> bool:
+    """Whether nothing is left on the host but what waits for messages."""
+    return all(waits(name) for name in (*await stage.strays(), *stage.directories()))
+
+
 async def test_a_node_killed_again_and_again_runs_nothing_twice(warm: Stage) -> None:
     """F1: killed at random moments, a node finds the containers that it had given to tasks.
 
@@ -64,6 +71,7 @@ async def test_a_node_killed_again_and_again_runs_nothing_twice(warm: Stage) -> 
         await node.ended()
         node = start(warm)
     await warm.drained(seconds=DRAIN)
+    await until(lambda: only_waiting(warm), "what was killed is cleared", seconds=3 * CLEARED)
     node.signal(signal.SIGTERM)
     code = await node.ended(EXIT_OF_TERM)
     audit = await warm.audit()
