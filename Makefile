@@ -1,5 +1,5 @@
 # One line per target; CI runs `make test` and nothing else (.ci/run).
-.PHONY: help demo demo-genomics test check unit integration faults soak bench clean
+.PHONY: help demo demo-genomics test check unit integration faults podman soak bench clean
 .DEFAULT_GOAL := help
 BIN := $(CURDIR)/.build/venv-test/bin
 TESTS := deploy/venv test && export PATH="$(BIN):$$PATH" &&
@@ -32,6 +32,10 @@ integration:    ## a real nats-server and a real container engine
 
 faults:         ## break things on purpose
 	@$(TESTS) $(WITH_IMAGES) pytest tests/faults
+
+podman:         ## the contract of the docker runtime, on Debian's podman (a few minutes; not in CI)
+	@$(TESTS) dir=$$(mktemp -d /tmp/sbx-podman.XXXXXX) && trap "deploy/private-podman stop $$dir; rm -rf $$dir" EXIT && \
+	export $$(deploy/private-podman start $$dir | tail -n 1) && pytest tests/contract/test_runtime.py -k docker
 
 soak:           ## an hour of the whole system
 	@$(TESTS) $(WITH_IMAGES) pytest -m soak

@@ -93,9 +93,9 @@ def _import_layer(docker_socket: str, image: str, layer: bytes, changes: str = "
     connection = http.client.HTTPConnection("engine", timeout=60)
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.connect(docker_socket)
-    name, _, tag = image.partition(":")
+    # With its tag in the name: podman does not read one beside it.
     query = urllib.parse.urlencode(
-        {"fromSrc": "-", "repo": name, "tag": tag} | ({"changes": changes} if changes else {})
+        {"fromSrc": "-", "repo": image} | ({"changes": changes} if changes else {})
     )
     connection.request("POST", f"/images/create?{query}", layer)
     answer = connection.getresponse()

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from scalebox_actors.errors import NotPermitted, RuntimeUnavailable, SpecRejected
-from scalebox_actors.launch.leftovers import end_leftovers
+from scalebox_actors.launch.leftovers import end_leftovers, mark_of
 from scalebox_actors.launch.pipes import IN, OUT, PipeClosed, Pipes
 from scalebox_actors.launch.tap import Tap
 from scalebox_actors.limits import SLOT_START, STOP_GRACE
@@ -87,7 +87,7 @@ class Agent:
         self._run, self._door, self._alone = run, door, alone
         self._asked = ""
         self._answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._pid = 0
+        self._pid, self._mark = 0, b""
         self._end = asyncio.create_task(run.wait())
         self._broken = False
         self._stopped = False
@@ -165,7 +165,7 @@ class Agent:
             await self._run.stop(STOP_GRACE)
             return False, False
         if await self._first(seconds):
-            if not self._alone and not await end_leftovers(self._pid, self._run.name):
+            if not self._alone and not await end_leftovers(self._pid, self._mark):
                 self._broken = True
             return True, False
         if self._end.done():
@@ -186,6 +186,7 @@ class Agent:
         self._door.pipes.listen(self._hear)
         if await self._first(SLOT_START):
             self._pid = int(self._answer.result())
+            self._mark = b"" if self._alone else mark_of(self._pid)
             return
         if not self._end.done():
             raise RuntimeUnavailable(f"container {self._run.name} does not say that it is there")

@@ -8,38 +8,48 @@ the mark of its slot in its environment.
 import asyncio
 import os
 import signal
-from pathlib import Path
 
 MARK = b"SBX_RUN="
+"""What a runtime without containers gives every program, and a program to its descendants."""
 PAUSE = 0.005
 ROUNDS = 400
 
 
-async def end_leftovers(agent: int, name: str) -> bool:
-    """Kill what runs of the slot `name` have left; False if something does not go away."""
+async def end_leftovers(agent: int, mark: bytes) -> bool:
+    """Kill what runs of an agent have left; False if something does not go away."""
     for _ in range(ROUNDS):
-        found = leftovers(agent, name)
+        found = leftovers(agent, mark)
         if not found:
             return True
         for pid in found:
-            _kill(pid, name)
+            _kill(pid, mark)
         await asyncio.sleep(PAUSE)  # its own children are seen once it has gone
     return False
 
 
-def leftovers(agent: int, name: str) -> list[int]:
-    """Return the processes that carry the mark of a slot and have lost their parent."""
+def mark_of(pid: int) -> bytes:
+    """Return the mark that a process was started with, or nothing."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 - asked for every message
+            entries = file.read().split(b"\0")
+    except OSError:
+        return b""
+    return next((entry for entry in entries if entry.startswith(MARK)), b"")
+
+
+def leftovers(agent: int, mark: bytes) -> list[int]:
+    """Return the processes that carry the mark of an agent and have lost their parent."""
     parent = _parent(agent)
-    return [pid for pid in _children(parent) if pid != agent and _marked(pid, name)]
+    return [pid for pid in _children(parent) if pid != agent and mark and mark_of(pid) == mark]
 
 
-def _kill(pid: int, name: str) -> None:
+def _kill(pid: int, mark: bytes) -> None:
     try:
         handle = os.pidfd_open(pid)
     except OSError:
         return
     try:
-        if _marked(pid, name):  # asked while we hold it: the number cannot be another's by now
+        if mark_of(pid) == mark:  # asked while we hold it: the number cannot be another's by now
             signal.pidfd_send_signal(handle, signal.SIGKILL)
     except OSError:
         pass
@@ -62,12 +72,3 @@ def _children(pid: int) -> list[int]:
             return [int(word) for word in file.read().split()]
     except (OSError, ValueError):
         return []
-
-
-def _marked(pid: int, name: str) -> bool:
-    try:
-        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    end = b"/" + name.encode()
-    return any(e.startswith(MARK) and e.endswith(end) for e in entries)

@@ -94,8 +94,10 @@ class DockerRun:
         if end.code not in INIT_FAILED or end.lost:
             return end
         logs = await self.logs(INIT_SAYS)
-        words = judged(end.code, logs.stdout_size, logs.stderr)
-        return msgspec.structs.replace(end, not_started=True, detail=words) if words else end
+        code, words = judged(end.code, logs.stdout_size, logs.stderr)
+        if not words:
+            return end
+        return msgspec.structs.replace(end, code=code, not_started=True, detail=words)
 
     async def stop(self, grace: float) -> None:
         """Terminate it, kill it after `grace`; with its first process everything in it ends."""

@@ -15,6 +15,12 @@ def init_failure(stderr: bytes) -> str:
     return found[1].decode("utf-8", "replace").strip() if found else ""
 
 
-def judged(code: int, stdout_size: int, stderr: bytes) -> str:
-    """Return the init's reason if a run that ended with `code` never executed its program."""
-    return init_failure(stderr) if code in INIT_FAILED and not stdout_size else ""
+def judged(code: int, stdout_size: int, stderr: bytes) -> tuple[int, str]:
+    """Return code and reason of a run that never executed its program; no reason if it did.
+
+    The code is that of a shell, also where the init has another.
+    """
+    words = init_failure(stderr) if code in INIT_FAILED and not stdout_size else ""
+    if words and code == 1:
+        code = 127 if "no such file" in words.lower() else 126
+    return code, words

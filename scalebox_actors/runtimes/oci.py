@@ -6,14 +6,16 @@ The shepherd starts them (shepherd_container.py), the image store has their root
 
 import asyncio
 import os
+import secrets
 import stat
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 import msgspec
 
-from scalebox_actors.errors import ImageMissing, SpecRejected
+from scalebox_actors.errors import ImageMissing, RuntimeUnavailable, SpecRejected
 from scalebox_actors.limits import MEMORY_MINIMUM
 from scalebox_actors.ports import Exit
 from scalebox_actors.runtimes.arguments import check_arguments
@@ -21,6 +23,7 @@ from scalebox_actors.runtimes.init_words import INIT_FAILED, INIT_SAYS, judged
 from scalebox_actors.runtimes.mounts import real_mounts
 from scalebox_actors.runtimes.oci_config import (
     HOST_NETWORK,
+    INIT,
     WORK,
     Device,
     Guest,
@@ -28,12 +31,16 @@ from scalebox_actors.runtimes.oci_config import (
     arguments,
     container_config,
 )
-from scalebox_actors.runtimes.oci_images import ImageStore, Stored
+from scalebox_actors.runtimes.oci_images import Image, ImageStore, Stored
 from scalebox_actors.runtimes.oci_tools import look_around
 from scalebox_actors.runtimes.oci_users import UnknownUserError, identity
 from scalebox_actors.runtimes.shepherd import CONTAINERS
 from scalebox_actors.runtimes.shepherded import ShepherdRun, ShepherdRuntime
 from scalebox_actors.spec import ContainerSpec
+
+PROBE_SAYS = 1000
+_probed: set[Traits] = set()
+"""With which means this process has seen a container start."""
 
 
 class OciRun(ShepherdRun):
@@ -46,8 +53,10 @@ class OciRun(ShepherdRun):
             return end
         # The container started, and it may be its init that could not execute the program.
         logs = await self.logs(INIT_SAYS)
-        words = judged(end.code, logs.stdout_size, logs.stderr)
-        return msgspec.structs.replace(end, not_started=True, detail=words) if words else end
+        code, words = judged(end.code, logs.stdout_size, logs.stderr)
+        if not words:
+            return end
+        return msgspec.structs.replace(end, code=code, not_started=True, detail=words)
 
 
 class OciRuntime(ShepherdRuntime):
@@ -66,13 +75,18 @@ class OciRuntime(ShepherdRuntime):
     async def over(cls, images: ImageStore, state: str | Path | None = None) -> Self:
         """Find or start the shepherd of a state directory; its containers have these images.
 
-        Raises RuntimeUnavailable where the host lacks something, NotPermitted for a store that
-        others can write to.
+        Raises RuntimeUnavailable where the host lacks something or no container can be started,
+        NotPermitted for a store that others can write to.
         """
         traits = await asyncio.to_thread(look_around)
         await asyncio.to_thread(images.check)
         runtime = await cls.open(state)
         runtime._images, runtime._traits = images, traits  # noqa: SLF001 - our own
+        try:
+            await runtime.probe()
+        except BaseException:
+            await runtime.close()
+            raise
         return runtime
 
     def log(self, run: str, output: str) -> Path:
@@ -97,6 +111,50 @@ class OciRuntime(ShepherdRuntime):
                 raise ImageMissing(f"no such image: {spec.image}") from None
             raise
         return self.run(told, adopted=adopted)
+
+    async def probe(self) -> None:
+        """Raise RuntimeUnavailable, with the reason, if no container at all can be started here.
+
+        Tried once in a process, with a container of nothing but its init.
+        """
+        if self._traits in _probed:
+            return
+        with tempfile.TemporaryDirectory(prefix="sbx-probe-") as folder:
+            name = f"sbx-probe.{secrets.token_hex(8)}"
+            spec = ContainerSpec(
+                name=name,
+                image="",
+                command=(),
+                env={},
+                labels={},
+                work=folder,
+                memory=MEMORY_MINIMUM,
+            )
+            box = self._box_of_nothing(spec, Path(folder))
+            told, adopted = await self.start(spec, box=box)
+            run = self.run(told, adopted=adopted)
+            end, logs = await run.wait(), await run.logs(PROBE_SAYS)
+            await self.remove(name)
+        if end.code != 0 or end.not_started:
+            said = logs.stderr.decode("utf-8", "replace").strip()
+            reason = end.detail or said or f"exit code {end.code}"
+            raise RuntimeUnavailable(f"{self._traits.runtime[0]} starts no container: {reason}")
+        _probed.add(self._traits)
+
+    def _box_of_nothing(self, spec: ContainerSpec, folder: Path) -> dict[str, object]:
+        config = container_config(spec, Guest(image=Image(digest="")), self._traits)
+        process = config["process"]
+        assert isinstance(process, dict)  # noqa: S101 - as made above
+        process["args"] = [INIT, "--version"]
+        (folder / "rootfs").mkdir()
+        (folder / "lock").touch()
+        return {
+            "config": config,
+            "lower": str(folder / "rootfs"),
+            "lock": str(folder / "lock"),
+            "runtime": self._traits.runtime,
+            "memory": spec.memory,
+        }
 
     def _box(self, spec: ContainerSpec, stored: Stored) -> dict[str, object]:
         """Return what the shepherd needs for a container."""

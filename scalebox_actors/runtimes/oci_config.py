@@ -49,6 +49,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     seccomp: Profile | None
     filter: str = ""
     """The same compiled, for a crun that takes it so; empty: it has to compile the profile."""
+    names: tuple[str, ...] = ()
+    """Files of the host by which a container in its network finds other hosts."""
     recursive: bool = False
     """Whether what is mounted below a read-only mount can be made read-only, too."""
 
@@ -155,6 +157,8 @@ def _mounts(spec: ContainerSpec, traits: Traits) -> list[dict[str, object]]:
     if spec.read_only:
         usual = ("nosuid", "noexec", "nodev", "mode=1777", f"size={TMP_BYTES}")
         mounts.append(_special("/tmp", "tmpfs", *usual))  # noqa: S108
+    if spec.network == HOST_NETWORK:
+        mounts += [_bind(path, path, "bind", "ro", "nosuid", "nodev") for path in traits.names]
     # In the order of their depth, so that none hides another.
     binds = [_bind(spec.work, WORK, "rbind", "rprivate", "nosuid", "nodev")]
     closed = ("ro", "rro") if traits.recursive else ("ro",)

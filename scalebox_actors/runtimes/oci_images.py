@@ -23,6 +23,7 @@ from pathlib import Path
 import msgspec
 
 from scalebox_actors.errors import ImageMissing, NotPermitted, SbxError, Unavailable
+from scalebox_actors.runtimes.shepherd_kernel import sync_file_system
 
 DIGEST = "sha256:"
 _HUB = ("docker.io/library/", "docker.io/", "index.docker.io/")
@@ -120,7 +121,7 @@ class ImageStore:
             rootfs.rename(whole / "rootfs")
             (whole / "lock").touch(mode=0o600)
             (whole / "image.json").write_bytes(_encode(image))
-            os.sync()  # a power cut must not leave a name for half an image
+            sync_file_system(str(whole))  # a power cut must not leave a name for half an image
             whole.rename(place)
         full, _ = normal(name)
         file = self._name_file(full)

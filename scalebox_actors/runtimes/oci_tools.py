@@ -15,6 +15,7 @@ RUNTIMES = ("crun", "runc")
 """In the order in which we like them."""
 INITS = ("tini-static", "docker-init", "catatonit")
 PLACES = ("/usr/local/bin", "/usr/bin", "/usr/sbin", "/usr/libexec/podman", "/usr/lib/podman")
+NAMES = ("/etc/hosts", "/etc/resolv.conf")
 FILTERED = (1, 8)
 """The first crun that was tried with a compiled filter."""
 RECURSIVE = (5, 12)
@@ -50,6 +51,7 @@ def look_around() -> Traits:
         init=init,
         seccomp=seccomp,
         filter=compiled() if crun and _version(_said(runtime)) >= FILTERED else "",
+        names=tuple(path for path in NAMES if os.path.isfile(path)),  # noqa: PTH113
         recursive=crun and _version(platform.release()) >= RECURSIVE,
     )
 

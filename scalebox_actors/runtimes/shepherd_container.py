@@ -238,12 +238,13 @@ class Container(Program):
         code = read_text(f"{self.place}/exit").strip()
         if not code:
             return {"code": 128 + signal.SIGKILL, "lost": True, "detail": "its keeper was killed"}
-        # The runtime writes this file last before it lets the program begin.
-        if os.path.exists(f"{self.place}/pid"):  # noqa: PTH110
-            return {"code": int(code)}
         if int(code) > 128:  # noqa: PLR2004 - ended by a signal, ours or somebody else's
             return {"code": int(code)}
-        words = read_text(f"{self.place}/runtime.log", WORDS).strip()
+        # Written when the container stands. What can fail after that fails for every container, and
+        # so did the first one, before any task: see `OciRuntime.over`.
+        if os.path.exists(f"{self.place}/pid"):  # noqa: PTH110
+            return {"code": int(code)}
+        words = _complaint(read_text(f"{self.place}/runtime.log", WORDS))
         words = words or f"the container runtime ended with exit code {code}"
         lost = any(piece in words.lower() for piece in PASSING)
         return {"code": 126, "lost": lost, "not_started": not lost, "detail": words}
@@ -273,6 +274,12 @@ class Container(Program):
         unlink(*(f"{self.place}/{name}" for name in self._logs()))
         with contextlib.suppress(OSError):
             os.rmdir(self.place)  # noqa: PTH106
+
+
+def _complaint(log: str) -> str:
+    """Return the errors of the container runtime's log; runc writes other things there, too."""
+    lines = [line.strip() for line in log.splitlines()]
+    return "\n".join(line for line in lines if line and "level=warning" not in line)
 
 
 def prepare(state: str) -> None:

@@ -40,6 +40,15 @@ def unmount(target: str) -> None:
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH), target)
 
 
+def sync_file_system(path: str) -> None:
+    """Write everything of the file system that `path` lies on to its disk."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _check(_libc.syncfs(folder), path)
+    finally:
+        os.close(folder)
+
+
 def read_text(path: str, most: int = 65_536) -> str:
     """Return the beginning of a file, or nothing if it cannot be read.
 

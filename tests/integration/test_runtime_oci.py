@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -50,7 +52,7 @@ exit 0
 """
 DEVICES = "core fd full init mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero"
 DEFAULTS = [
-    *(f"Cap{name}:0000000000000000" for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")),
+    *(f"{name}:0000000000000000" for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")),
     "NoNewPrivs:1",
     "Seccomp:2",
     "interfaces: lo",
@@ -346,6 +348,57 @@ async def test_a_device_is_there_if_allowed(bench: Bench) -> None:
     assert " ".join(await bench.says(spec)) == DEVICES.replace("init", "init kmsg")
 
 
+ON_AN_OVERLAY = """
+cd $1 && mkdir l u w m && mount -t overlay none -o lowerdir=l,upperdir=u,workdir=w m || exit 1
+"$2" -c '
+import asyncio, sys
+from pathlib import Path
+from scalebox_actors.runtimes.oci import OciRuntime
+from scalebox_actors.runtimes.oci_images import ImageStore
+from scalebox_actors.spec import ContainerSpec
+
+async def main(images, image, work):
+    runtime = await OciRuntime.over(ImageStore(Path(images)), "m/state")
+    words = ("sh", "-c", "echo x >/x; cat /x")
+    spec = ContainerSpec(
+        name="sbx-o.m.one", image=image, command=words, env={}, labels={}, work=work
+    )
+    run = await runtime.adopt_or_start(spec)
+    end = await run.wait()
+    print(end.code, (await run.logs(10)).stdout, end.detail)
+    await runtime.remove(spec.name)
+    await runtime.close()
+
+asyncio.run(main(*sys.argv[1:]))
+' "$3" "$4" "$1"
+kill $(cat m/state/shepherd.pid)
+"""
+
+
+def test_on_a_file_system_that_holds_no_overlay_roots_are_in_memory(
+    oci_images: ImageStore, image: str, tmp_path: Path
+) -> None:
+    """As in CI, which is a container itself: an overlay cannot lie on an overlay."""
+    words = ["unshare", "--mount", "sh", "-c", ON_AN_OVERLAY, "-", str(tmp_path)]
+
+    done = subprocess.run(  # noqa: S603 - our own words
+        [*words, sys.executable, str(oci_images.root), image], capture_output=True, check=False
+    )
+
+    assert (done.stdout, done.stderr) == (b"0 b'x\\n' \n", b"")
+
+
+async def test_the_hosts_network_comes_with_its_names(bench: Bench) -> None:
+    """Where the ceiling allows it a container is in the host's network and finds hosts by name."""
+    script = "cat /etc/hosts; readlink /proc/self/ns/net"
+
+    said = await bench.says(msgspec.structs.replace(bench.spec(script), network="host"))
+
+    hosts = await asyncio.to_thread(Path("/etc/hosts").read_text)
+    assert said[-1] == os.readlink("/proc/self/ns/net")  # noqa: PTH115 - leads to no path
+    assert said[:-1] == hosts.splitlines()
+
+
 async def test_a_killed_shepherd_loses_nothing(bench: Bench) -> None:
     """Its containers live on; the next shepherd takes them over, with code, output and usage."""
     script = "echo before; until [ -e go ]; do sleep 0.02; done; echo after; exit 7"
@@ -427,6 +480,16 @@ async def test_a_missing_program_of_the_runtime_is_told(bench: Bench) -> None:
     end = await bench.ends(bench.spec("true"))
 
     assert (end.not_started, end.code) == (True, 126)
+
+
+async def test_a_host_on_which_no_container_starts_is_told_before_any_task(bench: Bench) -> None:
+    """A filter that the kernel refuses, a crun that has gone: one sentence when the node starts."""
+    for wrong, words in (({"filter": "QUFB"}, "seccomp"), ({"runtime": ("/no/crun",)}, "/no/crun")):
+        bench.runtime._traits = msgspec.structs.replace(bench.runtime._traits, **wrong)
+        with pytest.raises(RuntimeUnavailable, match=words):
+            await bench.runtime.probe()
+
+    assert await bench.runtime.stray({}) == []
 
 
 async def test_an_image_in_use_is_not_removed(

@@ -22,7 +22,7 @@ from scalebox_actors.runtimes.docker_inspect import (
     seconds,
 )
 from scalebox_actors.runtimes.docker_logs import Frames
-from scalebox_actors.runtimes.init_words import init_failure
+from scalebox_actors.runtimes.init_words import init_failure, judged
 from scalebox_actors.runtimes.mounts import check_root, real_mounts
 from scalebox_actors.spec import ContainerSpec, Mount
 
@@ -72,6 +72,34 @@ SPEC = ContainerSpec(
 def test_answers(step: Step, status: int, text: str, expected: Kind) -> None:
     """Status and text together say what an answer means, in dockerd's words and podman's."""
     assert expected is read_answer(step, status, text).kind
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "expected"),
+    [
+        (
+            127,
+            b"[FATAL tini (2)] exec /x failed: No such file",
+            (127, "exec /x failed: No such file"),
+        ),
+        (
+            1,
+            b"ERROR (catatonit:2): failed to exec pid1: No such file or directory",
+            (127, "failed"),
+        ),
+        (1, b"ERROR (catatonit:2): failed to exec pid1: Permission denied", (126, "failed")),
+        (1, b"error", (1, "")),
+        (2, b"[FATAL tini (2)] exec /x failed: No such file", (2, "")),
+    ],
+)
+def test_a_program_that_was_never_executed_has_a_shells_code(
+    code: int, said: bytes, expected: tuple[int, str]
+) -> None:
+    """Each init has codes of its own; ours are 127 for what is not there and 126 for the rest."""
+    actual = judged(code, 0, said)
+
+    assert (actual[0], bool(actual[1])) == (expected[0], bool(expected[1]))
+    assert judged(code, 1, said) == (code, "")
 
 
 @pytest.mark.parametrize(
