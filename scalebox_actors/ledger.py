@@ -22,8 +22,6 @@ CLOSED_KEPT = 1024
 """More than can be acked between two syncs of a server's consumer state."""
 GATHER = 0.01
 """Seconds for which places are gathered for one write of a tally."""
-LOOK_AGAIN = 1.0
-"""Seconds for which the tallies of other nodes are believed."""
 
 _decode = msgspec.json.Decoder(Tally).decode
 _encode = msgspec.json.Encoder().encode
@@ -42,9 +40,6 @@ class _Page:
         self.new: dict[int, Sequence[int]] = {}
         """Place to marks of what is not in the stored tally yet."""
         self.writing: asyncio.Task[None] | None = None
-        self.others: set[int] = set()
-        """Places that other nodes, or this one in an earlier life, have counted."""
-        self.looked = -LOOK_AGAIN
 
 
 def placed(effects: Effects, delivery: Delivery) -> Effects:
@@ -72,8 +67,6 @@ class Ledger:
         that was killed may hand out again, as if it were new, what another node has acked.
         """
         page = await self._page(key)
-        if sequence in await self._counted(key, page):
-            return
         # Asked after the last await before it is noted: an earlier delivery of the same message
         # may have failed on the way to the disk, and have been stored meanwhile after all.
         if sequence in page.open:
@@ -141,23 +134,22 @@ class Ledger:
         stored = await self._broker.read(self._broker.names.done(module, delivery.message_id))
         return stored is not None and _record(stored.body).place == delivery.sequence
 
-    async def _counted(self, key: str, page: _Page) -> set[int]:
+    async def _counted(self, key: str) -> set[int]:
         """Return the places that any other node's tally says are counted."""
-        async with self._lock:
-            now = asyncio.get_running_loop().time()
-            if now - page.looked > LOOK_AGAIN:
-                places: set[int] = set()
-                for name in await self._broker.state_keys(key):
-                    stored = await self._broker.get_state(name)
-                    if stored and name != f"{key}.{self._node}":
-                        places.update(_decode(stored).open)
-                page.others, page.looked = places, now
-        return page.others
+        places: set[int] = set()
+        for name in await self._broker.state_keys(key):
+            if name != f"{key}.{self._node}":
+                stored = await self._broker.get_state(name)
+                places.update(_decode(stored).open if stored else ())
+        return places
 
     async def _write(self, key: str, page: _Page) -> None:
         """Store everything that is new in one write; what comes meanwhile goes with the next."""
         await asyncio.sleep(GATHER)  # each write costs the server a sync; who waits, waits to ack
-        taken = dict(page.new)
+        new = dict(page.new)
+        # Looked at after the messages came to us: whoever acked them before had counted them.
+        others = await self._counted(key)
+        taken = {place: marks for place, marks in new.items() if place not in others}
         places = tuple(sorted(page.open | set(taken)))
         total = page.tally.plus(chain.from_iterable(taken.values()))
         tally = msgspec.structs.replace(total, open=places)
@@ -165,5 +157,5 @@ class Ledger:
         # Killed here, or before the acks: the messages come again and are found in `open`.
         page.tally = tally
         page.open.update(taken)
-        for sequence in taken:
+        for sequence in new:
             page.new.pop(sequence, None)

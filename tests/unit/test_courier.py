@@ -56,7 +56,6 @@ def no_real_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(courier_module, "GIVE_BACK", 0.05)
     monkeypatch.setattr(courier_module, "GATHER", -1.0)
     monkeypatch.setattr(ledger_module, "GATHER", 0.0)
-    monkeypatch.setattr(ledger_module, "LOOK_AGAIN", -1.0)
 
 
 class Road:
