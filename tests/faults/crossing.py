@@ -63,14 +63,15 @@ class Traffic:
         self.tick = TICK
         self.pace = PACE
         self.roots = 0
-        self.locals = 0
+        self.locals = dict.fromkeys(brokers, 0)
         self._nodes = nodes
 
     async def send(self) -> None:
         """Send into the pipeline, and to each site's own work, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._send_roots())
-            tasks.create_task(self._send_locals())
+            for site in self.brokers:
+                tasks.create_task(self._send_locals(site))
 
     async def flow(self, seconds: float) -> None:
         """Send for so long."""
@@ -153,7 +154,7 @@ class Traffic:
         doubled = sum(found.values()) - len(found)
         for site in self.brokers:
             mine = await self.results(site, "local")
-            lost += max(0, self.locals - len(mine))
+            lost += max(0, self.locals[site] - len(mine))
             doubled += sum(mine.values()) - len(mine)
         return lost, doubled
 
@@ -166,16 +167,15 @@ class Traffic:
             self.roots += 1
             await asyncio.sleep(self.tick)
 
-    async def _send_locals(self) -> None:
+    async def _send_locals(self, site: str) -> None:
         """Keep the pace by the clock: what a busy moment has delayed is made up for."""
-        began, first = time.monotonic(), self.locals
+        began, first = time.monotonic(), self.locals[site]
         while True:
             due = first + round((time.monotonic() - began) * self.pace)
-            names = [f"l{number}" for number in range(self.locals, due)]
+            names = [f"l{number}" for number in range(self.locals[site], due)]
             if names:
-                puts = [self._put(site, "local", *names) for site in self.brokers]
-                await asyncio.gather(*puts)
-                self.locals = due
+                await self._put(site, "local", *names)
+                self.locals[site] = due
             await asyncio.sleep(1 / self.pace)
 
     async def _put(self, site: str, module: str, *bodies: str) -> None:

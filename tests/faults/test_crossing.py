@@ -28,7 +28,10 @@ NOISE = 1.5
 """The transfer time is measured a moment later; others use this machine, too."""
 AFTER_KILL = 12.0
 LOCAL_SHARE = 0.9
-"""How much of its rate the sites' own work must keep while a link is down."""
+"""How much of its rate the sites' own work must keep while a link is down.
+
+All sites are on one machine: what takes time from all of them alike is not the link's doing, so
+the site of the four that lost least is what the others are compared with."""
 WARM, BEFORE, LONG_BEFORE = 1.0, 4.0, 20.0
 SHORT, LONGER, LONGEST = 8.0, 30.0, 600.0
 """Below the time in which pings notice, above it, and above every back-off."""
@@ -118,7 +121,8 @@ async def broken(flow: Traffic, site: str, how: Break, seconds: float) -> None:
     missing = await flow.missing()
     took = await flow.arrived()
     transfer = await flow.transfer(missing)
-    share = min(during[name] / before[name] for name in before)
+    shares = [during[name] / before[name] for name in before]
+    share = min(shares) / min(1.0, max(shares))
     kind = f"{type(wire).__name__} {site} {how.__name__}"
     show("F9/F10", kind=kind, cut=seconds, missing=missing, resumed=took, transfer=transfer,
          local=sum(during.values()), share=share)  # fmt: skip
