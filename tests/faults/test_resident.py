@@ -64,6 +64,12 @@ async def test_a_node_killed_again_and_again_doubles_no_effect(stage: Stage) -> 
         node.kill()
         node = stage.node()
     await stage.drained(seconds=DRAIN)
+
+    async def reaped() -> bool:
+        return all(".resident-" in run for run in (*await stage.strays(), *stage.directories()))
+
+    # What other modules left when their node was killed is removed soon after a start.
+    await until(reaped, "other runs are cleared", seconds=20)
     node.signal(signal.SIGTERM)
     code = await node.ended(EXIT_OF_TERM)
     audit = await stage.audit()
