@@ -86,4 +86,5 @@ def test_the_command_line_names_its_cases() -> None:
         [sys.executable, str(BENCH), "--help"], capture_output=True, text=True, check=True, cwd="/"
     ).stdout
 
-    assert "chain, commit, processes, containers, oci, send, start, memory" in " ".join(told.split())
+    cases = "chain, commit, processes, containers, oci, send, start, memory"
+    assert cases in " ".join(told.split())
