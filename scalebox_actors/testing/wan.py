@@ -187,6 +187,8 @@ class Wan:
         login = Credentials(seed=self.seed, insecure=True)
         while True:
             with contextlib.suppress(Unavailable):
+                if not server.pid:
+                    raise Unavailable
                 told = partial(self._note, server.folder.name)
                 link = await connect(server.url, name="watch", events=told, credentials=login)
                 try:
