@@ -85,7 +85,8 @@ class Shepherd:
             elif "rename" in line:
                 self._call(line["rename"], line["to"])
             else:
-                for name in line.get("gone", ()):
+                gone = line.get("gone", ())
+                for name in [gone] if isinstance(gone, str) else gone:  # older ones wrote one
                     self.programs.pop(name, None)
         self.journal.found.clear()
         known = {p.id: p for p in self.programs.values() if p.exit is None}
