@@ -48,7 +48,7 @@ class Admission:
     @property
     def lack(self) -> str:
         """Why no run of the module will ever have room on this node; empty if one will."""
-        return lack(self._claim, self._pool.room)
+        return lack(self._claim, self._pool.for_runs)
 
     def window(self) -> int:
         """Return how many deliveries may be on their way to us at once.
@@ -85,7 +85,7 @@ class Admission:
         ticket = self._tickets.get(delivery)
         if ticket is None:
             return None
-        if ticket.share is None:
+        if ticket.share is None and self._taking:
             call = self._calls[ticket] = asyncio.get_running_loop().create_future()
             try:
                 with contextlib.suppress(TimeoutError):
@@ -111,9 +111,12 @@ class Admission:
             self._pool.leave_behind(ticket, (self._node, run))
 
     def withdraw(self) -> None:
-        """Keep no place in the line while the module takes nothing."""
+        """Keep no place in the line while the module takes nothing; who waits there goes back."""
         self._taking = False
         self._give_up()
+        for call in self._calls.values():
+            if not call.done():
+                call.set_result(None)
 
     def resume(self) -> None:
         """Take part again."""

@@ -200,9 +200,12 @@ class Committer:
     async def _without_duplicates(self, pending: _Pending) -> _Pending:
         """Leave out the outputs that are stored already: for their parent that is a success."""
         effects = pending.effects
-        there = await self._broker.duplicates(effects.outputs)
+        first = len(effects.outputs)
+        there = await self._broker.duplicates((*effects.outputs, *effects.crossing))
         kept = tuple(entry for i, entry in enumerate(effects.outputs) if i not in there)
-        return _Pending(msgspec.structs.replace(effects, outputs=kept), pending.answer)
+        across = tuple(entry for i, entry in enumerate(effects.crossing, first) if i not in there)
+        effects = msgspec.structs.replace(effects, outputs=kept, crossing=across)
+        return _Pending(effects, pending.answer)
 
 
 def _answer(pending: _Pending, settlement: Settlement) -> None:

@@ -81,6 +81,8 @@ class Courier:
         self._intake: Intake | None = None
         self._asked = 0
         self._packets: set[Packet] = set()
+        self._withdrawn: set[int] = set()
+        """Places of messages that were taken back, and may be on their way to us all the same."""
         self._in_hand = self._bytes = 0
         self._holding = False
         self._arrived_at = 0.0
@@ -131,6 +133,7 @@ class Courier:
         What is let go comes again after its `ack_wait`, if it is there by then.
         """
         found = [p for p in self._packets if p.delivery.sequence in sequences]
+        self._withdrawn.update(set(sequences) - {p.delivery.sequence for p in found})
         for packet in found:
             if packet.untouched:
                 for lane in self._lanes.values():
@@ -165,6 +168,11 @@ class Courier:
 
     async def _take(self, delivery: Delivery) -> None:
         self._asked = max(0, self._asked - 1)
+        if delivery.sequence in self._withdrawn:  # if it is still there, it comes again
+            self._withdrawn.discard(delivery.sequence)
+            delivery.let_go()
+            self._ask()
+            return
         bound = bound_for(delivery.raw.subject)
         lane = self._lanes.get(bound.module)
         if lane is None:

@@ -35,12 +35,12 @@ from scalebox_actors.ledger import Ledger
 from scalebox_actors.leftovers import LOOK_EVERY, Leftovers
 from scalebox_actors.limits import FREE_SPACE, REAPER_EVERY
 from scalebox_actors.placement import destinations
-from scalebox_actors.pool import InUse, Pool, Room, Share, claim_of, lack
+from scalebox_actors.pool import InUse, Pool, Room, Share, Ticket, claim_of, stand
 from scalebox_actors.ports import Broker, Launcher, Runtime
 from scalebox_actors.reaper import Reaper
 from scalebox_actors.settle import Desk
 from scalebox_actors.spec import Ceiling, check_ceiling
-from scalebox_actors.topology.model import LASTING, Launch, Module, Site, Topology
+from scalebox_actors.topology.model import Launch, Module, Site, Topology
 
 FLUSH_EVERY = 0.5
 SWEEP_EVERY = 5.0
@@ -148,6 +148,7 @@ class Node:
             ledger=self.ledger,
             pool=self.pool,
         )
+        self._stays: list[Ticket] = []
         self.couriers = self._couriers()
         self.actors = {
             name: Actor(module, self._launcher(module), desk)
@@ -197,6 +198,8 @@ class Node:
             raise group.exceptions[0] from group
         finally:
             await asyncio.gather(*(actor.close() for actor in self.actors.values()))
+            for ticket in self._stays:
+                self.pool.leave(ticket)
             with contextlib.suppress(SbxError, TimeoutError):
                 async with asyncio.timeout(LEAVE_SECONDS):
                     await self.journal.flush(self._broker)
@@ -287,21 +290,13 @@ class Node:
             for there in destinations(self.topology, site)
         }
 
-    def _standing(self, module: Module) -> tuple[tuple[Share, ...], str]:
-        """Take what a module's containers that stay need; or say why there is no room for them."""
-        claim = claim_of(module)
-        if module.launch not in LASTING or not claim:
-            return (), ""
-        shares = self.pool.reserve(claim, module.slots)
-        why = lack(claim.times(module.slots), self.pool.room) or "others have taken what they need"
-        return shares, "" if shares else f"for its {module.slots} containers that stay: {why}"
-
     def _launcher(self, module: Module) -> Launcher:
         if module.launch is Launch.FUNCTION:
             return FunctionLauncher(module, load_function(module.function, self.settings.folder))
         if self.runtime is None:
             raise BadInput(f"module {module.name!r} needs a container runtime")
-        standing, why = self._standing(module)
+        stays, why = stand(self.pool, module)
+        self._stays += stays
         settings, site = self.settings, self._broker.names.site
         root = self.topology.sites[site].data_root if site in self.topology.sites else ""
         place = Workplace(
@@ -317,7 +312,7 @@ class Node:
             ),
             ceiling=settings.ceiling,
             gpus=Gpus(indexes=settings.room.gpus, devices=settings.gpu_devices),
-            standing=standing,
+            standing=tuple(ticket.share or Share() for ticket in stays),
             lack=why,
             modules=tuple(self.topology.modules),
             ahead=self._ahead,

@@ -73,6 +73,11 @@ def claim_of(module: Module) -> Claim:
     return Claim(memory=int(wish.memory or 0), millicpus=millicpus, gpus=wish.gpus)
 
 
+def whole_claim(module: Module) -> Claim:
+    """Return the least that a node must have to take the module at all."""
+    return claim_of(module).times(module.slots if module.launch in LASTING else 1)
+
+
 def lack(claim: Claim, room: Room) -> str:
     """Return why a claim can never be met in a room, or nothing."""
     if room.memory is not None and claim.memory > room.memory:
@@ -128,6 +133,8 @@ class Pool:
         """Shares of runs that go on without anybody who has them in hand."""
         self._held: dict[Ticket, Share] = {}
         self._line: list[Ticket] = []
+        self._standing: list[Ticket] = []
+        """Of containers that stay."""
         self._memory, self._millicpus = 0, 0
         self._gpus = sorted(room.gpus)
 
@@ -157,7 +164,7 @@ class Pool:
 
         `granted` is called if it comes later. A claim that can never be met is refused.
         """
-        if why := lack(claim, self.room):
+        if why := lack(claim, self.for_runs):
             raise ValueError(why)
         ticket = Ticket(claim, granted)
         if self.count(claim):
@@ -167,15 +174,30 @@ class Pool:
         self._tell()
         return ticket
 
-    def reserve(self, claim: Claim, count: int) -> tuple[Share, ...]:
-        """Take so many claims for good, for containers that stay; all of them, or none."""
+    @property
+    def for_runs(self) -> Room:
+        """What there is beside the containers that stay."""
+        memory, millicpus = self.room.memory, self.room.millicpus
+        shares = [ticket.share for ticket in self._standing if ticket.share is not None]
+        taken = {index for share in shares for index in share.gpus}
+        return Room(
+            memory=None if memory is None else memory - sum(s.memory for s in shares),
+            millicpus=None if millicpus is None else millicpus - sum(s.millicpus for s in shares),
+            gpus=tuple(index for index in self.room.gpus if index not in taken),
+        )
+
+    def reserve(self, claim: Claim, count: int) -> list[Ticket]:
+        """Take so many claims for containers that stay, until they `leave`; all, or none."""
         if not claim or self.count(claim) < count:
-            return ()
+            return []
         tickets = [self.join(claim) for _ in range(count)]
-        return tuple(ticket.share for ticket in tickets if ticket.share is not None)
+        self._standing += tickets
+        return tickets
 
     def leave(self, ticket: Ticket) -> None:
         """Give a share back, or a place in the line up; may be repeated."""
+        if ticket in self._standing:
+            self._standing.remove(ticket)
         share = self._held.pop(ticket, None)
         if share is not None:
             self._return(share)
@@ -257,3 +279,13 @@ class Pool:
     def _tell(self) -> None:
         for watcher in self.watchers:
             watcher()
+
+
+def stand(pool: Pool, module: Module) -> tuple[list[Ticket], str]:
+    """Take what a module's containers that stay need; or say why there is no room for them."""
+    claim = claim_of(module)
+    if module.launch not in LASTING or not claim:
+        return [], ""
+    tickets = pool.reserve(claim, module.slots)
+    why = lack(whole_claim(module), pool.room) or "others have taken what they need"
+    return tickets, "" if tickets else f"for its {module.slots} containers that stay: {why}"

@@ -97,6 +97,10 @@ class PullIntake:
     async def more(self, most: int) -> list[Delivery]:
         """Return up to `most` further deliveries that wait now."""
         came: list[Delivery] = []
+        while self._queue and len(came) < most:  # asked for ahead: older than what waits
+            came.append(self._queue.popleft())
+            self._granted += 1
+        most -= len(came)
         if most > 0 and not self._over:
             pull = More(self._link, self._next, most)
             await pull.gather(lambda *parts: came.append(self._delivery(*parts)))

@@ -18,11 +18,11 @@ from scalebox_actors.errors import RuntimeUnavailable, SbxError
 from scalebox_actors.limits import DONE_RECORD_MEMORY
 from scalebox_actors.names import Names
 from scalebox_actors.placement import crossings
-from scalebox_actors.pool import Pool, Room, claim_of, lack
+from scalebox_actors.pool import Pool, Room, claim_of, lack, whole_claim
 from scalebox_actors.runtimes.choose import KINDS, open_runtime
 from scalebox_actors.runtimes.oci_images import ImageStore
 from scalebox_actors.topology.graph import graph_mermaid, graph_text
-from scalebox_actors.topology.model import Launch, Module, Topology
+from scalebox_actors.topology.model import LASTING, Launch, Module, Topology
 
 
 class Images(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,7 +135,7 @@ def fields(
                 "sites": list(topology.sites_of(name)),
                 "claim": msgspec.to_builtins(claim_of(module)),
                 "at_once": at_once(module, room),
-                "lack": lack(claim_of(module), room),
+                "lack": lack(whole_claim(module), room),
             }
             for name, module in topology.modules.items()
         ],
@@ -158,7 +158,8 @@ def fields(
 
 def at_once(module: Module, room: Room) -> int:
     """Return how many runs of a module a node of this size has at once, with nothing else there."""
-    return min(module.slots, Pool(room).count(claim_of(module)))
+    fits = min(module.slots, Pool(room).count(claim_of(module)))
+    return 0 if module.launch in LASTING and fits < module.slots else fits
 
 
 def _needs(module: Module, room: Room) -> tuple[str, object]:

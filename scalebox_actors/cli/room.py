@@ -9,7 +9,7 @@ import msgspec
 from scalebox_actors.capacity import room_of
 from scalebox_actors.cli.show import size
 from scalebox_actors.errors import BadInput
-from scalebox_actors.pool import InUse, Room, claim_of, lack
+from scalebox_actors.pool import InUse, Room, lack, whole_claim
 from scalebox_actors.topology.model import Topology
 from scalebox_actors.topology.quantity import parse_size
 
@@ -68,7 +68,7 @@ def read_size(flag: str, text: str | None) -> int | None:
 
 def never_fit(topology: Topology, room: Room) -> dict[str, str]:
     """Return the modules that a node of this size can never run, with the reason."""
-    reasons = {name: lack(claim_of(m), room) for name, m in topology.modules.items()}
+    reasons = {name: lack(whole_claim(m), room) for name, m in topology.modules.items()}
     return {name: reason for name, reason in reasons.items() if reason}
 
 

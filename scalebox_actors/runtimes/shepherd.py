@@ -288,7 +288,7 @@ class Shepherd:
         program.terminate()
 
     def _remove(self, names: list[str], answer: Callable[..., None]) -> None:
-        found = [self.programs[name] for name in names if name in self.programs]
+        found = [self.programs[name] for name in dict.fromkeys(names) if name in self.programs]
         for program in found:
             if program.exit is None:
                 program.then.append(lambda: self._remove(names, answer))

@@ -178,10 +178,12 @@ class ShepherdRuntime:
         """Remove a run, killing it if it still lives."""
         watch = self._watches.get(name)
         if watch is None or not watch.end.done():
-            await self.ask({"do": "remove", "names": [name]})
+            await self.ask({"do": "remove", "names": [name], "name": name})
         else:
             await self._forgotten(name)
-        self._watches.pop(name, None)
+        # Another run may have its name by now, and somebody wait for that one's end.
+        if watch is not None and self._watches.get(watch.name) is watch:
+            del self._watches[watch.name]
 
     async def stray(self, labels: Mapping[str, str]) -> list[Stray]:
         """Return every run that carries all of `labels`."""
@@ -282,7 +284,8 @@ class ShepherdRuntime:
 
     async def _forget(self) -> None:
         names, self._leaving = self._leaving, []
-        await self.ask({"do": "remove", "names": names})
+        # An older shepherd knows one name only; the reaper then sees to the others.
+        await self.ask({"do": "remove", "names": names, "name": names[0]})
 
     async def _mend(self) -> None:
         for watch in list(self._watches.values()):
