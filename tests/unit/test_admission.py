@@ -387,6 +387,20 @@ async def test_a_drain_does_not_wait_for_room(
     assert stand.done() == ["one"]
 
 
+async def test_a_drain_starts_nothing_that_waits(tmp_path: Path) -> None:
+    """However long it may stand in line: when room falls free, who waited has gone back."""
+    stand, machine = Stand(tmp_path, module("a", slots=2, cpus=1)), Machine()
+    async with stand.node(machine, Room(millicpus=1000)) as node:
+        stand.send("a", "one", "two")
+        await until(lambda: node.pool.in_use.waiting == 1)
+        drain = asyncio.create_task(node.drain())
+        await asyncio.sleep(0)
+        machine.let_all_go()
+        await drain
+
+    assert stand.done() == ["one"]
+
+
 async def test_a_twin_claims_nothing_while_the_first_runs(tmp_path: Path) -> None:
     """Two deliveries of one task take the room of one."""
     stand, machine = Stand(tmp_path, module("a", slots=3, cpus=1)), Machine()

@@ -72,3 +72,14 @@ async def test_what_a_refused_task_would_send_is_in_no_parcel() -> None:
         Settled.COMMITTED,
     ]
     assert sorted(sent) == [b"1", b"3"]
+
+
+async def test_what_is_stored_already_is_left_out() -> None:
+    """A lone message for another site that is there already holds up nobody, its parent least."""
+    broker = MemoryBroker(NAMES, ["calc"])
+    task = ended(1, "a")
+    await broker.write(task.crossing)
+    answers = await committed(broker, task, ended(2, "b"))
+
+    assert [answer.kind for answer in answers] == [Settled.COMMITTED] * 2
+    assert waits(broker) == [("sbx.t.hub.out.a.far", [b"1"]), ("sbx.t.hub.out.b.far", [b"2"])]

@@ -1,5 +1,6 @@
 """The pool: never more given away than there is, and everybody in line gets in."""
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from scalebox_actors.pool import (
     lack,
     read_share,
     share_text,
+    stand,
 )
 from scalebox_actors.topology.model import Launch, Limits, Module, Size
 
@@ -39,6 +41,43 @@ def test_what_can_never_be_met_is_said(claim: Claim, room: Room, expected: str) 
     """A claim larger than the whole node has a sentence, every other has none."""
     assert lack(claim, room).startswith(expected)
     assert bool(expected) == bool(lack(claim, room))
+
+
+STAYS = Module(
+    name="m",
+    image="i",
+    launch=Launch.SLOT,
+    slots=2,
+    limits=Limits(memory=Size(30), cpus=1, gpus=1),
+)
+
+
+def test_containers_that_stay_leave_less_room_for_runs() -> None:
+    """What they hold for good is no room that anybody could wait for; it is back once they end."""
+    pool = Pool(ROOM)
+    tickets, why = stand(pool, STAYS)
+
+    assert (len(tickets), why) == (2, "")
+    assert pool.for_runs == Room(memory=40, millicpus=2000, gpus=(3,))
+    assert pool.count(Claim(memory=40)) == 1
+    with pytest.raises(ValueError, match="may use 40 of memory"):
+        pool.join(Claim(memory=50))
+    for ticket in tickets:
+        pool.leave(ticket)
+    assert pool.for_runs == ROOM
+    assert pool.in_use.taken == Share()
+
+
+def test_containers_that_stay_come_all_or_none() -> None:
+    """A module whose containers do not fit together takes nothing and says what it lacks."""
+    pool = Pool(Room(memory=50))
+    module = msgspec.structs.replace(STAYS, limits=Limits(memory=Size(30)))
+
+    assert stand(pool, module) == (
+        [],
+        "for its 2 containers that stay: needs 60, but a node may use 50 of memory here (--memory)",
+    )
+    assert pool.in_use.taken == Share()
 
 
 @pytest.mark.parametrize(
