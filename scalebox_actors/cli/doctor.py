@@ -29,7 +29,7 @@ _COLOURS = {Level.OK: "green", Level.COULD: "cyan", Level.SHOULD: "yellow", Leve
               help="Which runtime the node is to use.  [env SBX_RUNTIME]")  # fmt: skip
 @images_option
 @click.option("--work", metavar="DIR", envvar="SBX_WORK",
-              help="Where work directories are to be made, or `memory`.  [env SBX_WORK]")  # fmt: skip
+              help="Where work directories are made, or `memory`.  [env SBX_WORK]")  # fmt: skip
 @click.option("--store", metavar="DIR", envvar="SBX_STORE",
               help="The folder of the embedded server.  [env SBX_STORE]")  # fmt: skip
 @common
