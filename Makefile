@@ -37,7 +37,7 @@ podman:         ## the contract of the docker runtime, on Debian's podman (a few
 	@$(TESTS) dir=$$(mktemp -d /tmp/sbx-podman.XXXXXX) && trap "deploy/private-podman stop $$dir; rm -rf $$dir" EXIT && \
 	export $$(deploy/private-podman start $$dir | tail -n 1) && pytest tests/contract/test_runtime.py -k docker
 
-soak:           ## an hour of the whole system
+soak:           ## what takes hours: long cuts of links, repeated kills
 	@$(TESTS) $(WITH_IMAGES) pytest -m soak
 
 bench:          ## ratios against a baseline taken in the same run

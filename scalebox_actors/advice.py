@@ -109,6 +109,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """The one that was asked for."""
     engine: EngineFacts | None = None
     engine_fault: str = ""
+    oci: str = ""
+    """What starts containers without a daemon, where that is the runtime of a node."""
+    oci_fault: str = ""
+    """Why it cannot."""
 
 
 def advise(facts: Facts) -> list[Advice]:
@@ -133,10 +137,14 @@ def _engines(facts: Facts) -> Iterator[Advice]:
             level=Level.COULD, topic="engine", found="plain processes, no isolation", advice=advice
         )
         return
+    if facts.oci or facts.oci_fault:
+        yield from _oci(facts)
+        return
     if facts.engine is None:
         advice = (
             "install docker.io and crun, or podman and start its service, and set DOCKER_HOST if "
-            "its socket is not where it usually is; `--runtime process` runs without isolation"
+            "its socket is not where it usually is; without a daemon: `sbx-actor image import` and "
+            "`--runtime oci`; `--runtime process` runs without isolation"
         )
         why = facts.engine_fault or "none was found"
         yield Advice(level=Level.BAD, topic="engine", found=why, advice=advice)
@@ -156,6 +164,18 @@ def _engines(facts: Facts) -> Iterator[Advice]:
         gain = "CPU time per container 154 → 129 ms"
         found = "the engine's profile, unless the node is told otherwise"
         yield Advice(level=Level.COULD, topic="seccomp", found=found, advice=advice, gain=gain)
+
+
+def _oci(facts: Facts) -> Iterator[Advice]:
+    if facts.oci_fault:
+        yield Advice(
+            level=Level.BAD, topic="engine", found=f"no daemon: {facts.oci_fault}",
+            advice="mend that; or `--runtime docker` with an engine",
+        )  # fmt: skip
+        return
+    yield Advice(level=Level.OK, topic="engine", found=f"no daemon: {facts.oci}")
+    yield Advice(level=Level.OK, topic="cgroups", found=facts.host.cgroups)
+    yield _measured(facts.host.cgroups == "v2")
 
 
 def _connection(engine: EngineFacts) -> Advice:
@@ -209,14 +229,18 @@ def _cgroups(engine: EngineFacts, host: HostFacts) -> Iterator[Advice]:
         yield Advice(
             level=Level.SHOULD, topic="usage", found=engine.usage_fault, advice=advice, gain=_USAGE
         )
-    elif engine.cgroup_version == "1":
-        advice = "boot with cgroup v2 (systemd.unified_cgroup_hierarchy=1)"
-        yield Advice(
-            level=Level.COULD, topic="usage", found="CPU and memory of each run, no bytes of disks",
-            advice=advice, gain="bytes to and from disks of each run, too",
-        )  # fmt: skip
     else:
-        yield Advice(level=Level.OK, topic="usage", found="CPU, memory and disk of each run")
+        yield _measured(engine.cgroup_version != "1")
+
+
+def _measured(unified: bool) -> Advice:
+    if unified:
+        return Advice(level=Level.OK, topic="usage", found="CPU, memory and disk of each run")
+    return Advice(
+        level=Level.COULD, topic="usage", found="CPU and memory of each run, no bytes of disks",
+        advice="boot with cgroup v2 (systemd.unified_cgroup_hierarchy=1)",
+        gain="bytes to and from disks of each run, too",
+    )  # fmt: skip
 
 
 def _live_restore(engine: EngineFacts) -> Advice:
@@ -266,18 +290,18 @@ def _rights(engine: EngineFacts, host: HostFacts) -> Advice:
 
 def _disks(facts: Facts) -> Iterator[Advice]:
     host = facts.host
-    yield (
-        _data(host.data)
-        if host.data
-        else Advice(level=Level.OK, topic="engine's disk", found="not to be looked at from here")
-    )
+    if host.data:
+        yield _data(host.data)
+    elif facts.engine:
+        found = "not to be looked at from here"
+        yield Advice(level=Level.OK, topic="engine's disk", found=found)
     yield _store(host.store)
     yield _space(host.work)
     if host.work.device == host.store.device and host.work.kind != "tmpfs":
         yield Advice(
             level=Level.COULD, topic="work directories",
             found="on one disk with the server's store: they wait for its syncs",
-            advice="--work on another disk, or /dev/shm/sbx if programs write little there",
+            advice="--work on another disk, or --work memory if programs write little there",
             gain="a short program per message 5 → 2.6 ms",
         )  # fmt: skip
     else:

@@ -62,7 +62,9 @@ class ModuleState(msgspec.Struct, frozen=True, kw_only=True):
     suspended: str = ""
     site: str = ""
     containers: Mapping[str, int] = {}
-    """How many of the containers that stay are in which state."""
+    """How many of the containers that stay or wait are in which state."""
+    launch: str = ""
+    """What these are, by the module's launch mode; empty: it is not known."""
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,10 @@ from scalebox_actors.capacity import host_gpus
 from scalebox_actors.errors import SbxError
 from scalebox_actors.limits import ENGINE_CALL
 from scalebox_actors.runtimes.cgroups import host_layout, layout_of
+from scalebox_actors.runtimes.choose import oci_unasked
 from scalebox_actors.runtimes.docker_survey import survey_engine
+from scalebox_actors.runtimes.oci_images import ImageStore
+from scalebox_actors.runtimes.oci_tools import look_around
 from scalebox_actors.server import find_binary
 
 SYNCS = 9
@@ -33,16 +36,41 @@ TIME_ERROR = 5
 """What the kernel answers while nothing keeps its clock right."""
 
 
-async def survey(runtime: str | None, work: Path, store: Path) -> Facts:
-    """Look at everything; an engine that does not answer is a fact like any other."""
-    engine, fault = None, ""
-    if runtime != "process":
+async def survey(runtime: str | None, work: Path, store: Path, images: Path) -> Facts:
+    """Look at everything; an engine that does not answer is a fact like any other.
+
+    `images` is the store of the runtime `oci`, which is looked at where a node would use it.
+    """
+    engine, fault, oci, oci_fault = None, "", "", ""
+    if runtime not in ("process", "oci"):
         try:
             engine = await survey_engine()
         except SbxError as error:
             fault = str(error)
-    host = await asyncio.to_thread(survey_host, work, store, engine)
-    return Facts(host=host, runtime=runtime, engine=engine, engine_fault=fault)
+    if runtime == "oci" or (runtime is None and engine is None and await oci_unasked(images)):
+        try:
+            oci = await asyncio.to_thread(survey_oci, images)
+        except SbxError as error:
+            oci_fault = str(error)
+    return Facts(
+        host=await asyncio.to_thread(survey_host, work, store, engine),
+        runtime=runtime,
+        engine=engine,
+        engine_fault=fault,
+        oci=oci,
+        oci_fault=oci_fault,
+    )
+
+
+def survey_oci(images: Path) -> str:
+    """Say what starts containers without a daemon, and on how many images. Blocks.
+
+    Raises RuntimeUnavailable for what is missing, NotPermitted for a store open to others.
+    """
+    program, store = look_around().runtime[0], ImageStore(images)
+    store.check()
+    count = len({image.digest for _, image in store.all()})
+    return f"{program}; images in {store.root}: {count or 'none yet'}"
 
 
 def survey_host(work: Path, store: Path, engine: EngineFacts | None) -> HostFacts:

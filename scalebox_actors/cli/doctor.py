@@ -13,7 +13,9 @@ from rich.text import Text
 
 from scalebox_actors.advice import Advice, Facts, Level, advise, usable
 from scalebox_actors.cli import output
-from scalebox_actors.cli.options import Common, common, stores_root
+from scalebox_actors.cli.host import IN_MEMORY
+from scalebox_actors.cli.memory import memory_place
+from scalebox_actors.cli.options import Common, common, images_option, stores_root
 from scalebox_actors.cli.show import escaped, plural, table
 from scalebox_actors.errors import Unavailable
 from scalebox_actors.runtimes.choose import KINDS
@@ -25,12 +27,13 @@ _COLOURS = {Level.OK: "green", Level.COULD: "cyan", Level.SHOULD: "yellow", Leve
 @click.command()
 @click.option("--runtime", type=click.Choice(KINDS), envvar="SBX_RUNTIME",
               help="Which runtime the node is to use.  [env SBX_RUNTIME]")  # fmt: skip
+@images_option
 @click.option("--work", metavar="DIR", envvar="SBX_WORK",
-              help="Where work directories are to be made.  [env SBX_WORK]")  # fmt: skip
+              help="Where work directories are made, or `memory`.  [env SBX_WORK]")  # fmt: skip
 @click.option("--store", metavar="DIR", envvar="SBX_STORE",
               help="The folder of the embedded server.  [env SBX_STORE]")  # fmt: skip
 @common
-def doctor(common: Common, /, runtime: str | None, work: str | None) -> None:
+def doctor(common: Common, /, runtime: str | None, image_store: Path, work: str | None) -> None:
     """Say how well this host and its container engine suit a node.
 
     Looks at the engine and its settings, disks, cgroups, clock, limits and versions, and says what
@@ -39,10 +42,10 @@ def doctor(common: Common, /, runtime: str | None, work: str | None) -> None:
 
     \b
     sbx-actor doctor
-    sbx-actor doctor --runtime process --json
+    sbx-actor doctor --runtime oci --json
     """  # noqa: D301 - click's mark for text that is not to be wrapped
     store = Path(common.store) if common.store else stores_root()
-    facts = asyncio.run(survey(runtime, Path(work) if work else store / "work", store))
+    facts = asyncio.run(survey(runtime, _work(work, store), store, image_store))
     advice = advise(facts)
     if common.json:
         output.record(fields(facts, advice))
@@ -53,6 +56,13 @@ def doctor(common: Common, /, runtime: str | None, work: str | None) -> None:
     bad = [one for one in advice if one.level is Level.BAD]
     if bad:
         raise Unavailable(f"no node could work here: {plural(len(bad), 'thing')} to be mended")
+
+
+def _work(work: str | None, store: Path) -> Path:
+    """Return where a node would make its work directories; makes none."""
+    if work == IN_MEMORY:
+        return memory_place(store)
+    return Path(work) if work else store / "work"
 
 
 def fields(facts: Facts, advice: list[Advice]) -> dict[str, object]:

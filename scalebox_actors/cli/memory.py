@@ -28,20 +28,29 @@ def memory_base(store: Path, *, shared: Path = SHARED_MEMORY) -> Path:
 
     One that is there already is used in any case: what runs in it wants to be adopted.
     """
-    mine = shared / f"sbx-{os.getuid()}"
-    base = mine / hashlib.sha256(os.fsencode(store.resolve())).hexdigest()[:16]
-    if base.is_dir():
+    base, mine = memory_place(store, shared=shared), _mine(shared)
+    if base.is_dir() or base.parent != mine:
         return base
-    why = _unsafe(shared)
-    if why:
-        log.warning("work_on_disk", extra={"why": why})
-        return store / "work"
     mine.mkdir(mode=0o700, exist_ok=True)
     found = mine.lstat()
     if found.st_uid != os.getuid() or found.st_mode & 0o022 or mine.is_symlink():
         raise NotPermitted(f"{mine} must belong to this user and be writable by no one else")
     base.mkdir(mode=0o700, exist_ok=True)
     return base
+
+
+def memory_place(store: Path, *, shared: Path = SHARED_MEMORY) -> Path:
+    """Return the same, and make nothing."""
+    base = _mine(shared) / hashlib.sha256(os.fsencode(store.resolve())).hexdigest()[:16]
+    why = "" if base.is_dir() else _unsafe(shared)
+    if why:
+        log.warning("work_on_disk", extra={"why": why})
+        return store / "work"
+    return base
+
+
+def _mine(shared: Path) -> Path:
+    return shared / f"sbx-{os.getuid()}"
 
 
 def _unsafe(shared: Path) -> str:

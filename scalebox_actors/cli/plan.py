@@ -94,7 +94,7 @@ def text_of(
 ) -> list[str]:
     """Return the plan for people."""
     where = [
-        (name, _where(topology, name), m.slots, *_needs(m, room))
+        (name, _where(topology, name), _launch(m), m.slots, *_needs(m, room))
         for name, m in topology.modules.items()
     ]
     made = [(thing.kind, thing.name, thing.stream) for thing in things]
@@ -103,7 +103,7 @@ def text_of(
     return [
         *graph_text(topology).rstrip("\n").split("\n"),
         "",
-        *table(("module", "runs at", "slots", "each run takes", "at once here"), where),
+        *table(("module", "runs at", "launch", "slots", "each run takes", "at once here"), where),
         "",
         *_crossings(topology),
         *(table(("image", f"on {host_name()}"), pictures) if pictures else ["no images needed"]),
@@ -129,15 +129,29 @@ def fields(
                 "name": name,
                 "image": module.image,
                 "function": module.function,
+                "launch": module.launch.value,
+                "warm": module.warm,
+                "batch": msgspec.to_builtins(module.batch),
                 "slots": module.slots,
                 "sinks": list(module.sinks),
                 "entry": name in topology.entries,
                 "sites": list(topology.sites_of(name)),
+                "route": module.route.value,
+                "overflow": msgspec.to_builtins(module.overflow),
                 "claim": msgspec.to_builtins(claim_of(module)),
                 "at_once": at_once(module, room),
                 "lack": lack(whole_claim(module), room),
             }
             for name, module in topology.modules.items()
+        ],
+        "sites": [
+            {
+                "name": name,
+                "hub": site.hub,
+                "link": msgspec.to_builtins(site.link),
+                "priorities": dict(site.priorities),
+            }
+            for name, site in topology.sites.items()
         ],
         "room": msgspec.to_builtins(room),
         "crossings": [
@@ -160,6 +174,15 @@ def at_once(module: Module, room: Room) -> int:
     """Return how many runs of a module a node of this size has at once, with nothing else there."""
     fits = min(module.slots, Pool(room).count(claim_of(module)))
     return 0 if module.launch in LASTING and fits < module.slots else fits
+
+
+def _launch(module: Module) -> str:
+    mode = module.launch.value
+    if module.warm:
+        return f"{mode}, {module.warm} warm"
+    if module.batch is not None:
+        return f"{mode}, {'atomic ' * module.batch.atomic}batches of {module.batch.size}"
+    return mode
 
 
 def _needs(module: Module, room: Room) -> tuple[str, object]:

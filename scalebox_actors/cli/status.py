@@ -1,7 +1,7 @@
 """`sbx-actor status`: how much waits, runs and failed, and who works on it."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -21,9 +21,11 @@ from scalebox_actors.names import Names, is_name
 from scalebox_actors.node import NodeStatus
 from scalebox_actors.questions import Look, ModuleState, Op, Question
 from scalebox_actors.server import running
-from scalebox_actors.topology.model import LOCAL
+from scalebox_actors.topology.model import LOCAL, Launch, Topology
 
 PAUSED_FOR_GOOD = 365 * 86_400.0
+_KEPT: Mapping[str, str] = {Launch.FRESH: "warm", Launch.RESIDENT: "programs"}
+"""What the containers of a module are that outlive a message or wait for one."""
 
 
 class LinkState(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +91,11 @@ async def look(session: Session) -> State:
     ordered = {site: looks[site] for site in sites if site in looks}
     return State(
         topology=session.names.topology,
-        modules=tuple(chain.from_iterable(one.modules for one in ordered.values())),
+        modules=tuple(
+            _with_launch(module, session.topology)
+            for one in ordered.values()
+            for module in one.modules
+        ),
         nodes=tuple(chain.from_iterable(one.nodes for one in ordered.values())),
         now=await session.broker.clock(),
         bytes=sum(one.bytes for one in looks.values()),
@@ -165,9 +171,15 @@ def _remark(module: ModuleState, now: float) -> str:
     remarks = ["paused until `resume`" if for_good else f"paused for {duration(left)}"]
     remarks = remarks if paused else []
     kept = ", ".join(f"{count} {state}" for state, count in sorted(module.containers.items()))
-    remarks += [f"slots: {kept}"] if kept else []
+    remarks += [f"{_KEPT.get(module.launch, 'slots')}: {kept}"] if kept else []
     remarks += [f"suspended: {module.suspended}"] if module.suspended else []
     return "; ".join(remarks)
+
+
+def _with_launch(state: ModuleState, topology: Topology) -> ModuleState:
+    """Say how a module is launched; a site does not."""
+    module = topology.modules.get(state.module)
+    return msgspec.structs.replace(state, launch=module.launch.value) if module else state
 
 
 def _running(store: Path) -> str:

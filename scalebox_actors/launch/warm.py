@@ -209,4 +209,6 @@ def _unfit(module: Module) -> str:
         return "without `command` and arguments the image's own command is executed"
     if taken := gate.cannot_pass(module.env):
         return f"a shell does not hand on {', '.join(taken)} of `env`"
+    if module.limits.gpus:
+        return "a GPU is given to a run, and a container that waits has none"
     return ""

@@ -46,13 +46,12 @@ async def open_runtime(
         if kind is not None:
             raise
         reason = str(error)
-    named = bool(host or os.environ.get("DOCKER_HOST"))
-    if not named and await _has_images(images):
+    if not host and await oci_unasked(images):
         try:
             return await _oci(state, images)
         except RuntimeUnavailable as error:
             reason = f"{reason}; {error}"
-    if isolated or named:
+    if isolated or host or os.environ.get("DOCKER_HOST"):
         hint = "`--runtime oci` needs images of its own (`sbx-actor image import`), and "
         hint += "`--runtime process` runs programs without isolation"
         raise RuntimeUnavailable(f"{reason}; {hint}")
@@ -68,8 +67,11 @@ async def _oci(state: str | Path | None, images: Path | None) -> Runtime:
     return await OciRuntime.over(ImageStore(images), own)
 
 
-async def _has_images(images: Path | None) -> bool:
-    """Whether somebody has made this host ready for `oci`; a crun alone does not mean that."""
-    if images is None or not has_runtime():
+async def oci_unasked(images: Path | None) -> bool:
+    """Whether `oci` is taken where no engine answers: somebody has made this host ready for it.
+
+    A crun alone does not mean that, and who names an engine wants that one.
+    """
+    if images is None or os.environ.get("DOCKER_HOST") or not has_runtime():
         return False
     return not await asyncio.to_thread(ImageStore(images).empty)

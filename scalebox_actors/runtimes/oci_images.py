@@ -71,7 +71,8 @@ class ImageStore:
     """The images of one user on this host."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        # Of whoever is told a path, the shepherd and its keepers are in other directories.
+        self.root = root = root.absolute()
         self._images, self._names, self._new = (root / n for n in ("images", "names", "new"))
 
     def find(self, reference: str) -> Stored | None:

@@ -22,6 +22,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from resource import RUSAGE_SELF, getrusage
 
 from scalebox_actors.runtimes.shepherd_client import Client
 from scalebox_actors.runtimes.shepherd_container import Container, prepare
@@ -324,10 +325,12 @@ class Shepherd:
                 code = os.waitstatus_to_exitcode(status)
                 used = {
                     "cpu_seconds": usage.ru_utime + usage.ru_stime,
-                    "memory_peak": usage.ru_maxrss * 1024,
                     "io_read_bytes": usage.ru_inblock * BLOCK,
                     "io_write_bytes": usage.ru_oublock * BLOCK,
                 }
+                if usage.ru_maxrss > getrusage(RUSAGE_SELF).ru_maxrss:
+                    # Else it may be ours: what we had when we started it counts as the program's.
+                    used["memory_peak"] = usage.ru_maxrss * 1024
                 over.append((program, program.over(code if code >= 0 else 128 - code, used)))
         self._sweep()
         for program, end in over:

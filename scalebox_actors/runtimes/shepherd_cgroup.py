@@ -18,8 +18,8 @@ ROOT = "/sys/fs/cgroup"
 PARENT = "sbx"
 INNER = "c"
 """The group of the container itself, inside ours."""
-MEASURED = ("memory", "cpuacct", "blkio")
-"""The controllers of version 1 that tell what was used."""
+MEASURED = ("memory", "cpuacct")
+"""The controllers of version 1 that tell what was used; `blkio` forgets what children moved."""
 WANTED = "+cpu +memory +pids +io"
 PATIENCE = 2.0
 """So long processes may take to die once they were killed."""
@@ -88,15 +88,9 @@ class Group:
 
     def _usage_1(self) -> Json:
         cpu = self._number("cpuacct/", "cpuacct.usage")
-        moved = self._text("blkio/", "blkio.throttle.io_service_bytes_recursive")
-        words = [line.split() for line in moved.splitlines()]
         return {
             "cpu_seconds": None if cpu is None else cpu / 1e9,
             "memory_peak": self._number("memory/", "memory.max_usage_in_bytes"),
-            "io_read_bytes": sum(int(w[2]) for w in words if w[1:2] == ["Read"]) if moved else None,
-            "io_write_bytes": sum(int(w[2]) for w in words if w[1:2] == ["Write"])
-            if moved
-            else None,
             "out_of_memory": self._alarmed() or None,
         }
 

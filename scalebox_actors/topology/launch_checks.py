@@ -24,6 +24,9 @@ def _warm(at: Path, module: Module) -> Iterator[Finding]:
         yield error(at, between("warm", module.warm, 0, limits.WARM_PER_MODULE))
     elif module.warm and module.launch is not Launch.FRESH:
         yield error(at, f"`warm` goes with `launch: fresh`, not with `{module.launch.value}`")
+    elif module.warm and module.limits.gpus:
+        words = "`warm` has no effect with `limits.gpus`: a container that waits has no GPU"
+        yield warning(at, words, at_key=True)
 
 
 def _batch(at: Path, module: Module) -> Iterator[Finding]:
@@ -38,6 +41,15 @@ def _batch(at: Path, module: Module) -> Iterator[Finding]:
         yield error(at, "`batch` does not go with `gather`, which makes one message of many")
 
 
+def _keep_of_warm(at: Path, keep: Keep) -> Iterator[Finding]:
+    """Warn of what is for containers that stay after a message."""
+    usual = Keep()
+    for name in ("runs", "idle", "restarts"):
+        if getattr(keep, name) != getattr(usual, name):
+            words = f"`{name}` has no effect with `warm`: of `keep` only `age` is for what waits"
+            yield warning((*at, name), words, at_key=True)
+
+
 def _keep(at: Path, module: Module) -> Iterator[Finding]:
     keep = module.keep
     if keep == Keep():
@@ -48,6 +60,8 @@ def _keep(at: Path, module: Module) -> Iterator[Finding]:
             "`keep` has no effect without `warm`, `launch: slot` or `launch: resident`",
             at_key=True,
         )
+    elif module.warm:
+        yield from _keep_of_warm(at, keep)
     if keep.shortest and module.launch is not Launch.SLOT:
         wrong = f"`shortest` goes with `launch: slot`, not with `{module.launch.value}`"
         yield error((*at, "shortest"), wrong)

@@ -142,7 +142,7 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Three runs on end, each shorter than this, close the slot: a host that is broken must not
     drain the queue."""
     restarts: int = 3
-    """So often on end a slot that failed is opened again."""
+    """So often on end a slot, or a program, that does not get going is started again."""
 
 
 class Overflow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -64,7 +64,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "age": "So old another container takes its place.",
     "idle": "So long without a message it ends, until there is one again.",
     "shortest": "Three runs on end, each shorter than this, close the slot.",
-    "restarts": "So often on end a slot that failed is opened again.",
+    "restarts": "So often on end a slot, or a program, that does not get going is started again.",
     "sinks": "The modules that this one may send to; without any, its outputs are results.",
     "slots": "How many of its tasks run at once on each node.",
     "timeout": "After this time a run is ended (exit code 124).",

@@ -157,3 +157,17 @@ async def test_a_process_is_measured(tmp_path: Path) -> None:
     assert (end.memory_peak or 0) > 12_000_000
     assert end.io_read_bytes is not None
     assert end.io_write_bytes is not None
+
+
+async def test_the_memory_of_the_shepherd_is_not_a_programs(tmp_path: Path) -> None:
+    """What is smaller than the shepherd cannot be told from it, and is left out."""
+    runtime = await ProcessRuntime.open(tmp_path / "state")
+    spec = ContainerSpec(
+        name="sbx-t.m.small", image="", command=("/bin/true",), env={},
+        labels={"sbx.topology": "t", "sbx.attempt": "1"}, work=str(tmp_path),
+    )  # fmt: skip
+    end = await ends(runtime, spec)
+    await runtime.remove(spec.name)
+    await runtime.close()
+
+    assert (end.code, end.memory_peak, end.cpu_seconds is None) == (0, None, False)

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from scalebox_actors import survey as survey_module
 from scalebox_actors.advice import (
     Advice,
     EngineFacts,
@@ -16,7 +17,10 @@ from scalebox_actors.advice import (
     usable,
 )
 from scalebox_actors.cli.doctor import drawn, fields, lines_of
+from scalebox_actors.errors import RuntimeUnavailable
 from scalebox_actors.limits import FREE_SPACE, MIB
+from scalebox_actors.runtimes import choose
+from scalebox_actors.runtimes.oci_config import Traits
 from scalebox_actors.survey import (
     clock_is_kept,
     kind_of,
@@ -178,6 +182,59 @@ def test_a_place_that_is_not_there_yet_is_looked_at_above(tmp_path: Path) -> Non
 def test_a_folder_that_cannot_be_written_has_no_time() -> None:
     """What cannot be tried is not known."""
     assert time_of_a_sync(Path("/proc/self")) is None
+
+
+def test_containers_without_a_daemon_need_no_engine() -> None:
+    """What starts them is told in the engine's place, and nothing of an engine is asked."""
+    bare = msgspec.structs.replace(HOST, data=None)
+    facts = Facts(host=bare, runtime="oci", oci="/usr/bin/crun")
+    found = {one.topic: one.found for one in advise(facts)}
+
+    assert usable(advise(facts))
+    assert found["engine"] == "no daemon: /usr/bin/crun"
+    assert "disk of each run" in found["usage"]
+    assert not {"storage", "restarts", "rights", "engine's disk"} & set(found)
+
+
+def test_what_containers_without_a_daemon_lack_is_fatal() -> None:
+    """A host without crun is told so, also where an engine did not answer before."""
+    facts = Facts(host=HOST, engine_fault="no engine", oci_fault="there is no crun")
+    bad = [one for one in advise(facts) if one.level is Level.BAD]
+
+    assert [one.found for one in bad] == ["no daemon: there is no crun"]
+
+
+async def test_the_runtime_that_was_asked_for_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for `oci` the engine is left alone; without an engine `oci` is taken if it has images.
+
+    Who names an engine by DOCKER_HOST wants that one.
+    """
+    place = tmp_path / "store/images/12"
+    place.mkdir(parents=True)
+    (tmp_path / "store").chmod(0o700)
+    (place / "image.json").write_text('{"digest": "sha256:12"}')
+    traits = Traits(runtime=("/bin/crun",), init="/bin/tini", seccomp=None)
+    monkeypatch.setattr(survey_module, "look_around", lambda: traits)
+    monkeypatch.setattr(choose, "has_runtime", lambda: True)
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+
+    async def no_engine() -> EngineFacts:
+        raise RuntimeUnavailable("no engine answers")
+
+    monkeypatch.setattr(survey_module, "survey_engine", no_engine)
+
+    async def seen(runtime: str | None, store: str) -> tuple[bool, str]:
+        facts = await survey_module.survey(runtime, tmp_path, tmp_path, tmp_path / store)
+        return facts.oci.startswith("/bin/crun; "), facts.engine_fault
+
+    assert await seen("oci", "store") == (True, "")
+    assert await seen(None, "store") == (True, "no engine answers")
+    assert await seen(None, "absent") == (False, "no engine answers")
+    assert await seen("docker", "store") == (False, "no engine answers")
+    monkeypatch.setenv("DOCKER_HOST", "unix:///absent")
+    assert await seen(None, "store") == (False, "no engine answers")
 
 
 def test_this_host_can_be_asked() -> None:

@@ -312,3 +312,34 @@ def test_plan_makes_nothing(
     assert "SBX_tiny_AT_local" in told
     assert "1.9GiB" in told
     assert not (tmp_path / "state").exists()
+
+
+MODES = """topology: modes
+sites: {a: {hub: true}, b: {link: {rate: 5}, priorities: {hot: 3}}}
+modules:
+  hot: {image: x, command: [p], warm: 3, sites: [a, b], overflow: {pending: 7}}
+  many: {image: x, command: [p], launch: slot, batch: {size: 9, atomic: true}, site: a}
+  some: {image: x, command: [p], launch: slot, batch: {size: 4}, site: a}
+  stays: {image: x, command: [p], launch: resident, site: a}
+"""
+
+
+def test_plan_shows_how_modules_are_launched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Launch mode, warm containers and batches, as text and in the record, with links' limits."""
+    file = tmp_path / "modes.yaml"
+    file.write_text(MODES)
+    assert main(["plan", str(file), "--runtime", "process"]) == 0
+    text = capsys.readouterr().out
+    assert main(["plan", str(file), "--runtime", "process", "--json"]) == 0
+    told = msgspec.json.decode(capsys.readouterr().out)
+    hot, many = told["modules"][:2]
+
+    for words in ("fresh, 3 warm", "slot, atomic batches of 9", "slot, batches of 4", "resident"):
+        assert f"  {words}  " in text
+    assert (hot["launch"], hot["warm"], hot["batch"]) == ("fresh", 3, None)
+    assert (hot["route"], hot["overflow"]) == ("local-first", {"pending": 7})
+    assert (many["launch"], many["batch"]) == ("slot", {"size": 9, "atomic": True})
+    assert told["sites"][1]["link"]["rate"] == 5
+    assert told["sites"][1]["priorities"] == {"hot": 3}

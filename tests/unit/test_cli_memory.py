@@ -8,7 +8,7 @@ import pytest
 
 from scalebox_actors.cli import memory
 from scalebox_actors.cli.host import Host, work_base
-from scalebox_actors.cli.memory import memory_base
+from scalebox_actors.cli.memory import memory_base, memory_place
 from scalebox_actors.errors import NotPermitted
 
 
@@ -32,6 +32,14 @@ def test_every_store_has_a_place_of_its_own_that_no_other_user_enters(
     assert one.parent == other.parent == shared / f"sbx-{os.getuid()}"
     assert one.parent.stat().st_mode & 0o777 == 0o700
     assert memory_base(tmp_path / "one", shared=shared) == one
+
+
+def test_a_place_in_memory_can_be_told_without_being_made(shared: Path, tmp_path: Path) -> None:
+    """The doctor looks at what a node would use, and leaves nothing behind."""
+    told = memory_place(tmp_path / "one", shared=shared)
+
+    assert list(shared.iterdir()) == []
+    assert told == memory_base(tmp_path / "one", shared=shared)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 
 from scalebox_actors import operations
@@ -106,6 +107,24 @@ def test_a_module_stands_as_server_and_nodes_say() -> None:
     assert actual[1].split() == row.split()
     assert "no node answers" in actual
     assert actual[-1] == "1KiB of 2KiB used by the stream"
+
+
+@pytest.mark.parametrize(
+    ("launch", "words"),
+    [
+        ("fresh", "warm: 7 ERROR, 2 ON"),
+        ("slot", "slots: 7 ERROR, 2 ON"),
+        ("resident", "programs: 7 ERROR, 2 ON"),
+    ],
+)
+def test_what_stays_is_called_what_it_is(launch: str, words: str) -> None:
+    """Containers that wait and programs that read are no slots."""
+    nodes = [node_of("a", 3), node_of("b", 4)]
+    [found] = states("local", {"count": Backlog(0, 0)}, nodes, ({}, {}))
+    module = msgspec.structs.replace(found, launch=launch)
+    state = State(topology="t", modules=(module,), nodes=(), now=0.0, bytes=0, max_bytes=1)
+
+    assert text_of(state)[1].endswith(words)
 
 
 def test_counts_per_subject_become_counts_per_module() -> None:

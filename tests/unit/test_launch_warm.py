@@ -20,7 +20,7 @@ from scalebox_actors.ports import Task
 from scalebox_actors.records import Cause
 from scalebox_actors.spec import ContainerSpec
 from scalebox_actors.testing.scripted import Host, ScriptedRuntime, not_started
-from scalebox_actors.topology.model import Duration, Module
+from scalebox_actors.topology.model import Duration, Limits, Module
 
 
 def emits(spec: ContainerSpec, work: Path) -> int:
@@ -190,6 +190,7 @@ async def test_one_warning_where_there_is_no_shell(
     [
         (msgspec.structs.replace(MODULE, env={"PWD": "/", "A": "1"}), "PWD"),
         (msgspec.structs.replace(MODULE, command=(), args=()), "command"),
+        (msgspec.structs.replace(MODULE, limits=Limits(gpus=1)), "GPU"),
     ],
 )
 async def test_what_no_shell_can_hand_on_is_not_warm(
