@@ -26,6 +26,8 @@ CASES = (
     "peers",
     "containers",
     "oci",
+    "slot",
+    "resident",
     "latency",
     "send",
     "start",

@@ -112,7 +112,7 @@ def test_the_command_line_names_its_cases() -> None:
         [sys.executable, str(BENCH), "--help"], capture_output=True, text=True, check=True, cwd="/"
     ).stdout
 
-    first = "chain, commit, processes, peers, containers, oci, latency"
+    first = "chain, commit, processes, peers, containers, oci, slot, resident, latency"
     expected = f"{first}, send, start, memory, growth, link"
     assert expected in " ".join(told.split())
 
