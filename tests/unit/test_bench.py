@@ -117,6 +117,40 @@ def test_the_command_line_names_its_cases() -> None:
     assert expected in " ".join(told.split())
 
 
+@pytest.mark.parametrize(
+    ("used", "expected"),
+    [
+        pytest.param(0, [25, 52.5, 60], id="what-is-left-goes-on"),
+        pytest.param(25, [25, 40, 45], id="in-time"),
+        pytest.param(80, [25, 12.5, 0], id="late"),
+    ],
+)
+def test_the_cases_share_the_time_that_is_there(
+    bench: Callable[[str], ModuleType], used: float, expected: list[float]
+) -> None:
+    """Who takes too long takes it from the next ones, but for what each cannot do without."""
+    now = 0.0
+    bounds, least = {"a": 30.0, "b": 60.0, "c": 60.0}, {"a": 10.0, "b": 10.0, "c": 0.0}
+    budget = bench("budget").Budget(95.0, bounds, least, lambda: now)
+    taken = []
+    for case in bounds:
+        taken.append(budget.take(case))
+        now += used
+
+    assert taken == expected
+
+
+def test_without_minutes_each_case_has_its_own_bound(bench: Callable[[str], ModuleType]) -> None:
+    """The time of all is only short if somebody has said so."""
+    program = bench("program")
+    budget = program.budget_of(("growth", "chain"), None, quick=False)
+
+    assert [budget.take(case) for case in ("growth", "chain")] == [
+        program.seconds_of("growth", quick=False),
+        program.SECONDS,
+    ]
+
+
 async def test_every_side_begins_a_round_in_its_turn() -> None:
     """With more than two sides none always meets the machine as another one left it."""
     order: list[int] = []
