@@ -151,6 +151,20 @@ def test_without_minutes_each_case_has_its_own_bound(bench: Callable[[str], Modu
     ]
 
 
+def test_in_so_many_minutes_counts_are_small_but_not_depths(
+    bench: Callable[[str], ModuleType],
+) -> None:
+    """More rounds fit into the time, and what is asked at a million is measured at a million."""
+    is_small = bench("program").is_small
+
+    assert [
+        is_small("chain", 18.0, False),
+        is_small("growth", 18.0, False),
+        is_small("growth", 18.0, True),
+        is_small("chain", None, False),
+    ] == [True, False, True, False]
+
+
 async def test_every_side_begins_a_round_in_its_turn() -> None:
     """With more than two sides none always meets the machine as another one left it."""
     order: list[int] = []
