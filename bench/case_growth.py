@@ -19,6 +19,10 @@ put back, so that the depths stay. The clock runs after the first 500 tasks. Bas
 10³ waiting. Memory is the node's, resident, at the end of a sample. Ends within ten minutes."""
 
 SECONDS = 420.0
+LEAST = 120.0
+"""A million messages are stored first, however few rounds there are."""
+WHOLE = True
+"""Its depths are what is asked about."""
 SLOTS = 64
 SAMPLE = 3000
 SHALLOW = 1_000

@@ -34,7 +34,7 @@ async def run(folder: Path, effort: Effort) -> list[Figure]:
     """Measure the time per program at three concurrencies, on disk and in memory."""
     figures = []
     numbers = count()
-    in_memory = await asyncio.to_thread(_memory, folder)
+    in_memory = await asyncio.to_thread(memory, folder)
     try:
         async with ground(folder) as site:
             for place, (slots, full) in enumerate(AT_ONCE):
@@ -57,7 +57,7 @@ async def run(folder: Path, effort: Effort) -> list[Figure]:
     return figures
 
 
-def _memory(folder: Path) -> Path:
+def memory(folder: Path) -> Path:
     """Return a folder where `--work memory` makes its own; on disk where that is not safe."""
     base = memory_base(folder)
     base.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,8 @@ async def opened(job: Job) -> AsyncIterator[Node]:
     link = await connect(job.url, name="bench node", events=_ignore)
     runtime: Runtime | None = None
     if job.runtime:
-        runtime = await open_runtime(job.runtime, state=folder / "state")
+        images = Path(job.store) if job.store else None
+        runtime = await open_runtime(job.runtime, state=folder / "state", images=images)
     try:
         broker = await JetStreamBroker.open(link, Names(topology.name))
         settings = Settings(name="bench", base=folder / "work", folder=Path(__file__).parent)

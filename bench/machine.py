@@ -43,7 +43,8 @@ def facts() -> Facts:
         processor=_processor(),
         cores=len(os.sched_getaffinity(0)),
         memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        kernel=f"{platform.system()} {platform.release()}",
+        # Not the build: that is the name of whoever made this machine's.
+        kernel=f"{platform.system()} {platform.release().split('-')[0]}",
         python=platform.python_version(),
         packages={
             name: metadata.version(name) for name in ("nats-py", "uvloop", "aiodocker", "msgspec")

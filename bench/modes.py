@@ -41,6 +41,8 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
             return "no engine answers at DOCKER_HOST; see `make bench`"
         if self.runtime == "oci" and not (shutil.which("crun") or shutil.which("runc")):
             return "neither crun nor runc is installed"
+        if self.runtime == "oci" and not shutil.which("busybox"):
+            return "no image for the store of `oci`: no busybox here (busybox-static)"
         return ""
 
     def topology(self, name: str, **fields: object) -> Topology:
@@ -52,14 +54,25 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
 FRESH_PROCESS = Mode(name="process, fresh", runtime="process")
 FRESH_DOCKER = Mode(name="docker, fresh", runtime="docker")
 WARM_DOCKER = Mode(name="docker, warm", runtime="docker", fields={"warm": 4})
+SLOT_PROCESS = Mode(name="process, slot", runtime="process", fields={"launch": Launch.SLOT})
+SLOT_DOCKER = Mode(name="docker, slot", runtime="docker", fields={"launch": Launch.SLOT})
+RESIDENT_PROCESS = Mode(
+    name="process, resident", runtime="process", fields={"launch": Launch.RESIDENT}
+)
+RESIDENT_DOCKER = Mode(
+    name="docker, resident", runtime="docker", fields={"launch": Launch.RESIDENT}
+)
 MODES = (
     Mode(name="function", fields={"launch": FUNCTION, "function": "functions:swallow"}),
     FRESH_PROCESS,
+    SLOT_PROCESS,
+    RESIDENT_PROCESS,
     FRESH_DOCKER,
     WARM_DOCKER,
-    Mode(name="docker, slot", runtime="docker", fields={"launch": "slot"}),
+    SLOT_DOCKER,
+    RESIDENT_DOCKER,
     Mode(name="oci, fresh", runtime="oci"),
     Mode(name="oci, warm", runtime="oci", fields={"warm": 4}),
-    Mode(name="oci, slot", runtime="oci", fields={"launch": "slot"}),
-    Mode(name="process, resident", runtime="process", fields={"launch": "resident"}),
+    Mode(name="oci, slot", runtime="oci", fields={"launch": Launch.SLOT}),
+    Mode(name="oci, resident", runtime="oci", fields={"launch": Launch.RESIDENT}),
 )

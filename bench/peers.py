@@ -1,8 +1,9 @@
 """Other tools that run many small tasks: how each is installed, started and ended.
 
-A peer lives in a virtual environment of its own below `.build/peers`, with pinned versions, and
-runs as `python -m bench.peer_NAME JOB` there. It is a session of its own and everything it starts
-carries a mark in its environment; both are ended after every round, whatever it did itself.
+A peer lives in a virtual environment of its own below `.build/peers`, or below the folder that
+SBX_BENCH_PEERS names, with pinned versions, and runs as `python -m bench.peer_NAME JOB` there. It
+is a session of its own and everything it starts carries a mark in its environment; both are ended
+after every round, whatever it did itself.
 """
 
 import asyncio
@@ -21,7 +22,8 @@ from bench.children import ChildFailedError
 from bench.machine import ROOT
 from bench.peer_work import PeerJob
 
-HOME = ROOT / ".build" / "peers"
+HOME = Path(os.environ.get("SBX_BENCH_PEERS") or ROOT / ".build" / "peers").absolute()
+"""Not to be moved: an environment knows its own path."""
 MARK = "SBX_BENCH_PEER"
 INSTALL_SECONDS = 300.0
 PATIENCE = 90.0

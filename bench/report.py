@@ -87,7 +87,7 @@ def _facts(facts: Facts) -> list[str]:
 
 
 def _summary(report: Report) -> str:
-    rounds = f"{report.rounds} rounds{', quick' if report.quick else ''}"
+    rounds = f"at most {report.rounds} rounds{', smaller counts' if report.quick else ''}"
     return (
         f"- command of the whole: `{report.command}` ({rounds})\n\n"
         f"{_missed(report)}\n\n"

@@ -112,9 +112,57 @@ def test_the_command_line_names_its_cases() -> None:
         [sys.executable, str(BENCH), "--help"], capture_output=True, text=True, check=True, cwd="/"
     ).stdout
 
-    first = "chain, commit, processes, peers, containers, oci, latency"
+    first = "chain, commit, processes, peers, containers, oci, slot, resident, latency"
     expected = f"{first}, send, start, memory, growth, link"
     assert expected in " ".join(told.split())
+
+
+@pytest.mark.parametrize(
+    ("used", "expected"),
+    [
+        pytest.param(0, [25, 52.5, 60], id="what-is-left-goes-on"),
+        pytest.param(25, [25, 40, 45], id="in-time"),
+        pytest.param(80, [25, 12.5, 0], id="late"),
+    ],
+)
+def test_the_cases_share_the_time_that_is_there(
+    bench: Callable[[str], ModuleType], used: float, expected: list[float]
+) -> None:
+    """Who takes too long takes it from the next ones, but for what each cannot do without."""
+    now = 0.0
+    bounds, least = {"a": 30.0, "b": 60.0, "c": 60.0}, {"a": 10.0, "b": 10.0, "c": 0.0}
+    budget = bench("budget").Budget(95.0, bounds, least, lambda: now)
+    taken = []
+    for case in bounds:
+        taken.append(budget.take(case))
+        now += used
+
+    assert taken == expected
+
+
+def test_without_minutes_each_case_has_its_own_bound(bench: Callable[[str], ModuleType]) -> None:
+    """The time of all is only short if somebody has said so."""
+    program = bench("program")
+    budget = program.budget_of(("growth", "chain"), None, quick=False)
+
+    assert [budget.take(case) for case in ("growth", "chain")] == [
+        program.seconds_of("growth", quick=False),
+        program.SECONDS,
+    ]
+
+
+def test_in_so_many_minutes_counts_are_small_but_not_depths(
+    bench: Callable[[str], ModuleType],
+) -> None:
+    """More rounds fit into the time, and what is asked at a million is measured at a million."""
+    is_small = bench("program").is_small
+
+    assert [
+        is_small("chain", 18.0, False),
+        is_small("growth", 18.0, False),
+        is_small("growth", 18.0, True),
+        is_small("chain", None, False),
+    ] == [True, False, True, False]
 
 
 async def test_every_side_begins_a_round_in_its_turn() -> None:
