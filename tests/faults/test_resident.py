@@ -63,6 +63,7 @@ async def test_a_node_killed_again_and_again_doubles_no_effect(stage: Stage) -> 
         await until(lambda: time.monotonic() >= moment, "the moment", seconds=5)  # noqa: B023
         node.kill()
         node = stage.node()
+    await node.ready()  # everything may be done by now, and a signal kill one that is not up yet
     await stage.drained(seconds=DRAIN)
 
     async def reaped() -> bool:

@@ -122,21 +122,24 @@ async def test_poison_among_good_messages_stops_none_of_them(stage: Stage) -> No
     await stage.deploy(topology("poison", modules))
     node = stage.node()
     await node.ready()
-    began = time.monotonic()
-    await stage.send("split", roots)
-    await stage.drained(seconds=DRAIN)
-    clean = time.monotonic() - began
+
+    async def took(names: list[str]) -> float:
+        began = time.monotonic()
+        await stage.send("split", names)
+        await stage.drained(seconds=DRAIN)
+        return time.monotonic() - began
+
+    before = await took(roots)
     more = [f"s{n}" for n in range(10)]
     await stage.send("calc", [f"poison{n}" for n in range(5)])
-    began = time.monotonic()
-    await stage.send("split", more)
-    await stage.drained(seconds=DRAIN)
-    poisoned = time.monotonic() - began
+    poisoned = await took(more)
+    again = [f"t{n}" for n in range(10)]
+    clean = max(before, await took(again))  # the machine may be busier than it was
     audit = await stage.audit()
     runs = [audit.witness.runs["calc", f"poison{n}"] for n in range(5)]
     show("F24", clean=clean, poisoned=poisoned, runs=runs)
 
-    check(audit, [*roots, *more], dead=[f"calc/poison{n}" for n in range(5)])
+    check(audit, [*roots, *more, *again], dead=[f"calc/poison{n}" for n in range(5)])
     assert runs == [FAILING_RUNS] * 5
     assert poisoned <= clean / 0.8
 

@@ -70,6 +70,7 @@ async def test_a_node_killed_again_and_again_runs_nothing_twice(warm: Stage) -> 
         node.kill()
         await node.ended()
         node = start(warm)
+    await node.ready()
     await warm.drained(seconds=DRAIN)
     await until(lambda: only_waiting(warm), "what was killed is cleared", seconds=3 * CLEARED)
     node.signal(signal.SIGTERM)
