@@ -25,6 +25,8 @@ memory with what is on disk. A ratio below 1 means that ours is quicker. Ends wi
 installing, once, takes some more."""
 
 SECONDS = 1200.0
+LEAST = 170.0
+"""A round of smaller counts: two dozen times a tool is started, warmed up and ended."""
 AT_ONCE = (2, 8)
 TASKS = {"program": 400, "function": 2000}
 NAMES = {"program": "process runtime", "function": "function mode"}
