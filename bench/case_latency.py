@@ -33,6 +33,7 @@ a message comes every 0.4 s, so that a container can be there. p99 is that of al
 of a mode. Ends within eight minutes."""
 
 SECONDS = 420.0
+LEAST = 75.0
 SLOTS = 4
 STAMP = ("/bin/date", "+%s%N")
 RESIDENT = """\

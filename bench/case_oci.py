@@ -20,6 +20,7 @@ aiodocker of case `containers` on the engine of `DOCKER_HOST`, once with the pro
 request (*tuned*: no network sandbox, crun), once with that of `docker run --network none` (*as
 installed*). *By itself*: the same rounds, held to a rate instead of a ratio."""
 
+LEAST = 35.0
 RATE = Bar(limit=30)
 """Asked where both of two cores have something to do."""
 AT_ONCE = ((1, 40), (2, 60), (4, 80))

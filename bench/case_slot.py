@@ -22,6 +22,7 @@ does nothing but start `/bin/true` on the host and wait for it, one at a time. *
 `--work memory`, so that work directories do not wait for the server's syncs of the same disk. *Over
 the process* is ours less the baseline of the same round."""
 
+LEAST = 18.0
 WARM = 10
 BAR = Bar(limit=3, at_least=False)
 
