@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 from scalebox_actors.errors import NotPermitted, RuntimeUnavailable, SpecRejected
-from scalebox_actors.launch.leftovers import end_leftovers, mark_of
 from scalebox_actors.launch.pipes import IN, OUT, PipeClosed, Pipes
+from scalebox_actors.launch.stragglers import end_stragglers, mark_of
 from scalebox_actors.launch.tap import Tap
 from scalebox_actors.limits import SLOT_START, STOP_GRACE
 from scalebox_actors.ports import Exit, Logs, Run, Runtime
@@ -165,7 +165,7 @@ class Agent:
             await self._run.stop(STOP_GRACE)
             return False, False
         if await self._first(seconds):
-            if not self._alone and not await end_leftovers(self._pid, self._mark):
+            if not self._alone and not await end_stragglers(self._pid, self._mark):
                 self._broken = True
             return True, False
         if self._end.done():

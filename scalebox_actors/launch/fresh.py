@@ -15,7 +15,7 @@ from scalebox_actors.errors import BadMessage, ImageMissing, NotPermitted, SpecR
 from scalebox_actors.launch import gate, workdir
 from scalebox_actors.launch.environment import environment
 from scalebox_actors.launch.outcomes import collect, outcome_of, unusable
-from scalebox_actors.launch.warm import Pool
+from scalebox_actors.launch.warm import WarmContainers
 from scalebox_actors.launch.workdir import WorkDir
 from scalebox_actors.launch.workplace import Workplace, argv, prepare
 from scalebox_actors.limits import STOP_GRACE
@@ -38,7 +38,7 @@ class FreshLauncher:
         self._module = module
         self._place = place
         self._runtime = place.runtime
-        self._pool = Pool(module, place)
+        self._warm = WarmContainers(module, place)
 
     @property
     def costly(self) -> bool:
@@ -48,7 +48,7 @@ class FreshLauncher:
     @property
     def states(self) -> Mapping[str, int]:
         """How many wait for a message."""
-        return self._pool.states
+        return self._warm.states
 
     async def underway(self, task: Task) -> bool:
         """Whether a container of this attempt, running or exited, is on this host."""
@@ -118,22 +118,22 @@ class FreshLauncher:
 
     def open(self) -> None:
         """Begin to start containers ahead."""
-        self._pool.open()
+        self._warm.open()
 
     def hold(self) -> None:
         """Start no more containers ahead."""
-        self._pool.hold()
+        self._warm.hold()
 
     def holds(self, name: str) -> bool:
         """Whether a container, or its directory, waits for a message."""
-        return self._pool.holds(name)
+        return self._warm.holds(name)
 
     def watch_room(self, tell: Callable[[int], None]) -> None:
         """Say nothing: a slot has room for one task."""
 
     async def close(self) -> None:
         """Remove the containers that wait for a message."""
-        await self._pool.close()
+        await self._warm.close()
 
     async def _adopted(self, task: Task, directory: WorkDir, spec: ContainerSpec) -> Run | None:
         """Return the run of this attempt that is on this host."""
@@ -148,7 +148,7 @@ class FreshLauncher:
         """Let the task into a container that waits for one, or start one for it."""
         arguments = spec.command[len(self._module.command) :]
         # A GPU is given to a run, and a container that was started ahead has none.
-        run = None if task.share.gpus else await self._pool.admit(task, directory, arguments)
+        run = None if task.share.gpus else await self._warm.admit(task, directory, arguments)
         if run is not None:
             return run
         await prepare(directory, task)

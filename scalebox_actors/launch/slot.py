@@ -16,7 +16,7 @@ import msgspec
 from scalebox_actors.errors import BadMessage, NotAdmitted, RuntimeUnavailable, SbxError
 from scalebox_actors.launch.agent import NO_HOOK, Said
 from scalebox_actors.launch.outcomes import unusable
-from scalebox_actors.launch.room import Room, closed
+from scalebox_actors.launch.slot_container import SlotContainer, closed
 from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.limits import (
     SLOT_CHECK,
@@ -66,7 +66,7 @@ class Slot:
         """What was wrong with it last."""
         self.taken = False
         self._module, self._place = module, place
-        self._room: Room | None = None
+        self._container: SlotContainer | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._hold = asyncio.Event()
@@ -81,31 +81,35 @@ class Slot:
 
     def holds(self, name: str) -> bool:
         """Whether a container, or a folder, is this slot's."""
-        return self._room is not None and self._room.name == name
+        return self._container is not None and self._container.name == name
 
     async def run(self, task: Task) -> Outcome:
         """Run a task, opening the slot first if it is not; raises SlotClosed if that fails."""
-        room = await self._opened_room()
+        container = await self._usable_container()
         task = self._marked(task)
         try:
-            await self._admitted(room, task)
-            outcome = await room.run(task)
+            await self._admitted(container, task)
+            outcome = await container.run(task)
         except BadMessage as error:
             return unusable(str(error))
         except OSError as error:  # a program spoilt the directory for good: with a new one, then
-            await self._leave(room)
-            raise RuntimeUnavailable(f"work directory of {room.name}: {error.strerror}") from error
+            await self._leave(container)
+            raise RuntimeUnavailable(
+                f"work directory of {container.name}: {error.strerror}"
+            ) from error
         self._count(task, outcome)
         return outcome
 
     async def stop(self) -> None:
         """End what runs."""
-        if self._room is not None:
-            await self._room.stop()
+        if self._container is not None:
+            await self._container.stop()
 
     def remove_declared(self, removed: tuple[str, ...]) -> list[str]:
         """Delete what a program declared as removable; return what was refused. Blocks."""
-        return self._room.remove_declared(removed) if self._room is not None else list(removed)
+        if self._container is None:
+            return list(removed)
+        return self._container.remove_declared(removed)
 
     def take(self) -> None:
         """Keep it for a message."""
@@ -116,11 +120,11 @@ class Slot:
     def rest(self) -> None:
         """Let the message go; the container waits for the next one, or ends."""
         self.taken = False
-        room, keep = self._room, self._module.keep
-        if room is None or self._hold.is_set():
+        container, keep = self._container, self._module.keep
+        if container is None or self._hold.is_set():
             return
         old = keep.age is not None and time.monotonic() - self._opened >= keep.age
-        if self.closed or old or not room.usable or 0 < keep.runs <= self._runs:
+        if self.closed or old or not container.usable or 0 < keep.runs <= self._runs:
             self._end()
         else:
             self._idle = asyncio.get_running_loop().call_later(keep.idle, self._end)
@@ -136,19 +140,19 @@ class Slot:
             self._idle.cancel()
         if self._leaving is not None:
             await asyncio.wait([self._leaving])
-        if self._room is not None:
-            await self._leave(self._room, seconds)
+        if self._container is not None:
+            await self._leave(self._container, seconds)
 
     # --- opening ----------------------------------------------------------------------------
 
-    async def _opened_room(self) -> Room:
+    async def _usable_container(self) -> SlotContainer:
         while True:
             if self._leaving is not None:
                 await asyncio.wait([self._leaving])
-            if self._room is not None and self._room.usable:
-                return self._room
-            if self._room is not None:
-                await self._leave(self._room)
+            if self._container is not None and self._container.usable:
+                return self._container
+            if self._container is not None:
+                await self._leave(self._container)
             said = await self._open()
             if said is None:
                 continue
@@ -158,20 +162,20 @@ class Slot:
             await self._pause(min(2.0 ** (self._failures - 1), LONGEST_PAUSE))
 
     async def _open(self) -> Said | None:
-        """Open a room; return what its `setup` said if that failed."""
+        """Open a container; return what its `setup` said if that failed."""
         self.state, self._runs = State.STARTING, 0
-        self._room = room = Room(self._module, self._place, self.seq)
+        self._container = container = SlotContainer(self._module, self._place, self.seq)
         try:
-            said = await room.open()
+            said = await container.open()
         except BaseException:
             self.state = State.READY
-            await self._leave(room)
+            await self._leave(container)
             raise
         self._opened = time.monotonic()
         if said.code in (0, NO_HOOK) and said.exit is None:
             self.state = State.ON
             return None
-        await self._leave(room)
+        await self._leave(container)
         return said
 
     def _failed(self, said: Said) -> None:
@@ -187,9 +191,9 @@ class Slot:
 
     # --- a run ------------------------------------------------------------------------------
 
-    async def _admitted(self, room: Room, task: Task) -> None:
+    async def _admitted(self, container: SlotContainer, task: Task) -> None:
         """Wait until the `check` hook lets the task in; raises NotAdmitted if the node ends."""
-        while not await room.admits(task):
+        while not await container.admits(task):
             await self._pause(SLOT_CHECK)
 
     async def _pause(self, seconds: float) -> None:
@@ -226,17 +230,18 @@ class Slot:
     # --- ending -----------------------------------------------------------------------------
 
     def _end(self) -> None:
-        room = self._room
-        if room is not None and not self.taken:
-            self._leaving = asyncio.create_task(self._leave(room, SLOT_TEARDOWN))
+        container = self._container
+        if container is not None and not self.taken:
+            self._leaving = asyncio.create_task(self._leave(container, SLOT_TEARDOWN))
 
-    async def _leave(self, room: Room, teardown: float = 0.0) -> None:
-        """Remove a room; with so much time for its `teardown` first, if it can still have one."""
+    async def _leave(self, container: SlotContainer, teardown: float = 0.0) -> None:
+        """Remove a container, with so much time for its `teardown` first, if it can have one."""
         begun = self.state not in (State.STARTING, State.READY)
-        bad = await _torn_down(room, teardown) if teardown and begun and room.usable else ""
-        await closed(room)
-        if self._room is room:
-            self._room = None
+        torn = teardown and begun and container.usable
+        bad = await _torn_down(container, teardown) if torn else ""
+        await closed(container)
+        if self._container is container:
+            self._container = None
         if bad:
             self.why = f"slot {self.seq}: {bad}"
             log.error("slot_failed", extra={"sbx_module": self._module.name, "why": self.why})
@@ -244,11 +249,11 @@ class Slot:
             self.state = State.ERROR if bad else State.OFF
 
 
-async def _torn_down(room: Room, seconds: float) -> str:
+async def _torn_down(container: SlotContainer, seconds: float) -> str:
     """Run the `teardown` hook and say how it failed, if it did."""
     try:
-        said = await room.hook("teardown", seconds)
-    except SbxError as error:  # the engine does not answer: the room is left to the reaper
+        said = await container.hook("teardown", seconds)
+    except SbxError as error:  # the engine does not answer: the container is left to the reaper
         return f"teardown: {error}"
     if said.timed_out:
         return "teardown took too long"

@@ -28,7 +28,7 @@ _CLOSE_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
-class Pool:
+class WarmContainers:
     """Keeps `module.warm` containers waiting, for as long as it is open."""
 
     def __init__(self, module: Module, place: Workplace) -> None:

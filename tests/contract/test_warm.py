@@ -226,7 +226,7 @@ async def test_a_program_that_cannot_be_executed_is_told(
     """No container waits for it, which is said once; the run says why, as a cold one does."""
     with caplog.at_level(logging.WARNING):
         launcher = await host.launcher(program)
-        await until(lambda: bool(launcher._pool.why))
+        await until(lambda: bool(launcher._warm.why))
     outcome = await done(launcher, task())
 
     assert outcome.cause is Cause.NOT_STARTED
@@ -257,7 +257,7 @@ async def test_one_that_is_killed_while_it_waits_is_replaced(host: Host) -> None
     assert run is not None
 
     await run.stop(0.1)
-    await until(lambda: not launcher._pool._ready[0].alive)
+    await until(lambda: not launcher._warm._ready[0].alive)
     outcome = await done(launcher, task())
 
     assert (outcome.exit_code, outcome.cause) == (0, Cause.EXIT)
@@ -272,7 +272,7 @@ async def test_one_that_is_too_old_is_replaced(host: Host, monkeypatch: pytest.M
     launcher = await host.full(await host.launcher("/bin/sh", "-c", "exit 0", keep=keep))
     first = await host.names()
 
-    await until(lambda: first != {parked.name for parked in launcher._pool._ready})
+    await until(lambda: first != {parked.name for parked in launcher._warm._ready})
     await host.full(launcher)
 
     assert first != await host.names()
@@ -325,7 +325,7 @@ async def test_what_a_dead_node_left_at_the_gate_ends_by_itself(host: Host) -> N
     """With its node its pipe ends, so that a container which waits needs nobody to end it."""
     launcher = await host.full(await host.launcher("/bin/sh", "-c", "exit 0"))
     (name,) = await host.names()
-    (parked,) = launcher._pool._ready
+    (parked,) = launcher._warm._ready
     assert parked._pipes is not None
 
     parked._pipes.close()  # what the kernel does for a process that is killed
@@ -340,7 +340,7 @@ async def test_a_container_that_got_its_task_and_not_its_word_is_not_taken_for_a
 ) -> None:
     """A node that died between the two leaves a container that has run nothing."""
     launcher = await host.full(await host.launcher("/bin/sh", "-c", "echo ran >sink-tasks.txt"))
-    (parked,) = launcher._pool._ready
+    (parked,) = launcher._warm._ready
     pipes = parked._pipes
     assert pipes is not None
 
@@ -373,12 +373,12 @@ async def test_an_image_without_a_shell_is_run_cold(
     await host.open()
     with caplog.at_level(logging.WARNING):
         launcher = await host.launcher("/prog/busybox", "true", warm=2)
-        await until(lambda: bool(launcher._pool.why))
+        await until(lambda: bool(launcher._warm.why))
         outcome = await done(launcher, task())
     await host.close()
 
     assert (outcome.exit_code, outcome.cause) == (0, Cause.EXIT)
-    assert "/bin/sh" in launcher._pool.why
+    assert "/bin/sh" in launcher._warm.why
     assert [record.message for record in caplog.records].count("warm_off") == 1
 
 

@@ -382,9 +382,9 @@ async def test_the_agent_of_a_dead_node_ends_by_itself(lab: Lab) -> None:
     await slots.run(lab.task())
     (stray,) = await lab.runtime.stray({"sbx.topology": lab.topology})
     (slot,) = slots._slots
-    assert slot._room is not None
-    assert slot._room._door is not None
-    slot._room._door.close()
+    assert slot._container is not None
+    assert slot._container._door is not None
+    slot._container._door.close()
     async with asyncio.timeout(30):
         while (await lab.runtime.stray({"sbx.topology": lab.topology}))[0].running:  # noqa: ASYNC110
             await asyncio.sleep(0.05)

@@ -88,5 +88,5 @@ class SlotWorld(World):
                 for slot in launcher._slots:
                     if slot._idle is not None:
                         slot._idle.cancel()
-                    if slot._room is not None and slot._room._door is not None:
-                        slot._room._door.close()
+                    if slot._container is not None and slot._container._door is not None:
+                        slot._container._door.close()

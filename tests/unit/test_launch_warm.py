@@ -45,7 +45,7 @@ class World:
             modules=("a",),
         )
         self.launcher = FreshLauncher(module, place)
-        self.pool = self.launcher._pool
+        self.pool = self.launcher._warm
 
     async def full(self) -> None:
         """Begin, and wait until the pool is full."""

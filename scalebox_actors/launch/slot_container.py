@@ -1,4 +1,4 @@
-"""The room of a slot: one container with its folders, in which programs are run one by one."""
+"""The container of a slot with its folders, in which programs are run one by one."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ _ENDS_GROUP = {"TINI_KILL_PROCESS_GROUP": "1"}
 log = logging.getLogger(__name__)
 
 
-class Room:
+class SlotContainer:
     """One container of a slot, from its start to its removal."""
 
     def __init__(self, module: Module, place: Workplace, seq: int) -> None:
@@ -111,7 +111,7 @@ class Room:
     async def admits(self, task: Task) -> bool:
         """Ask the `check` hook, with a message's arguments; without one every message may come.
 
-        If the room ends by that, the run will say so. Raises BadMessage as `run` does.
+        If the container ends by that, the run will say so. Raises BadMessage as `run` does.
         """
         if not self._checks:
             return True
@@ -156,7 +156,7 @@ class Room:
 
     async def _do(self, hook: str, text: bytes, seconds: float) -> Said:
         if self._agent is None:
-            raise RuntimeError("a room is opened first")
+            raise RuntimeError("a container is opened first")
         return await self._agent.do(hook, text, seconds)
 
     async def _has(self, hook: str) -> bool:
@@ -198,7 +198,7 @@ class Room:
         return Outcome(exit_code=0, started=now, finished=now, emissions=emissions)
 
 
-async def closed(room: Room) -> None:
-    """Remove a room, if the engine answers; if not, the reaper does it later."""
+async def closed(container: SlotContainer) -> None:
+    """Remove a container, if the engine answers; if not, the reaper does it later."""
     with contextlib.suppress(RuntimeUnavailable):
-        await room.close()
+        await container.close()

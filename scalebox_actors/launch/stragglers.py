@@ -15,7 +15,7 @@ PAUSE = 0.005
 ROUNDS = 400
 
 
-async def end_leftovers(agent: int, mark: bytes) -> bool:
+async def end_stragglers(agent: int, mark: bytes) -> bool:
     """Kill what runs of an agent have left; False if something does not go away."""
     for _ in range(ROUNDS):
         found = leftovers(agent, mark)
