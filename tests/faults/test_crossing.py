@@ -24,9 +24,6 @@ from faults.stage import show
 
 from scalebox_actors.testing.wire import ProxyWire, Way, Wire
 
-# nats-py leaves a connection that failed to the garbage collector, and servers are killed here.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 AFTER_HEAL = 5.0
 NOISE = 1.5
 """The transfer time is measured a moment later; others use this machine, too."""
