@@ -41,6 +41,7 @@ __all__ = ["Certificate", "SiteServer", "Wan", "Way", "certificates", "wan"]
 
 CLIENTS, LEAVES = 4222, 7422
 READY = 15.0
+_CLOSE = 5.0
 _POLL = 0.02
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -178,10 +179,14 @@ class Wan:
         for watch in self._watches:
             watch.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
-        for link in self._links:
-            await link.close()
-        for server in self.servers.values():
-            server.stop()
+        try:
+            for link in self._links:
+                with contextlib.suppress(TimeoutError):  # it may be just dialling a killed server
+                    async with asyncio.timeout(_CLOSE):
+                        await link.close()
+        finally:
+            for server in self.servers.values():
+                server.stop()
 
     async def _watch(self, server: SiteServer) -> None:
         login = Credentials(seed=self.seed, insecure=True)

@@ -1,15 +1,12 @@
 """The stage that every fault test stands on."""
 
-import gc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from faults.stage import Stage, staged
 
 SECONDS_PER_TEST = 60
-# nats-py leaves a connection that failed to the garbage collector, and servers are killed here.
-UNRAISABLE = "ignore::pytest.PytestUnraisableExceptionWarning"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,14 +16,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if here in item.path.parents:
             item.add_marker(pytest.mark.faults)
             item.add_marker(pytest.mark.timeout(SECONDS_PER_TEST))
-            item.add_marker(pytest.mark.filterwarnings(UNRAISABLE))
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """What a test leaves to the garbage collector is collected here, and not in another test."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture
