@@ -37,6 +37,7 @@ ABSENT_SECONDS = 5.0
 """How long nobody may answer a subject before a request that asks for it gives up."""
 
 _TICK = 0.1
+_CLOSE = 5.0
 _ABSENT_AGAIN = 0.25
 _DENIED = re.compile(r'permissions violation for (?:publish|subscription) to "([^"]+)"')
 _TEMPORARILY_UNAVAILABLE = 10008
@@ -113,8 +114,8 @@ class Link:
         """End the connection; whoever waits for an answer gets Unavailable."""
         self._flush()
         self.ended("closed by us")
-        with contextlib.suppress(Exception):
-            await self._client.close()
+        # Of a server that was killed it may never return.
+        await asyncio.wait([asyncio.create_task(self._client.close())], timeout=_CLOSE)
 
     # --- sending ----------------------------------------------------------------------------
 

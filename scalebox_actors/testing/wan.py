@@ -178,12 +178,11 @@ class Wan:
         """Close the connections and end the servers."""
         for watch in self._watches:
             watch.cancel()
-        await asyncio.gather(*self._watches, return_exceptions=True)
         try:
+            if self._watches:  # one that dials a server that was killed may take its time
+                await asyncio.wait(self._watches, timeout=_CLOSE)
             for link in self._links:
-                with contextlib.suppress(TimeoutError):  # it may be just dialling a killed server
-                    async with asyncio.timeout(_CLOSE):
-                        await link.close()
+                await link.close()
         finally:
             for server in self.servers.values():
                 server.stop()
