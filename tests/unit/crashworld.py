@@ -169,7 +169,7 @@ async def _fill(node: Node, actors: list[Actor]) -> None:
     """Do what a node does at its start, until a first try to start containers ahead is over."""
     await node._clear_former()
     for actor in actors:
-        pool = actor._launcher._pool  # type: ignore[attr-defined]  # it is a fresh one
+        pool = actor._launcher._warm  # type: ignore[attr-defined]  # it is a fresh one
         pool.open()
         while not (pool._starts or pool._keeper.done()):  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0)
@@ -180,7 +180,7 @@ async def _fill(node: Node, actors: list[Actor]) -> None:
 async def _bury(actors: list[Actor]) -> None:
     """Let go of what waited for messages as the kernel does when a process dies."""
     for actor in actors:
-        pool = actor._launcher._pool  # type: ignore[attr-defined]  # it is a fresh one
+        pool = actor._launcher._warm  # type: ignore[attr-defined]  # it is a fresh one
         waiting = [*pool._ready, *pool._starting]
         keeper = [pool._keeper] if pool._keeper else []
         tasks = [*keeper, *pool._starts, *pool._removals]
