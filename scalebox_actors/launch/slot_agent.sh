@@ -49,6 +49,7 @@ while [ -z "$_sbx_over" ] && IFS=' ' read -r _sbx_run _sbx_hook <&3; do
         . "$_sbx_door/task"
     ) </dev/null >&5 2>&6 3<&- 4>&- 5>&- 6>&-
     _sbx_code=$?
-    [ -z "$_sbx_alone" ] || kill -9 -1 2>/dev/null
+    # A signal finds what is dying too: the empty program is waited for, and they with it.
+    while [ -n "$_sbx_alone" ] && kill -9 -1 2>/dev/null; do (:); done
     echo "$_sbx_run $_sbx_code" >&4
 done
