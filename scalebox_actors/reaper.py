@@ -15,6 +15,7 @@ from aiofiles import os as aios
 
 from scalebox_actors.errors import SbxError
 from scalebox_actors.launch import workdir
+from scalebox_actors.launch.spares import prefix
 from scalebox_actors.limits import REAPER_GRACE
 from scalebox_actors.names import waits
 from scalebox_actors.ports import Broker, Runtime, Stray
@@ -80,7 +81,8 @@ class Reaper:
             log.warning("former_not_removed", extra={"why": str(error)})
 
     async def _reap_directories(self, kept: set[str], since: float) -> None:
-        prefix = f"sbx-{self._broker.names.topology}."
+        topology = self._broker.names.topology
+        ours, spare = f"sbx-{topology}.", prefix(topology)
         left = []
         for name in await aios.listdir(self._base):
             place = self._base / name
@@ -89,7 +91,7 @@ class Reaper:
                     await asyncio.to_thread(workdir.remove_tree, place)
                 except OSError as error:
                     left.append(f"{place}: {error.strerror}")
-            if name in kept or self._in_hand(name) or not name.startswith(prefix):
+            if name in kept or self._in_hand(name) or not name.startswith((ours, spare)):
                 continue
             with contextlib.suppress(FileNotFoundError):  # its task has just ended
                 owner = await asyncio.to_thread(workdir.owner_of, place)

@@ -23,6 +23,7 @@ import msgspec
 
 from scalebox_actors.contract import READ_FILES, render_batch_jsonl, render_batch_txt
 from scalebox_actors.errors import BadOutput
+from scalebox_actors.launch.spares import INNER, Spares
 from scalebox_actors.limits import OUTPUT_FILE_BYTES
 from scalebox_actors.ports import Task
 from scalebox_actors.spec import Mount
@@ -38,6 +39,7 @@ OPENED = "run"
 GONE = ".gone."
 """Names in the base that begin so are on their way out: nobody needs them, whoever they were."""
 _INPUTS = frozenset({"body", "headers.json"})
+_AROUND = frozenset({OWNER})
 _READ = frozenset(READ_FILES)
 _TEXTS = frozenset({"auxout.txt", "custom-out.txt", "user-file.txt"})
 """Texts are cut, not refused: the end of one that is too long is kept."""
@@ -47,13 +49,20 @@ _encode = msgspec.json.Encoder().encode
 class WorkDir:
     """The directory of one attempt of one task, on the host."""
 
-    def __init__(self, base: Path, run_name: str, attempt: int, owner: str = "") -> None:
+    def __init__(
+        self,
+        base: Path,
+        run_name: str,
+        attempt: int,
+        owner: str = "",
+        spares: Spares | None = None,
+    ) -> None:
         self.name = run_name
         # Text and plain calls of the system: with `Path` they take longer than what they do.
         self._base = str(base)
         self._parent = f"{self._base}/{run_name}"
         self._path = f"{self._parent}/{attempt}"
-        self._owner = owner
+        self._owner, self._spares = owner, spares
         self._left: Path | None = None
 
     @property
@@ -88,17 +97,33 @@ class WorkDir:
 
     def prepare(self, task: Task) -> None:
         """Make it anew with the task's input files; what an earlier run left is removed."""
+        if self._reuse(task):
+            return
         try:
             os.mkdir(self._parent, 0o700)  # noqa: PTH102
         except (FileExistsError, FileNotFoundError):
             discard(self.parent)
             self.parent.mkdir(parents=True, mode=0o700)
-        fresh = f"{self._parent}/.new"
+        fresh = f"{self._parent}/{INNER}"
         os.mkdir(fresh, 0o700)  # noqa: PTH102
         _write(f"{self._parent}/{OWNER}", self._owner.encode())
         write_inputs(fresh, task)
         os.chmod(fresh, 0o777)  # noqa: PTH101, S103 - any image user; the parent is 0700
         os.rename(fresh, self._path)  # noqa: PTH104
+
+    def _reuse(self, task: Task) -> bool:
+        """Make it of one that was used before, if there is one. Its last name is given last."""
+        spare = self._spares.take() if self._spares else None
+        if spare is None:
+            return False
+        try:
+            write_inputs(f"{spare}/{INNER}", task)
+            os.rename(f"{spare}/{INNER}", f"{spare}{self._path.removeprefix(self._parent)}")  # noqa: PTH104
+            _become(spare, self._parent)
+        except OSError:  # the disk is full, or somebody took it away
+            discard(Path(spare))
+            return False
+        return True
 
     def prepare_ahead(self) -> Path:
         """Make it for a container that waits for its task, with a door beside it; return that."""
@@ -168,9 +193,18 @@ class WorkDir:
         """Remove it if nothing but our own input files is in it; False: `remove` has more to do.
 
         A few system calls, where a tree is walked and may be of any size. Killed in the middle,
-        what is left has a name by which it is known as nobody's.
+        what is left has a name by which it is known as nobody's. If a further one can be of use,
+        the empty folders are kept.
         """
-        gone = f"{self._base}/{GONE}{time.time_ns()}.{self.name}"
+        spare = self._spares.reserve() if self._spares else None
+        gone = spare or f"{self._base}/{GONE}{time.time_ns()}.{self.name}"
+        try:
+            return self._empty(gone, spare=spare is not None)
+        finally:
+            if self._spares and spare:
+                self._spares.forget(spare)
+
+    def _empty(self, gone: str, *, spare: bool) -> bool:
         try:
             os.rename(self._parent, gone)  # noqa: PTH104
         except FileNotFoundError:
@@ -179,6 +213,11 @@ class WorkDir:
         try:
             for name in _INPUTS:
                 os.unlink(f"{inside}/{name}")  # noqa: PTH108
+            if spare and self._spares:
+                os.rename(inside, f"{gone}/{INNER}")  # noqa: PTH104
+                inside = f"{gone}/{INNER}"
+                if self._spares.put(gone, _AROUND):
+                    return True
             os.rmdir(inside)  # noqa: PTH106
             _remove_door(gone)
             os.unlink(f"{gone}/{OWNER}")  # noqa: PTH108
@@ -290,6 +329,14 @@ def make_base(base: Path) -> Path:
     base.mkdir(parents=True, exist_ok=True, mode=0o700)
     base.chmod(0o700)
     return base.resolve()
+
+
+def _become(spare: str, parent: str) -> None:
+    try:
+        os.rename(spare, parent)  # noqa: PTH104
+    except OSError:
+        discard(Path(parent))
+        os.rename(spare, parent)  # noqa: PTH104
 
 
 def _remove_door(parent: str) -> None:

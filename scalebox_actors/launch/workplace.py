@@ -9,6 +9,7 @@ from scalebox_actors import contract
 from scalebox_actors.errors import RuntimeUnavailable, SpecRejected
 from scalebox_actors.launch.environment import Surroundings
 from scalebox_actors.launch.gpus import Gpus, devices_of, gpu_variables
+from scalebox_actors.launch.spares import Spares
 from scalebox_actors.launch.workdir import Paths, WorkDir
 from scalebox_actors.limits import KIB
 from scalebox_actors.names import run_name
@@ -35,6 +36,8 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     """Why there is no room on this node for the containers that stay."""
     modules: tuple[str, ...] = ()
     """All modules of the topology: what the comma rule of task files knows."""
+    spares: Spares | None = None
+    """Empty work directories to use again."""
     ahead: asyncio.Semaphore = msgspec.field(default_factory=lambda: asyncio.Semaphore(1))
     """Taken by whoever starts a container before its message comes: few at once on a node."""
 
@@ -44,7 +47,8 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
 
     def directory(self, task: Task) -> WorkDir:
         """Return the work directory of a task's attempt."""
-        return WorkDir(self.base, self.name(task), task.attempt, self.surroundings.node)
+        node = self.surroundings.node
+        return WorkDir(self.base, self.name(task), task.attempt, node, self.spares)
 
     def inside(self, directory: WorkDir) -> str:
         """Return a work directory's path as the program sees it."""
