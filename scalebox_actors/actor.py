@@ -24,6 +24,7 @@ from scalebox_actors.errors import (
     SpecRejected,
     Transient,
 )
+from scalebox_actors.foresight import Foresight
 from scalebox_actors.hands import Hands
 from scalebox_actors.journal import Counts
 from scalebox_actors.limits import GROUP_MEMBERS
@@ -68,6 +69,7 @@ class Actor:
         self._admission = Admission(desk.pool, run_claim(module), desk.journal.node)
         self._hands = Hands(module.slots, self._work, self._admission, self._run_of)
         launcher.watch_room(self._hands.resize)
+        self._foresight = Foresight(desk.broker, module.name)
         self._seats = Seats(module.slots)
         self._settler = Settler(module, launcher, desk, self._seats)
         self._tasks: dict[str, Task] = {}
@@ -80,6 +82,8 @@ class Actor:
         if why := self._admission.lack:
             self.suspend(why)
         async with self._broker.intake(self.module.name) as intake:
+            if self._launcher.costly:
+                intake.foretell(self._foresight.look)
             self._hands.open(intake)
             async for delivery in intake:
                 await self._take(intake, delivery)
@@ -88,7 +92,7 @@ class Actor:
         """Take one delivery to its end; safe to be killed at any await (docs/failure.md)."""
         try:
             message = self._read(delivery)
-            record = await self._record(delivery, message)
+            record = await self._record(delivery)
             if record is not None:  # a twin, or died between commit and ack
                 return await self._settler.leave(delivery, message, record)
             if self.module.gather is not None and not message.joined:
@@ -229,11 +233,11 @@ class Actor:
         task_id = delivery.message_id
         return read(delivery.raw, self.module.name, task_id, hops=hops, body_limit=most)
 
-    async def _record(self, delivery: Delivery, message: Message) -> Stored | None:
+    async def _record(self, delivery: Delivery) -> Stored | None:
         """Ask for the done-record where that can spare a run; the commit fences in any case."""
         if not (delivery.redelivered or self._launcher.costly):
             return None
-        return await self._broker.read(self._broker.names.done(message.module, message.id))
+        return await self._foresight.record(delivery)
 
     async def _attempts(self, delivery: Delivery, message: Message) -> Attempts:
         if not delivery.redelivered:

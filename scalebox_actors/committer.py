@@ -3,7 +3,8 @@
 One committer serves all modules of a topology on a node, with one batch in flight. A batch costs
 the broker the same whatever its size, so the group is what makes exactly-once effects cheap. And
 so batches do not follow each other more quickly than `PACE`: on a quick disk every task would get
-one of its own, and the broker would do little else.
+one of its own, and the broker would do little else. A few tasks that have no outputs need no batch
+at all: each is one message, and that is stored whole or not.
 
 A broker refuses a batch whole and does not say which member is to blame. The committer then
 splits the group until the culprit stands alone with its own answer; the others are stored.
@@ -27,6 +28,9 @@ PACE = 0.01
 """Seconds from the start of a batch to the next: of 3 to 4 ms of the broker's CPU each."""
 ENOUGH = 64
 """So many waiting make a group that need not grow."""
+
+FEW = 8
+"""Up to so many messages cost the broker less one by one than in a batch."""
 
 _COMMITTED = Settlement(Settled.COMMITTED)
 _ALREADY = Settlement(Settled.ALREADY)
@@ -78,7 +82,11 @@ class Committer:
                 if not group:
                     self._wake.clear()
                     continue
-                await self._settle(group)
+                if _is_apart(group):
+                    await asyncio.gather(*map(self._settle_apart, group))
+                else:
+                    self._earliest = asyncio.get_running_loop().time() + PACE
+                    await self._settle(group)
         except BaseException as error:
             self._failure = error
             for pending in (*group, *self._waiting):
@@ -94,7 +102,6 @@ class Committer:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(self._earliest):
                     await self._enough.wait()
-        self._earliest = loop.time() + PACE
 
     def _take(self) -> list[_Pending]:
         """Take the next group: bounded in messages and bytes, no record twice."""
@@ -134,6 +141,14 @@ class Committer:
         middle = len(group) // 2
         await self._settle(group[:middle])
         await self._settle(group[middle:])
+
+    async def _settle_apart(self, pending: _Pending) -> None:
+        """Store the one message of a task without outputs."""
+        refusal = await self._broker.write(pending.effects.records)
+        if refusal is None:
+            _answer(pending, _COMMITTED)
+        else:
+            await self._settle_alone(pending, refusal)
 
     async def _store(self, group: Sequence[_Pending]) -> Refusal | None:
         joins, late = await self._joins(group)
@@ -206,6 +221,13 @@ class Committer:
         across = tuple(entry for i, entry in enumerate(effects.crossing, first) if i not in there)
         effects = msgspec.structs.replace(effects, outputs=kept, crossing=across)
         return _Pending(effects, pending.answer)
+
+
+def _is_apart(group: Sequence[_Pending]) -> bool:
+    """Whether each task of a small group is one message, and its record that message."""
+    return len(group) <= FEW and all(
+        pending.effects.messages == len(pending.effects.records) == 1 for pending in group
+    )
 
 
 def _answer(pending: _Pending, settlement: Settlement) -> None:

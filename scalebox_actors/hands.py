@@ -13,7 +13,7 @@ from scalebox_actors.admission import Admission
 from scalebox_actors.pool import Share
 from scalebox_actors.ports import Delivery, Intake
 
-SETTLING = 64
+SETTLING = 128
 """So many deliveries, or as many as there are slots, may be settled beside those that run."""
 SETTLE_SECONDS = 5.0
 """What has ended may take so long to be committed when the node stops."""

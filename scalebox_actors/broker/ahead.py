@@ -1,13 +1,15 @@
 """How many messages to ask for beyond the slots that are free: none, unless runs are short.
 
 Where a run takes a few milliseconds, the way to the server and back, behind its syncs to disk,
-takes longer than the run. So as many messages again as there are slots are kept at hand. They wait
-for about as long as one run takes; when runs become long they are given back, since another node
-may have a free slot for them.
+takes longer than the run. So as many messages again as there are slots are kept at hand, and more
+where those would be worked off before others can come. They wait for about as long as one run
+takes; when runs become long they are given back, since another node may have a free slot for them.
 """
 
 SHORT = 0.1
 """Seconds; where slots fall free after less, the next message is asked for ahead."""
+HORIZON = 0.02
+"""Seconds in which what is at hand may be worked off: a few ways to a server with a slow disk."""
 LATE = 1.0
 """Seconds without a slot that fell free, after which what is at hand is given back."""
 _WEIGHT = 0.1
@@ -37,7 +39,8 @@ class Ahead:
         self._last = now
         busy = self._slots - self.slots_free + slots
         before = self.amount
-        self.amount = min(self._slots, self._most) if busy * self._gap < SHORT else 0
+        soon = max(self._slots, round(HORIZON / max(self._gap, 1e-6)))
+        self.amount = min(soon, self._most) if busy * self._gap < SHORT else 0
         return self.amount - before
 
     def take(self) -> None:

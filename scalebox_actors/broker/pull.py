@@ -7,7 +7,7 @@ free (ahead.py). What is in hand is heart-beaten until it is settled.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -64,6 +64,7 @@ class PullIntake:
         self._asked = 0
         """Messages that we have asked for and that have not come."""
         self._queue: deque[PulledDelivery] = deque()
+        self._foretell: Callable[[Delivery], None] = _say_nothing
         self._hands: set[PulledDelivery] = set()
         self._waiter: asyncio.Future[None] | None = None
         self._failure: SbxError | None = None
@@ -93,6 +94,10 @@ class PullIntake:
         self._give_back_queue()
         self.ahead.forget_slots()
         self._granted = 0
+
+    def foretell(self, tell: Callable[[Delivery], None]) -> None:
+        """Say of deliveries that have come before a slot was free for them; not all get one."""
+        self._foretell = tell
 
     async def more(self, most: int) -> list[Delivery]:
         """Return up to `most` further deliveries that wait now."""
@@ -225,7 +230,10 @@ class PullIntake:
             self._link.post(command(reply.decode(), "", b"", b"-NAK"))
             return
         self._asked -= 1
-        self._queue.append(self._delivery(subject, reply, body, block))
+        delivery = self._delivery(subject, reply, body, block)
+        self._queue.append(delivery)
+        if len(self._queue) > self.ahead.slots_free:
+            self._foretell(delivery)
         self._wake()
 
     def _delivery(
@@ -353,6 +361,10 @@ class PullIntake:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _say_nothing(_: Delivery) -> None:
+    """Foretell nobody."""
 
 
 class _Delivered(msgspec.Struct):

@@ -53,9 +53,9 @@ class FreshLauncher:
     async def underway(self, task: Task) -> bool:
         """Whether a container of this attempt, running or exited, is on this host."""
         directory = self._place.directory(task)
-        if not directory.path.is_dir():
+        if not directory.exists():
             return False
-        if directory.door.is_dir() and directory.opened is None:
+        if directory.has_door() and directory.opened is None:
             return False  # it was given to the task and never let in
         return await self._runtime.find(self._place.name(task)) is not None
 
@@ -182,7 +182,7 @@ class FreshLauncher:
                 command=argv(self._module, task, inside),
                 env=environment(self._module, task, surroundings, inside)
                 | self._place.variables(share),
-                work=str(directory.path),
+                work=str(directory),
                 devices=self._place.devices(share),
                 share=share_text(share) if share != Share() else "",
             ),

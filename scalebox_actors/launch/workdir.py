@@ -87,11 +87,15 @@ class WorkDir:
         """The folder by which the node talks with a container that was started ahead."""
         return self.parent / DOOR
 
+    def has_door(self) -> bool:
+        """Whether it was made for a container that was started ahead."""
+        return os.path.isdir(f"{self._parent}/{DOOR}")  # noqa: PTH112
+
     @property
     def opened(self) -> float | None:
         """When a container that was started ahead was told to go on; None if it never was."""
         try:
-            return (self.door / OPENED).stat().st_mtime
+            return os.stat(f"{self._parent}/{DOOR}/{OPENED}").st_mtime  # noqa: PTH116
         except (FileNotFoundError, NotADirectoryError):
             return None
 

@@ -52,7 +52,7 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
 
     def inside(self, directory: WorkDir) -> str:
         """Return a work directory's path as the program sees it."""
-        return self.runtime.work_path or str(directory.path)
+        return self.runtime.work_path or str(directory)
 
     def door(self, folder: Path) -> Mount:
         """Return the mount by which a container that stays sees a folder of ours, read-only."""
@@ -79,7 +79,7 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     def paths(self, module: Module, directory: WorkDir) -> Paths:
         """Return how a program's paths correspond to those of the host."""
         return Paths(
-            work=str(directory.path),
+            work=str(directory),
             work_inside=self.runtime.work_path,
             mounts=tuple(resolve_mount(text, self.ceiling) for text in module.mounts),
         )

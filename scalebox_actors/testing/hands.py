@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -81,6 +81,9 @@ class MemoryIntake:
         """Let `slots` more deliveries come."""
         self.granted += slots
         self._broker.hand_out()
+
+    def foretell(self, tell: Callable[[Delivery], None]) -> None:
+        """Say nothing: none comes before a slot is free for it."""
 
     def hold(self) -> None:
         """Ask for nothing more until `grant` is called again; unanswered grants are forgotten."""

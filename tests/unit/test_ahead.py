@@ -1,6 +1,6 @@
 """When messages are asked for ahead of a free slot, and when not."""
 
-from scalebox_actors.broker.ahead import LATE, Ahead
+from scalebox_actors.broker.ahead import HORIZON, LATE, Ahead
 
 
 def after(
@@ -19,10 +19,17 @@ def after(
 
 
 def test_short_runs_have_as_many_at_hand_again_as_there_are_slots() -> None:
-    """With runs of 5 ms in 4 slots, 4 more messages are at hand."""
-    ahead, _ = after(0.005)
+    """With runs of 50 ms in 4 slots, 4 more messages are at hand."""
+    ahead, _ = after(0.05)
 
     assert ahead.amount == 4
+
+
+def test_very_short_runs_have_more_at_hand() -> None:
+    """With runs of 1 ms in 2 slots, as many as are worked off before others can have come."""
+    ahead, _ = after(0.001, slots=2, turns=200)
+
+    assert ahead.amount == round(HORIZON / 0.0005)
 
 
 def test_long_runs_have_nothing_at_hand() -> None:
@@ -60,7 +67,7 @@ def test_an_idle_module_has_nothing_at_hand() -> None:
 
 def test_a_slot_is_asked_for_at_once_and_what_is_ahead_by_the_half() -> None:
     """A pull for every message would cost more than it brings."""
-    ahead, _ = after(0.005)
+    ahead, _ = after(0.05)
 
     assert not ahead.worth_asking(1, 3)
     assert ahead.worth_asking(2, 2)
@@ -70,7 +77,7 @@ def test_a_slot_is_asked_for_at_once_and_what_is_ahead_by_the_half() -> None:
 
 def test_without_a_free_slot_for_a_while_nothing_should_wait() -> None:
     """All slots have long runs suddenly: what is at hand is somebody else's."""
-    ahead, now = after(0.005)
+    ahead, now = after(0.05)
 
     assert not ahead.is_late(now + LATE / 2)
     assert ahead.is_late(now + LATE * 1.5)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from scalebox_actors.committer import ENOUGH, PACE, Committer
+from scalebox_actors.committer import ENOUGH, FEW, PACE, Committer
 from scalebox_actors.effects import Effects
 from scalebox_actors.names import Names
 from scalebox_actors.ports import Entry, Refusal
@@ -38,9 +38,20 @@ class Office:
         self.committer = Committer(self.broker, remember=60)
 
     async def commit(self, number: int) -> Settlement:
+        """Commit a task that sends a message on."""
+        record = Entry(subject=NAMES.done("a", f"i{number}"), expect=0)
+        output = Entry(subject=NAMES.task("a"), body=b"%d" % number)
+        return await self.committer.commit(Effects(record=record, outputs=(output,)))
+
+    async def end(self, number: int) -> Settlement:
         """Commit a task that sends nothing on."""
         record = Entry(subject=NAMES.done("a", f"i{number}"), expect=0)
         return await self.committer.commit(Effects(record=record))
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many messages each write was of."""
+        return [size for _, size in self.broker.batches]
 
 
 @pytest.fixture
@@ -68,7 +79,7 @@ async def test_batches_do_not_follow_each_other_more_quickly_than_their_pace(
     times = [time for time, _ in office.broker.batches]
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert min(gaps) >= PACE * 0.9
-    assert sum(size for _, size in office.broker.batches) == 20
+    assert sum(office.sizes) == 2 * 20
 
 
 async def test_the_first_batch_after_a_rest_begins_at_once(office: Office) -> None:
@@ -93,3 +104,37 @@ async def test_a_large_group_does_not_wait(office: Office) -> None:
     done = await asyncio.wait_for(asyncio.gather(*many), 10)
 
     assert {settlement.kind for settlement in done} == {Settled.COMMITTED}
+
+
+async def test_a_few_tasks_without_outputs_need_no_batch(office: Office) -> None:
+    """Each is one message, which is stored whole or not."""
+    few = await asyncio.gather(*(office.end(number) for number in range(1, FEW + 1)))
+
+    assert office.sizes == [1] * FEW
+    assert {settlement.kind for settlement in few} == {Settled.COMMITTED}
+
+
+async def test_many_tasks_without_outputs_share_a_batch(office: Office) -> None:
+    """One by one they would cost the broker more."""
+    await asyncio.gather(*(office.end(number) for number in range(FEW + 1)))
+
+    assert office.sizes == [FEW + 1]
+
+
+async def test_a_task_with_outputs_takes_the_others_into_its_batch(office: Office) -> None:
+    """What a batch costs is paid for in any case."""
+    await asyncio.gather(office.end(1), office.commit(2), office.end(3))
+
+    assert office.sizes == [4]
+
+
+async def test_of_a_few_each_gets_its_own_answer(office: Office) -> None:
+    """One that has ended before is told so; the others are stored."""
+    await office.end(2)
+    answers = await asyncio.gather(*(office.end(number) for number in (1, 2, 3)))
+
+    assert [answer.kind for answer in answers] == [
+        Settled.COMMITTED,
+        Settled.ALREADY,
+        Settled.COMMITTED,
+    ]

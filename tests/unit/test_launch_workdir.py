@@ -1,6 +1,8 @@
 """The work directory: made whole, read without believing anything, removed whatever is in it."""
 
 import os
+import shutil
+import time
 from pathlib import Path
 
 import msgspec
@@ -8,6 +10,7 @@ import pytest
 
 from scalebox_actors.errors import BadOutput
 from scalebox_actors.launch import workdir
+from scalebox_actors.launch.spares import MOST, PREFIX, Spares
 from scalebox_actors.launch.workdir import Paths, WorkDir, make_base, remove_declared
 from scalebox_actors.limits import OUTPUT_FILE_BYTES
 from scalebox_actors.message import Message
@@ -172,3 +175,125 @@ def test_what_we_may_not_remove_stands_in_nobodys_way(
         (directory.path / "left").mkdir()
 
     assert len(list(tmp_path.glob(f"{workdir.GONE}*"))) == 2
+
+
+@pytest.fixture
+def spares(tmp_path: Path) -> Spares:
+    """The spares of a node."""
+    return Spares(make_base(tmp_path / "base"), "t")
+
+
+def directory_of(spares: Spares, name: str = "1", attempt: int = 1) -> WorkDir:
+    """Return the work directory of a task."""
+    return WorkDir(spares._base, f"sbx-t.m.{name}", attempt, "n1", spares)
+
+
+def inode(directory: WorkDir) -> int:
+    """Return what tells a directory from another of its name."""
+    return directory.path.stat().st_ino
+
+
+def test_an_empty_work_directory_is_used_again(spares: Spares) -> None:
+    """By the next task, with nothing of the last one in it, and as complete as a new one."""
+    first, second = directory_of(spares), directory_of(spares, "2", attempt=3)
+    first.prepare(Task(message=MESSAGE))
+    used = inode(first)
+    assert first.remove_inputs()
+    assert not first.parent.exists()
+
+    second.prepare(Task(message=msgspec.structs.replace(MESSAGE, body=b"")))
+
+    assert inode(second) == used
+    assert sorted(os.listdir(second.path)) == ["body", "headers.json"]
+    assert (second.path / "body").read_bytes() == b""
+    assert second.path.stat().st_mode & 0o777 == 0o777
+    assert workdir.owner_of(second.parent) == "n1"
+    assert time.time() - second.parent.stat().st_mtime < 60
+
+
+def test_what_a_program_keeps_open_is_no_file_of_the_next_task(spares: Spares) -> None:
+    """Its file is another one, also if it has kept a second name of it."""
+    first, second = directory_of(spares), directory_of(spares, "2")
+    first.prepare(Task(message=MESSAGE))
+    os.link(first.path / "body", spares._base / "kept")
+    with (first.path / "body").open("r+b") as kept:
+        assert first.remove_inputs()
+        second.prepare(Task(message=MESSAGE))
+        kept.write(b"forged")
+
+    assert (second.path / "body").read_bytes() == MESSAGE.body
+
+
+def spoil(kind: str, directory: WorkDir) -> None:
+    """Leave a work directory as no other task may find it."""
+    match kind:
+        case "file":
+            (directory.path / "left").touch()
+        case "no-body":
+            (directory.path / "body").unlink()
+        case "mode":
+            directory.path.chmod(0o700)
+        case "sticky":
+            directory.path.chmod(0o1777)
+        case "beside":
+            (directory.parent / "left").touch()
+        case _:
+            (directory.path / "deep" / "er").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("kind", ["file", "no-body", "mode", "sticky", "beside", "folder"])
+def test_one_that_a_program_has_changed_is_not_used_again(spares: Spares, kind: str) -> None:
+    """It is removed, with whatever is in it."""
+    first, second = directory_of(spares), directory_of(spares, "2")
+    first.prepare(Task(message=MESSAGE))
+    spoil(kind, first)
+    if not first.remove_inputs():
+        first.remove()
+
+    assert os.listdir(spares._base) == []
+    second.prepare(Task(message=MESSAGE))
+    assert sorted(os.listdir(second.path)) == ["body", "headers.json"]
+    assert second.path.stat().st_mode & 0o7777 == 0o777
+
+
+def test_a_spare_that_somebody_removed_is_not_missed(spares: Spares) -> None:
+    """A new one is made."""
+    first, second = directory_of(spares), directory_of(spares, "2")
+    first.prepare(Task(message=MESSAGE))
+    assert first.remove_inputs()
+    shutil.rmtree(next(spares._base.glob(f"{PREFIX}*")))
+
+    second.prepare(Task(message=MESSAGE))
+
+    assert (second.path / "body").read_bytes() == MESSAGE.body
+    assert not list(spares._base.glob(f"{PREFIX}*"))
+
+
+def test_what_lies_in_its_place_goes(spares: Spares) -> None:
+    """An earlier run of the same task left its directory: it does not leak into the next."""
+    first, second = directory_of(spares), directory_of(spares, "2")
+    for directory in (first, second):
+        directory.prepare(Task(message=MESSAGE))
+    (second.path / "sink-tasks.txt").write_text("half")
+    assert first.remove_inputs()
+
+    second.prepare(Task(message=MESSAGE))
+
+    assert sorted(os.listdir(second.path)) == ["body", "headers.json"]
+    assert os.listdir(spares._base) == [second.name]
+
+
+def test_only_so_many_are_kept_and_none_after_the_end(spares: Spares) -> None:
+    """The node leaves nothing behind."""
+    directories = [directory_of(spares, str(number)) for number in range(MOST + 5)]
+    for directory in directories:
+        directory.prepare(Task(message=MESSAGE))
+    assert all(directory.remove_inputs() for directory in directories)
+    assert len(os.listdir(spares._base)) == MOST
+    assert all(spares.holds(name) for name in os.listdir(spares._base))
+
+    spares.close()
+    directories[0].prepare(Task(message=MESSAGE))
+    assert directories[0].remove_inputs()
+
+    assert os.listdir(spares._base) == []

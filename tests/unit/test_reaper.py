@@ -1,12 +1,15 @@
 """The reaper and containers that were started before their message: whose is what."""
 
 import asyncio
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from scalebox_actors.launch import workdir
+from scalebox_actors.launch.spares import Spares
 from scalebox_actors.launch.workdir import WorkDir
 from scalebox_actors.message import Message
 from scalebox_actors.names import Names, run_name, waits, warm_name
@@ -135,3 +138,20 @@ async def test_one_that_has_no_note_is_left_while_it_runs(world: World) -> None:
     await world.reaper.reap(0.0)
 
     assert GIVEN in world.host.containers
+
+
+async def test_empty_work_directories_of_an_earlier_life_go(world: World) -> None:
+    """Those of this life, of another node and of another topology stay."""
+    mine, dead, foreign = Spares(world.base, "t"), Spares(world.base, "t"), Spares(world.base, "u")
+    other = Spares(world.base, "t")
+    for spares, owner in ((mine, "n1"), (dead, "n1"), (foreign, "n1"), (other, "n2")):
+        directory = WorkDir(world.base, "sbx-t.a.one", 1, owner, spares)
+        directory.prepare(TASK)
+        assert directory.remove_inputs()
+    kept = {name for name in os.listdir(world.base) if not dead.holds(name)}
+    world.held |= {name for name in kept if mine.holds(name)}
+
+    await world.reaper.reap(time.time() + 1)
+
+    assert set(os.listdir(world.base)) == kept
+    assert len(kept) == 3

@@ -1,0 +1,49 @@
+"""The done-records of messages at hand, read while they wait for a slot.
+
+The question takes as long as the server needs to sync what others write: where runs are short, as
+long as the run. A message that waits for a slot need not wait for that, too.
+"""
+
+import asyncio
+from weakref import WeakKeyDictionary
+
+from scalebox_actors.errors import SbxError
+from scalebox_actors.ports import Broker, Delivery, Stored
+
+FRESH = 0.5
+"""Seconds after which an answer is asked for again: the task may have ended meanwhile."""
+
+
+class Foresight:
+    """Reads done-records of one module's messages, some of them ahead."""
+
+    def __init__(self, broker: Broker, module: str) -> None:
+        self._broker, self._module = broker, module
+        self._looks: WeakKeyDictionary[Delivery, tuple[float, asyncio.Task[Stored | None]]]
+        self._looks = WeakKeyDictionary()  # not every message that waits gets its slot here
+
+    def look(self, delivery: Delivery) -> None:
+        """Begin to read the record of a message that waits."""
+        now = asyncio.get_running_loop().time()
+        look = asyncio.create_task(self._read(delivery.message_id))
+        look.add_done_callback(_retrieve)
+        self._looks[delivery] = (now, look)
+
+    async def record(self, delivery: Delivery) -> Stored | None:
+        """Return the done-record of a message, or None if its task has not ended."""
+        began, look = self._looks.pop(delivery, (0.0, None))
+        if look is not None and asyncio.get_running_loop().time() - began < FRESH:
+            try:
+                return await look
+            except SbxError:
+                pass  # asked once more, and whoever waits for the answer hears of it
+        return await self._read(delivery.message_id)
+
+    async def _read(self, message_id: str) -> Stored | None:
+        return await self._broker.read(self._broker.names.done(self._module, message_id))
+
+
+def _retrieve(look: "asyncio.Task[Stored | None]") -> None:
+    """Take note of an error that nobody waits for."""
+    if not look.cancelled():
+        look.exception()
