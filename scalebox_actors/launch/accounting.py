@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from scalebox_actors.contract import FileEntry, Outputs
-from scalebox_actors.launch.workdir import Paths
+from scalebox_actors.launch.paths import Paths
 
 MEMORY_PREFIX = "/dev/shm/"  # noqa: S108 - a layer to be told, not a place to write
 

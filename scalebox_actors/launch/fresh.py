@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from aiofiles import os as aios
 
 from scalebox_actors.errors import BadMessage, ImageMissing, NotPermitted, SpecRejected
-from scalebox_actors.launch import gate, workdir
+from scalebox_actors.launch import gate
 from scalebox_actors.launch.environment import environment
 from scalebox_actors.launch.outcomes import collect, outcome_of, unusable
+from scalebox_actors.launch.paths import remove_declared
 from scalebox_actors.launch.warm import WarmContainers
 from scalebox_actors.launch.workdir import WorkDir
 from scalebox_actors.launch.workplace import Workplace, argv, prepare
@@ -103,7 +104,7 @@ class FreshLauncher:
         directory = self._place.directory(task)
         if outcome is not None and outcome.removed:
             paths = self._place.paths(self._module, directory)
-            left = await asyncio.to_thread(workdir.remove_declared, outcome.removed, paths)
+            left = await asyncio.to_thread(remove_declared, outcome.removed, paths)
             if left:
                 log.warning("files_not_removed", extra={"task": task.message.id, "files": left[:5]})
         await self._runtime.remove(self._place.name(task))

@@ -10,7 +10,8 @@ from scalebox_actors.contract import Cut, Outputs, truncate
 from scalebox_actors.errors import BadOutput
 from scalebox_actors.launch.accounting import account
 from scalebox_actors.launch.environment import data_root
-from scalebox_actors.launch.workdir import Paths, WorkDir
+from scalebox_actors.launch.paths import Paths
+from scalebox_actors.launch.workdir import WorkDir
 from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.ports import Exit, Logs
 from scalebox_actors.records import ORPHAN, TIMED_OUT, UNUSABLE, Cause, Outcome, Usage

@@ -10,10 +10,11 @@ import msgspec
 
 from scalebox_actors.contract import Emission
 from scalebox_actors.errors import RuntimeUnavailable, SpecRejected
-from scalebox_actors.launch import slot_files, workdir
+from scalebox_actors.launch import slot_files
 from scalebox_actors.launch.agent import NO_HOOK, Agent, Door, Said, wrapper
 from scalebox_actors.launch.environment import environment
 from scalebox_actors.launch.outcomes import collect, outcome_of
+from scalebox_actors.launch.paths import remove_declared
 from scalebox_actors.launch.words import exports, words_of
 from scalebox_actors.launch.workdir import WorkDir
 from scalebox_actors.launch.workplace import SMALL_BODY, Workplace, argv
@@ -152,7 +153,7 @@ class SlotContainer:
 
     def remove_declared(self, removed: tuple[str, ...]) -> list[str]:
         """Delete what a program declared as removable; return what was refused. Blocks."""
-        return workdir.remove_declared(removed, self._place.paths(self._module, self.directory))
+        return remove_declared(removed, self._place.paths(self._module, self.directory))
 
     async def _do(self, hook: str, text: bytes, seconds: float) -> Said:
         if self._agent is None:

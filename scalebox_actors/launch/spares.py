@@ -48,7 +48,7 @@ class Spares:
         return f"{self._base}/{name}"
 
     def put(self, path: str, around: frozenset[str]) -> bool:
-        """Keep what lies at a reserved path, if nothing is in it but `around` and its own folder."""
+        """Keep what lies at a reserved path, if it is empty but for `around`."""
         name = path.rpartition("/")[2]
         self._taken.discard(name)
         inner = f"{path}/{INNER}"

@@ -9,8 +9,9 @@ from scalebox_actors import contract
 from scalebox_actors.errors import RuntimeUnavailable, SpecRejected
 from scalebox_actors.launch.environment import Surroundings
 from scalebox_actors.launch.gpus import Gpus, devices_of, gpu_variables
+from scalebox_actors.launch.paths import Paths
 from scalebox_actors.launch.spares import Spares
-from scalebox_actors.launch.workdir import Paths, WorkDir
+from scalebox_actors.launch.workdir import WorkDir
 from scalebox_actors.limits import KIB
 from scalebox_actors.names import run_name
 from scalebox_actors.pool import Share

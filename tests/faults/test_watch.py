@@ -60,7 +60,7 @@ class Deployment:
         return path.read_text().count("Leafnode connection created") if path.exists() else 0
 
     def joined(self) -> bool:
-        """Whether both servers have greeted: a link that is cut before is given up by NATS itself."""
+        """Whether both servers have greeted; one that is cut before NATS gives up by itself."""
         logs = (self.folder / site / "nats.log" for site in ("hub", "a"))
         return all("JetStream using domains" in path.read_text() for path in logs)
 

@@ -80,7 +80,7 @@ async def test_a_held_intake_gives_back_what_is_at_hand_at_once(site: Site) -> N
 
 
 async def test_who_waits_for_a_slot_is_foretold(site: Site) -> None:
-    """What has to be known of a message can be asked while it waits; one with a slot is not told."""
+    """What has to be known of a message can be asked while it waits."""
     await site.broker.inject([task(number) for number in range(220)])
     told: list[Delivery] = []
     async with site.broker.intake("calc") as intake:

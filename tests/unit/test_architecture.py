@@ -17,6 +17,7 @@ FLOORS = {
     "staying": 0, "pool": 0, "advice": 0,
     "batches": 1, "settle": 1, "admission": 1,
     "hands": 1, "journal": 1, "committer": 1, "groups": 1, "actor": 1, "launch": 1, "broker": 1,
+    "foresight": 1,
     "ledger": 1, "courier": 1, "runtimes": 1, "server": 1, "testing": 1, "keys": 1,
     "node": 2, "reaper": 2, "local": 2, "operations": 2, "clerk": 2, "questions": 2, "health": 2,
     "leftovers": 2, "capacity": 2, "survey": 2,
@@ -26,6 +27,7 @@ FLOORS = {
 # Floor 1 holds two rooms that others there may enter: they are parts of the actor's own path.
 NEIGHBOURS = {
     ("actor", "hands"): "the actor works with its hands",
+    ("actor", "foresight"): "the actor reads done-records ahead",
     ("actor", "batches"): "the actor lets messages that it took at once share a slot",
     ("actor", "settle"): "the actor has its runs settled",
     ("settle", "batches"): "tasks that ran as one are settled as one",

@@ -34,11 +34,11 @@ class Asked(MemoryBroker):
 
 
 @pytest.fixture
-async def broker() -> AsyncIterator[Asked]:
+async def broker() -> Asked:
     """A broker with one message."""
     broker = Asked()
     await broker.write([Entry(subject=NAMES.task("a"), body=b"x", headers={"Nats-Msg-Id": "one"})])
-    yield broker
+    return broker
 
 
 @pytest.fixture

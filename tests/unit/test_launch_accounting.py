@@ -6,7 +6,7 @@ import pytest
 
 from scalebox_actors.contract import FileEntry, Outputs
 from scalebox_actors.launch.accounting import account, layer_of
-from scalebox_actors.launch.workdir import Paths
+from scalebox_actors.launch.paths import Paths
 from scalebox_actors.spec import Mount
 
 

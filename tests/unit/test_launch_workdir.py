@@ -10,8 +10,9 @@ import pytest
 
 from scalebox_actors.errors import BadOutput
 from scalebox_actors.launch import workdir
+from scalebox_actors.launch.paths import Paths, remove_declared
 from scalebox_actors.launch.spares import MOST, PREFIX, Spares
-from scalebox_actors.launch.workdir import Paths, WorkDir, make_base, remove_declared
+from scalebox_actors.launch.workdir import WorkDir, make_base
 from scalebox_actors.limits import OUTPUT_FILE_BYTES
 from scalebox_actors.message import Message
 from scalebox_actors.ports import Task
@@ -188,6 +189,11 @@ def directory_of(spares: Spares, name: str = "1", attempt: int = 1) -> WorkDir:
     return WorkDir(spares._base, f"sbx-t.m.{name}", attempt, "n1", spares)
 
 
+def names(folder: Path) -> list[str]:
+    """Return what a folder holds."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def inode(directory: WorkDir) -> int:
     """Return what tells a directory from another of its name."""
     return directory.path.stat().st_ino
@@ -204,7 +210,7 @@ def test_an_empty_work_directory_is_used_again(spares: Spares) -> None:
     second.prepare(Task(message=msgspec.structs.replace(MESSAGE, body=b"")))
 
     assert inode(second) == used
-    assert sorted(os.listdir(second.path)) == ["body", "headers.json"]
+    assert names(second.path) == ["body", "headers.json"]
     assert (second.path / "body").read_bytes() == b""
     assert second.path.stat().st_mode & 0o777 == 0o777
     assert workdir.owner_of(second.parent) == "n1"
@@ -250,9 +256,9 @@ def test_one_that_a_program_has_changed_is_not_used_again(spares: Spares, kind: 
     if not first.remove_inputs():
         first.remove()
 
-    assert os.listdir(spares._base) == []
+    assert names(spares._base) == []
     second.prepare(Task(message=MESSAGE))
-    assert sorted(os.listdir(second.path)) == ["body", "headers.json"]
+    assert names(second.path) == ["body", "headers.json"]
     assert second.path.stat().st_mode & 0o7777 == 0o777
 
 
@@ -279,8 +285,8 @@ def test_what_lies_in_its_place_goes(spares: Spares) -> None:
 
     second.prepare(Task(message=MESSAGE))
 
-    assert sorted(os.listdir(second.path)) == ["body", "headers.json"]
-    assert os.listdir(spares._base) == [second.name]
+    assert names(second.path) == ["body", "headers.json"]
+    assert names(spares._base) == [second.name]
 
 
 def test_only_so_many_are_kept_and_none_after_the_end(spares: Spares) -> None:
@@ -289,11 +295,11 @@ def test_only_so_many_are_kept_and_none_after_the_end(spares: Spares) -> None:
     for directory in directories:
         directory.prepare(Task(message=MESSAGE))
     assert all(directory.remove_inputs() for directory in directories)
-    assert len(os.listdir(spares._base)) == MOST
-    assert all(spares.holds(name) for name in os.listdir(spares._base))
+    assert len(names(spares._base)) == MOST
+    assert all(spares.holds(name) for name in names(spares._base))
 
     spares.close()
     directories[0].prepare(Task(message=MESSAGE))
     assert directories[0].remove_inputs()
 
-    assert os.listdir(spares._base) == []
+    assert names(spares._base) == []

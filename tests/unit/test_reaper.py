@@ -1,7 +1,6 @@
 """The reaper and containers that were started before their message: whose is what."""
 
 import asyncio
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -148,10 +147,10 @@ async def test_empty_work_directories_of_an_earlier_life_go(world: World) -> Non
         directory = WorkDir(world.base, "sbx-t.a.one", 1, owner, spares)
         directory.prepare(TASK)
         assert directory.remove_inputs()
-    kept = {name for name in os.listdir(world.base) if not dead.holds(name)}
+    kept = {name for name in world.left()[1] if not dead.holds(name)}
     world.held |= {name for name in kept if mine.holds(name)}
 
     await world.reaper.reap(time.time() + 1)
 
-    assert set(os.listdir(world.base)) == kept
+    assert set(world.left()[1]) == kept
     assert len(kept) == 3
