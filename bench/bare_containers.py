@@ -18,7 +18,7 @@ import aiohttp
 from bench.children import Job
 from scalebox_actors.runtimes.docker_body import create_body
 from scalebox_actors.runtimes.docker_engine import Engine
-from scalebox_actors.spec import Ceiling, Frame, container_spec
+from scalebox_actors.spec import Ceiling, Frame, Home, container_spec
 from scalebox_actors.topology.model import Module
 
 API = "v1.41"
@@ -56,9 +56,7 @@ async def body(
     await learned.close()
     frame = Frame(
         name=name,
-        topology="bare",
-        site="local",
-        node="bench",
+        home=Home(topology="bare", site="local", node="bench"),
         task_id=name,
         attempt=1,
         command=(*job.command, *arguments),

@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.children import Job
 from scalebox_actors.runtimes.oci import OciRuntime
 from scalebox_actors.runtimes.oci_images import ImageStore
-from scalebox_actors.spec import Ceiling, ContainerSpec, Frame, container_spec
+from scalebox_actors.spec import Ceiling, ContainerSpec, Frame, Home, container_spec
 from scalebox_actors.topology.model import Module
 
 
@@ -21,9 +21,7 @@ def spec_of(job: Job, name: str, slot: int) -> ContainerSpec:
     work.chmod(0o777)
     frame = Frame(
         name=name,
-        topology="bare",
-        site="local",
-        node="bench",
+        home=Home(topology="bare", site="local", node="bench"),
         task_id=name,
         attempt=1,
         command=(*job.command, "message 1", "{}"),

@@ -11,6 +11,7 @@ from scalebox_actors.spec import (
     Ceiling,
     ContainerSpec,
     Frame,
+    Home,
     Mount,
     Root,
     check_ceiling,
@@ -64,9 +65,7 @@ def frame(*command: str) -> Frame:
     """Return a run of a task with such a command."""
     return Frame(
         name="sbx-t.m.id",
-        topology="t",
-        site="local",
-        node="n1",
+        home=Home(topology="t", site="local", node="n1"),
         task_id="id",
         attempt=2,
         command=command,
