@@ -20,7 +20,6 @@ from scalebox_actors.launch.warm import WarmContainers
 from scalebox_actors.launch.workdir import WorkDir
 from scalebox_actors.launch.workplace import Workplace, argv, prepare
 from scalebox_actors.limits import STOP_GRACE
-from scalebox_actors.pool import Share, share_text
 from scalebox_actors.ports import Exit, Run, Task
 from scalebox_actors.records import Cause, Outcome
 from scalebox_actors.spec import ContainerSpec, Frame, container_spec
@@ -178,23 +177,18 @@ class FreshLauncher:
 
     def _spec(self, task: Task, directory: WorkDir) -> ContainerSpec:
         """Return the task's container; raises BadMessage if the body cannot be an argument."""
-        inside = self._place.inside(directory)
-        surroundings, share = self._place.surroundings, task.share
+        inside, share = self._place.inside(directory), task.share
         return container_spec(
             self._module,
             Frame(
                 name=self._place.name(task),
-                topology=surroundings.topology,
-                site=surroundings.site,
-                node=surroundings.node,
+                home=self._place.home(share),
                 task_id=task.message.id,
                 attempt=task.attempt,
                 command=argv(self._module, task, inside),
-                env=environment(self._module, task, surroundings, inside)
+                env=environment(self._module, task, self._place.surroundings, inside)
                 | self._place.variables(share),
                 work=str(directory),
-                devices=self._place.devices(share),
-                share=share_text(share) if share != Share() else "",
             ),
             self._place.ceiling,
         )

@@ -149,14 +149,12 @@ class Parked:
         raise RuntimeUnavailable(f"ended with {end.code} before its message: {end.detail}")
 
     def _spec(self) -> ContainerSpec:
-        around, door = self._place.surroundings, self._place.door(self._directory.door)
+        door = self._place.door(self._directory.door)
         return container_spec(
             self._module,
             Frame(
                 name=self.name,
-                topology=around.topology,
-                site=around.site,
-                node=around.node,
+                home=self._place.home(Share()),
                 task_id="",
                 attempt=0,
                 command=(*self._module.command, gate.LAST_WORD),
