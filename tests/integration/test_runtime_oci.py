@@ -1,11 +1,10 @@
-"""What only containers without a daemon can show: isolation, keepers, and an image store."""
+"""What only containers without a daemon can show: isolation, limits, and an image store."""
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,6 +23,7 @@ from scalebox_actors.runtimes.choose import open_runtime
 from scalebox_actors.runtimes.docker import DockerRuntime
 from scalebox_actors.runtimes.oci import OciRuntime
 from scalebox_actors.runtimes.oci_images import ImageStore
+from scalebox_actors.runtimes.shepherd_container import group_name
 from scalebox_actors.spec import Mount
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
@@ -46,37 +46,10 @@ async def bench(oci_images: ImageStore, tmp_path: Path) -> AsyncIterator[Oci]:
         yield made
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition of the world outside."""
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - files and processes send no events
-            await asyncio.sleep(0.01)
-
-
-def processes(*words: str) -> Iterator[int]:
-    """Yield the processes whose command line holds all of some words."""
-    for process in Path("/proc").iterdir():
-        try:
-            line = (process / "cmdline").read_bytes() if process.name.isdigit() else b""
-        except OSError:
-            continue
-        if line and all(word.encode() in line for word in words):
-            yield int(process.name)
-
-
-def shepherd_of(state: Path) -> int:
-    """Return the shepherd of a state directory, or 0."""
-    return next(processes("runtimes.shepherd", f"{state}\0"), 0)
-
-
-def keeper_of(state: Path) -> int:
-    """Return the one keeper of a state directory, or 0."""
-    return next(processes("keeper", "/bin/sh", f"{state}/"), 0)
-
-
-def groups() -> set[Path]:
-    """Return the control groups of all our containers on this host."""
-    return {*Path("/sys/fs/cgroup").glob("*/sbx/*"), *Path("/sys/fs/cgroup").glob("sbx/*")}
+def groups(state: Path) -> list[Path]:
+    """Return the control groups of the containers of a state directory."""
+    root, name = Path("/sys/fs/cgroup"), group_name(str(state), "*")
+    return [*root.glob(f"*/sbx/{name}"), *root.glob(f"sbx/{name}")]
 
 
 async def test_a_container_has_no_devices_but_the_usual_ones(bench: Oci) -> None:
@@ -263,67 +236,13 @@ async def test_the_hosts_network_comes_with_its_names(bench: Oci) -> None:
     assert said[:-1] == hosts.splitlines()
 
 
-async def test_a_killed_shepherd_loses_nothing(bench: Oci) -> None:
-    """Its containers live on; the next shepherd takes them over, with code, output and usage."""
-    script = "echo before; until [ -e go ]; do sleep 0.02; done; echo after; exit 7"
-    run = await bench.runtime.adopt_or_start(
-        msgspec.structs.replace(bench.spec(script), memory=64 * MIB)
-    )
-    waiting = asyncio.create_task(run.wait())
-    os.kill(shepherd_of(bench.state), signal.SIGKILL)
-    assert await bench.runtime.find(run.name)
-    (bench.work / "go").touch()
-
-    end, logs = await waiting, await run.logs(100)
-
-    assert (end.code, end.lost) == (7, False)
-    assert logs.stdout == b"before\nafter\n"
-    assert end.cpu_seconds
-
-
-async def test_an_end_between_shepherds_is_kept(bench: Oci) -> None:
-    """Node and shepherd are killed; the container ends; who comes back learns code and output."""
-    spec = bench.spec("until [ -e go ]; do sleep 0.02; done; echo late; echo e >&2; exit 9")
-    await bench.runtime.adopt_or_start(spec)
-    await until(lambda: keeper_of(bench.state) > 0)
-    await bench.runtime.close()
-    os.kill(shepherd_of(bench.state), signal.SIGKILL)
-    (bench.work / "go").touch()
-    await until(lambda: keeper_of(bench.state) == 0)
-
-    again = await OciRuntime.over(bench.runtime._images, bench.state)
-    bench.runtime = again
-    run = await again.adopt_or_start(spec)
-    end, logs = await run.wait(), await run.logs(100)
-    await again.remove(spec.name)
-    await again.close()
-
-    assert (logs.stdout, logs.stderr) == (b"late\n", b"e\n")
-    assert (run.adopted, end.code, end.lost) == (True, 9, False)
-
-
-async def test_a_killed_keeper_loses_its_container(bench: Oci) -> None:
-    """Without keeper and crun nobody learns the exit code: what is left is ended, and lost."""
-    run = await bench.runtime.adopt_or_start(bench.spec("touch up; exec sleep 300"))
-    await until((bench.work / "up").exists)
-
-    keeper = keeper_of(bench.state)
-    for pid in (keeper, *processes("crun", "--bundle", f"{bench.state}/")):
-        if pid != keeper:
-            os.kill(pid, signal.SIGKILL)
-    end = await run.wait()
-
-    assert end.lost
-    assert list(processes("sleep", "300")) == []
-
-
 async def test_nothing_is_left_of_removed_runs(bench: Oci) -> None:
     """Files, mounts, control groups and crun's own state go with a run."""
-    before = groups()
     spec = msgspec.structs.replace(bench.spec("echo out; echo err >&2"), memory=32 * MIB)
     await bench.ends(spec)
     await bench.ends(bench.spec("exit 1", name="two"))
     await bench.runtime.adopt_or_start(bench.spec("sleep 300", name="three"))
+    before = groups(bench.state)
 
     for stray in await bench.runtime.stray({}):
         await bench.runtime.remove(stray.name)
@@ -332,7 +251,8 @@ async def test_nothing_is_left_of_removed_runs(bench: Oci) -> None:
     assert left == {"journal", "runtime", "roots"}
     for folder in ("runtime", "roots"):
         assert list((bench.state / folder).iterdir()) == []
-    assert groups() <= before
+    assert before
+    assert groups(bench.state) == []
 
 
 async def test_a_missing_program_of_the_runtime_is_told(bench: Oci) -> None:
@@ -372,25 +292,6 @@ async def test_an_image_in_use_is_not_removed(
     assert oci_images.find(image) is not None
 
 
-async def test_a_run_is_renamed_once(bench: Oci) -> None:
-    """A run takes a free name while it lives, and keeps all that it has; a taken one is refused."""
-    old, other = bench.spec("until [ -e go ]; do sleep 0.02; done; echo x; exit 4"), "sbx-new.m.a"
-    await bench.runtime.adopt_or_start(old)
-    await bench.runtime.adopt_or_start(bench.spec("sleep 300", name="taken"))
-
-    taken = await bench.runtime.rename(old.name, bench.spec("", name="taken").name)
-    done = await bench.runtime.rename(old.name, other)
-    os.kill(shepherd_of(bench.state), signal.SIGKILL)
-    (bench.work / "go").touch()
-    run = await bench.runtime.find(other)
-    assert run is not None
-    end, logs = await run.wait(), await run.logs(10)
-
-    assert (taken, done) == (False, True)
-    assert await bench.runtime.find(old.name) is None
-    assert (end.code, logs.stdout) == (4, b"x\n")
-
-
 @pytest.mark.parametrize("filled", [True, False])
 async def test_without_an_engine_oci_is_taken_if_it_has_images(
     oci_images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filled: bool
@@ -408,17 +309,3 @@ async def test_without_an_engine_oci_is_taken_if_it_has_images(
     await runtime.close()
 
     assert runtime.kind == ("oci" if filled else "process")
-
-
-async def test_open_descriptors_do_not_grow(bench: Oci) -> None:
-    """Runs that were removed leave nothing open in the shepherd."""
-    for _ in range(2):
-        await bench.ends(bench.spec("true"))
-        await bench.runtime.remove(bench.spec("true").name)
-    place = f"/proc/{shepherd_of(bench.state)}/fd"
-    before = len(os.listdir(place))  # noqa: PTH208
-    for _ in range(4):
-        await bench.ends(msgspec.structs.replace(bench.spec("echo x"), memory=32 * MIB))
-        await bench.runtime.remove(bench.spec("true").name)
-
-    assert len(os.listdir(place)) <= before  # noqa: PTH208

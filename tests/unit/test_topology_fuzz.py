@@ -1,14 +1,11 @@
 """Whatever bytes come as a topology: a topology or BadInput, soon, and never anything else."""
 
-import contextlib
-import math
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unit.loading import LONGEST, seconds
 
 from scalebox_actors.errors import BadInput
 from scalebox_actors.limits import FAULTS_SHOWN, MIB
@@ -16,7 +13,6 @@ from scalebox_actors.topology.load import load, load_with_warnings
 
 CORPUS = Path(__file__).parents[1] / "corpus" / "topology"
 GOOD = [file.read_bytes() for file in sorted((CORPUS / "good").iterdir())]
-LONGEST = 0.2
 AT_THE_NODE_LIMIT = 0.4
 """Not what we promise: 50,000 values take the gate alone 0.16 to 0.22 s on the 2-core machine
 where this was measured (0.05 s of it in libyaml), so there the bar of 0.2 s is not reached yet."""
@@ -213,24 +209,6 @@ def test_what_is_too_large_deep_many_or_no_text_is_refused(data: bytes, expected
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1_000
     assert len(caught.value.errors) <= FAULTS_SHOWN
-
-
-def seconds(data: bytes, bar: float = LONGEST) -> float:
-    """Return how long loading takes: the quickest of some, as the machine is not ours alone.
-
-    Nothing is timed under coverage or a debugger: that would be the tracer's time.
-    """
-    if sys.gettrace() is not None:
-        return 0.0
-    quickest = math.inf
-    for _ in range(5):
-        started = time.process_time()
-        with contextlib.suppress(BadInput):
-            load(data, path="t.yaml")
-        quickest = min(quickest, time.process_time() - started)
-        if quickest <= bar:
-            break
-    return quickest
 
 
 def attempt(data: bytes) -> None:
