@@ -80,6 +80,18 @@ def take(path: Path, *, patience: float) -> int:
     return lock
 
 
+def is_held(path: Path) -> bool:
+    """Whether somebody has the lock of a file; who may not look has to assume it."""
+    try:
+        with path.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def _await(lock: int, patience: float) -> None:
     began = time.monotonic()
     while not _locked(lock):

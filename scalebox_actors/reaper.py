@@ -13,6 +13,7 @@ from pathlib import Path
 
 from aiofiles import os as aios
 
+from scalebox_actors.belongings import belongings, labels_of
 from scalebox_actors.errors import SbxError
 from scalebox_actors.launch import workdir
 from scalebox_actors.launch.spares import prefix
@@ -39,7 +40,7 @@ class Reaper:
     ) -> None:
         self._runtime, self._broker, self._base = runtime, broker, base
         self._node, self._in_hand = node, in_hand
-        self._labels = {"sbx.topology": broker.names.topology, "sbx.node": node}
+        self._labels = labels_of(broker.names.topology, node, base)
 
     async def reap(self, since: float) -> None:
         """Remove containers and work directories of ours that no task needs any more.
@@ -49,7 +50,7 @@ class Reaper:
         that is there for messages to come and not of this life: nobody can speak to it.
         """
         seen = set()
-        for stray in await self._runtime.stray(self._labels):
+        for stray in await belongings(self._runtime, self._labels):
             seen.add(stray.name)
             if self._in_hand(stray.name):
                 continue
@@ -74,7 +75,7 @@ class Reaper:
     async def clear_former(self) -> None:
         """Remove the containers that an earlier life of this node kept, before it has its own."""
         try:
-            for stray in filter(_stays, await self._runtime.stray(self._labels)):
+            for stray in filter(_stays, await belongings(self._runtime, self._labels)):
                 await self._runtime.remove(stray.name)
                 await self._discard(stray.name)
         except SbxError as error:  # the reaper does it, once the engine is there

@@ -96,6 +96,8 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     command: tuple[str, ...]
     env: Mapping[str, str]
     work: str
+    base: str = ""
+    """Where the node makes work directories: of two nodes of one name each has its own."""
     role: str = ""
     """`warm`, `slot` or `resident` for a container that is not made for one task alone."""
     doors: tuple[Mount, ...] = ()
@@ -117,6 +119,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
             "sbx.node": self.node,
             "sbx.id": self.task_id,
             "sbx.attempt": str(self.attempt),
+            **({"sbx.base": self.base} if self.base else {}),
             **({"sbx.share": self.share} if self.share else {}),
         }
 

@@ -184,6 +184,7 @@ class FreshLauncher:
                 env=environment(self._module, task, surroundings, inside)
                 | self._place.variables(share),
                 work=str(directory),
+                base=str(self._place.base),
                 devices=self._place.devices(share),
                 share=share_text(share) if share != Share() else "",
             ),

@@ -168,6 +168,7 @@ class Parked:
                 wrapper=gate.wrapper(door.target),
                 env=self._env,
                 work=str(self._directory.path),
+                base=str(self._place.base),
                 role=ROLE,
                 doors=(door,),
             ),

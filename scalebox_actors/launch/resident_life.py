@@ -212,6 +212,7 @@ class Life:
             env=lasting_environment(self._module, self.seq, surroundings, self._inside)
             | place.variables(share),
             work=str(self.folder.work),
+            base=str(place.base),
             role=ROLE,
             doors=(door,),
             devices=place.devices(share),

@@ -88,6 +88,7 @@ class SlotContainer:
             wrapper=wrapper(mount.target, alone=isolated),
             env=self._env | _ENDS_GROUP,
             work=str(self.directory.path),
+            base=str(self._place.base),
             role=ROLE,
             doors=(mount,),
             devices=self._place.devices(self._share),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from scalebox_actors.lockfile import HeldError, Holder, take
+from scalebox_actors.lockfile import HeldError, Holder, is_held, take
 
 HOLD = """
 import sys, time
@@ -76,6 +76,21 @@ def test_a_lock_ends_with_its_descriptor(path: Path) -> None:
     os.close(take(path, patience=0))
 
     assert path.read_text() == f"{os.getpid()} {socket.gethostname()}\n"
+
+
+def test_whether_a_lock_is_held_can_be_asked(path: Path, tmp_path: Path) -> None:
+    """Asking makes no file; where nobody may look, it is taken for held."""
+    (tmp_path / "endless").symlink_to("endless")
+    (tmp_path / "file").touch()
+    asked = [is_held(path), path.exists(), is_held(tmp_path / "file/lock")]
+    lock = take(path, patience=0)
+    held = is_held(path)
+    os.close(lock)
+
+    assert asked == [False, False, False]
+    assert held
+    assert not is_held(path)
+    assert is_held(tmp_path / "endless")
 
 
 def test_the_lock_of_a_killed_process_is_free_at_once(path: Path) -> None:

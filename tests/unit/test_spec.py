@@ -152,6 +152,13 @@ def test_labels_tell_everything_about_a_run() -> None:
     }
 
 
+def test_a_base_is_a_label_if_there_is_one() -> None:
+    """By it a node tells its containers from those of a namesake on the same engine."""
+    based = msgspec.structs.replace(frame(), base="/srv/work")
+
+    assert based.labels == frame().labels | {"sbx.base": "/srv/work"}
+
+
 @pytest.mark.parametrize(
     ("module", "ceiling", "word"),
     [
