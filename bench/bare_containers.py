@@ -15,11 +15,10 @@ from typing import Any
 import aiodocker
 import aiohttp
 
+from bench.bare_spec import ARGUMENTS, bare_spec
 from bench.children import Job
 from scalebox_actors.runtimes.docker_body import create_body
 from scalebox_actors.runtimes.docker_engine import Engine
-from scalebox_actors.spec import Ceiling, Frame, container_spec
-from scalebox_actors.topology.model import Module
 
 API = "v1.41"
 LABEL = "sbx.topology"
@@ -45,28 +44,12 @@ async def engine() -> AsyncIterator[aiodocker.Docker]:
         await connector.close()
 
 
-async def body(
-    job: Job, name: str, *, arguments: tuple[str, ...] = ("message 1", "{}")
-) -> dict[str, Any]:
+async def body(job: Job, name: str, *, arguments: tuple[str, ...] = ARGUMENTS) -> dict[str, Any]:
     """Return the create request that the product would make; `Any`, as aiodocker types it."""
-    work = Path(job.folder) / name
-    work.mkdir(parents=True)
-    work.chmod(0o777)
     learned = await Engine.open(None, deny_list=False)
     await learned.close()
-    frame = Frame(
-        name=name,
-        topology="bare",
-        site="local",
-        node="bench",
-        task_id=name,
-        attempt=1,
-        command=(*job.command, *arguments),
-        env={"WORK_DIR": "/work"},
-        work=str(work),
-    )
-    module = Module(name="only", image=job.image, command=job.command)
-    return create_body(container_spec(module, frame, Ceiling()), learned.traits)
+    spec = bare_spec(job, name, Path(job.folder) / name, arguments)
+    return create_body(spec, learned.traits)
 
 
 class Exits:

@@ -7,31 +7,10 @@ import asyncio
 import time
 from pathlib import Path
 
+from bench.bare_spec import bare_spec
 from bench.children import Job
 from scalebox_actors.runtimes.oci import OciRuntime
 from scalebox_actors.runtimes.oci_images import ImageStore
-from scalebox_actors.spec import Ceiling, ContainerSpec, Frame, container_spec
-from scalebox_actors.topology.model import Module
-
-
-def spec_of(job: Job, name: str, slot: int) -> ContainerSpec:
-    """Return the container that the product would make for a message."""
-    work = Path(job.folder) / f"work-{slot}"
-    work.mkdir(exist_ok=True)
-    work.chmod(0o777)
-    frame = Frame(
-        name=name,
-        topology="bare",
-        site="local",
-        node="bench",
-        task_id=name,
-        attempt=1,
-        command=(*job.command, "message 1", "{}"),
-        env={"WORK_DIR": "/work"},
-        work=str(work),
-    )
-    module = Module(name="only", image=job.image, command=job.command)
-    return container_spec(module, frame, Ceiling())
 
 
 def run(job: Job) -> float:
@@ -45,7 +24,8 @@ async def _work(job: Job) -> float:
 
     async def worker(slot: int) -> None:
         for number in numbers:
-            started = await runtime.adopt_or_start(spec_of(job, f"bare-{number}", slot))
+            spec = bare_spec(job, f"bare-{number}", Path(job.folder) / f"work-{slot}")
+            started = await runtime.adopt_or_start(spec)
             end = await started.wait()
             if end.code != 0:
                 raise RuntimeError(f"{job.command} ended with {end.code}: {end.detail}")

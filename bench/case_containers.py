@@ -11,13 +11,13 @@ from itertools import count
 from pathlib import Path
 
 from bench.bare_containers import body, engine, socket_path
-from bench.case_processes import worked_off
 from bench.children import ChildFailedError, Job, measured
 from bench.figures import Bar, Effort, Figure, Gap, alternate
 from bench.ground import Ground, ground
 from bench.modes import FRESH_DOCKER, WARM_DOCKER, Mode
 from bench.peer_work import PeerJob
 from bench.peers import PEERS, Peer, PeerMissingError, install, peer_seconds
+from bench.rounds import worked_off
 
 TITLE = "a container per message, on the engine of DOCKER_HOST"
 HOW = """\

@@ -5,12 +5,13 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from bench.case_processes import COMMAND, engine_seconds, worked_off
+from bench.case_processes import COMMAND
 from bench.children import ChildFailedError, Job
 from bench.figures import Bar, Effort, Figure, Gap, Measure, take_turns
 from bench.ground import Ground, ground, one_function
 from bench.peer_work import WARM_ROUNDS, PeerJob
 from bench.peers import PEERS, Peer, PeerMissingError, install, peer_seconds
+from bench.rounds import engine_seconds, worked_off
 
 TITLE = "other tools: `/bin/true` per task, and a function that does nothing"
 HOW = """\

@@ -7,11 +7,9 @@ from itertools import count
 from pathlib import Path
 
 from bench.children import Job, measured
-from bench.figures import Bar, Effort, Figure, take_turns
-from bench.ground import Ground, ground, inject, program
-from scalebox_actors.cli.memory import memory_base
-from scalebox_actors.topology.model import Topology
-from scalebox_actors.topology.render import render
+from bench.figures import Bar, Effort, Figure, beyond, take_turns
+from bench.ground import Ground, ground
+from bench.rounds import engine_seconds, memory
 
 TITLE = "process runtime, `/bin/true` per message"
 HOW = """\
@@ -57,21 +55,13 @@ async def run(folder: Path, effort: Effort) -> list[Figure]:
     return figures
 
 
-def memory(folder: Path) -> Path:
-    """Return a folder where `--work memory` makes its own; on disk where that is not safe."""
-    base = memory_base(folder)
-    base.mkdir(parents=True, exist_ok=True)
-    return base
-
-
 def _figures(slots: int, taken: list[tuple[float, ...]]) -> list[Figure]:
     baseline, rows = taken[2], []
     for ours, where in ((taken[0], ""), (taken[1], ", in memory")):
         name = f"process runtime, {slots} at once{where}"
-        over = tuple(mine - bare for mine, bare in zip(ours, baseline, strict=True))
         rows += [
             _figure(name, ours, baseline, BAR),
-            _figure(f"{name}: over the loop", over, baseline, OVER),
+            _figure(f"{name}: over the loop", beyond(ours, baseline), baseline, OVER),
         ]
     return rows
 
@@ -92,28 +82,3 @@ async def _round(site: Ground, folder: Path, side: str, slots: int, tasks: int) 
     if side != "engine":
         return (await measured(side, job)).seconds / tasks * 1000
     return await engine_seconds(site, job, "process") / tasks * 1000
-
-
-async def engine_seconds(site: Ground, job: Job, runtime: str) -> float:
-    """Let messages wait for a program and return the seconds in which a node worked them off."""
-    topology = program("programs", job.slots, *job.command, image=job.image or "none")
-    return await worked_off(site, topology, job, runtime)
-
-
-async def worked_off(site: Ground, topology: Topology, job: Job, runtime: str) -> float:
-    """Let messages wait for `only` and return the seconds in which a node worked them off."""
-    broker = await site.lay(topology)
-    await inject(broker, "only", job.warm + job.tasks)
-    given = Job(
-        folder=job.folder,
-        url=site.url,
-        topology=render(topology).decode(),
-        tasks=job.tasks,
-        warm=job.warm,
-        slots=job.slots,
-        runtime=runtime,
-    )
-    answer = await measured("engine", given)
-    await site.check(topology, records=job.warm + job.tasks)
-    await site.clear(topology)
-    return answer.seconds

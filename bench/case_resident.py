@@ -7,12 +7,12 @@ from itertools import count
 from pathlib import Path
 
 from bench.bare_containers import engine, socket_path
-from bench.case_processes import worked_off
 from bench.children import BENCH, ChildFailedError, Job
 from bench.figures import Bar, Effort, Figure, Gap, alternate
 from bench.ground import Ground, ground, one_function
 from bench.modes import RESIDENT_DOCKER, RESIDENT_PROCESS, Mode
 from bench.resident_program import IN_FLIGHT
+from bench.rounds import worked_off
 
 TITLE = "one resident program, the whole path"
 HOW = """\

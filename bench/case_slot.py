@@ -7,11 +7,11 @@ from itertools import count
 from pathlib import Path
 
 from bench.case_containers import COMMAND, IMAGE, make_image
-from bench.case_processes import memory, worked_off
 from bench.children import ChildFailedError, Job, measured
-from bench.figures import Bar, Effort, Figure, Gap, take_turns
+from bench.figures import Bar, Effort, Figure, Gap, beyond, take_turns
 from bench.ground import Ground, ground
 from bench.modes import SLOT_DOCKER, SLOT_PROCESS, Mode
+from bench.rounds import memory, worked_off
 
 TITLE = "slot mode, `/bin/true` per message in a container that stays"
 HOW = """\
@@ -79,7 +79,7 @@ class _Slots:
 
 
 def _figures(name: str, ours: tuple[float, ...], baseline: tuple[float, ...]) -> list[Figure | Gap]:
-    over = tuple(mine - bare for mine, bare in zip(ours, baseline, strict=True))
+    over = beyond(ours, baseline)
     return [
         Figure(
             name=title,

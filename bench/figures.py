@@ -127,3 +127,8 @@ async def take_turns(effort: Effort, sides: Sequence[Measure]) -> list[tuple[flo
             side = (place + number) % len(sides)
             values[side].append(await sides[side]())
     return [tuple(taken) for taken in values]
+
+
+def beyond(ours: Sequence[float], baseline: Sequence[float]) -> tuple[float, ...]:
+    """Return ours less the baseline of the same round."""
+    return tuple(mine - bare for mine, bare in zip(ours, baseline, strict=True))

@@ -50,7 +50,7 @@ class Reaper:
         that is there for messages to come and not of this life: nobody can speak to it.
         """
         seen = set()
-        for stray in await belongings(self._runtime, self._labels):
+        for stray in await self._strays():
             seen.add(stray.name)
             if self._in_hand(stray.name):
                 continue
@@ -66,7 +66,7 @@ class Reaper:
         """Whether the task of a container has a done-record."""
         task_id = stray.labels.get("sbx.id", "")
         if not task_id:  # it was started before its task was known
-            task_id = await asyncio.to_thread(workdir.note_of, self._base / stray.name)
+            task_id = (await asyncio.to_thread(workdir.note_of, self._base / stray.name)).task
         if not task_id:
             return False
         done = self._broker.names.done(stray.labels.get("sbx.module", ""), task_id)
@@ -75,11 +75,19 @@ class Reaper:
     async def clear_former(self) -> None:
         """Remove the containers that an earlier life of this node kept, before it has its own."""
         try:
-            for stray in filter(_stays, await belongings(self._runtime, self._labels)):
+            for stray in filter(_stays, await self._strays()):
                 await self._runtime.remove(stray.name)
                 await self._discard(stray.name)
         except SbxError as error:  # the reaper does it, once the engine is there
             log.warning("former_not_removed", extra={"why": str(error)})
+
+    async def _strays(self) -> list[Stray]:
+        """Return our containers; one that an earlier life let a task into has its name now."""
+        strays = await belongings(self._runtime, self._labels)
+        waiting = [s.name for s in strays if _stays(s) and not self._in_hand(s.name)]
+        given = await asyncio.to_thread(workdir.given_to, self._base) if waiting else {}
+        named = [await self._runtime.rename(n, given[n]) for n in waiting if n in given]
+        return await belongings(self._runtime, self._labels) if any(named) else strays
 
     async def _reap_directories(self, kept: set[str], since: float) -> None:
         topology = self._broker.names.topology

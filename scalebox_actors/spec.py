@@ -84,49 +84,56 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
     log_bytes: int = CONTAINER_LOG_BYTES
 
 
+class Home(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose a run is, and what it has of its node."""
+
+    topology: str
+    site: str
+    node: str
+    base: str = ""
+    """Where the node makes work directories: of two nodes of one name each has its own."""
+    devices: tuple[str, ...] = ()
+    """Those of the GPUs that it was given."""
+    share: str = ""
+    """What it takes of its node, for a node that comes back."""
+
+
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """What a run brings to its container: who it is, what it executes and where."""
 
     name: str
-    topology: str
-    site: str
-    node: str
+    home: Home
     task_id: str
     attempt: int
     command: tuple[str, ...]
     env: Mapping[str, str]
     work: str
-    base: str = ""
-    """Where the node makes work directories: of two nodes of one name each has its own."""
     role: str = ""
     """`warm`, `slot` or `resident` for a container that is not made for one task alone."""
     doors: tuple[Mount, ...] = ()
     """Folders of ours that it sees besides what its module mounts."""
     wrapper: tuple[str, ...] = ()
     """What is executed in place of the program; see `ContainerSpec`."""
-    devices: tuple[str, ...] = ()
-    """Those of the GPUs that the run was given."""
-    share: str = ""
-    """What it takes of its node, for a node that comes back."""
 
     @property
     def labels(self) -> dict[str, str]:
         """The labels by which a node, and its reaper, know their containers."""
-        role = {"sbx.role": self.role} if self.role else {}
+        role, home = {"sbx.role": self.role} if self.role else {}, self.home
         return role | {
-            "sbx.topology": self.topology,
-            "sbx.site": self.site,
-            "sbx.node": self.node,
+            "sbx.topology": home.topology,
+            "sbx.site": home.site,
+            "sbx.node": home.node,
             "sbx.id": self.task_id,
             "sbx.attempt": str(self.attempt),
-            **({"sbx.base": self.base} if self.base else {}),
-            **({"sbx.share": self.share} if self.share else {}),
+            **({"sbx.base": home.base} if home.base else {}),
+            **({"sbx.share": home.share} if home.share else {}),
         }
 
 
 def container_spec(module: Module, frame: Frame, ceiling: Ceiling) -> ContainerSpec:
     """Return the container of one run: the module's wishes, never more than the ceiling."""
     memory, cpus = resources(module, ceiling)
+    allowed = (device for device in module.devices if device in ceiling.devices)
     return ContainerSpec(
         name=frame.name,
         image=module.image,
@@ -142,9 +149,7 @@ def container_spec(module: Module, frame: Frame, ceiling: Ceiling) -> ContainerS
         user=ceiling.user or module.user,
         read_only=module.read_only or ceiling.read_only,
         network=module.network if module.network in ceiling.networks else "",
-        devices=tuple(
-            dict.fromkeys((*(d for d in module.devices if d in ceiling.devices), *frame.devices))
-        ),
+        devices=tuple(dict.fromkeys((*allowed, *frame.home.devices))),
     )
 
 

@@ -21,6 +21,7 @@ from scalebox_actors.broker.client import (
     Receiver,
     error_of,
 )
+from scalebox_actors.broker.outbox import Outbox
 from scalebox_actors.broker.wire import (
     STATUS_NO_RESPONDERS,
     Reply,
@@ -70,7 +71,7 @@ class Link:
         self._waiting: dict[str, _Waiting] = {}
         self._window = asyncio.Semaphore(WINDOW)
         self._loop = asyncio.get_running_loop()
-        self._out: list[bytes] = []
+        self._outbox = Outbox(client.send, self._lose_tickets)
         self._up = asyncio.Event()
         self._closed = ""
         self._ticker: asyncio.TimerHandle | None = None
@@ -112,18 +113,16 @@ class Link:
 
     async def close(self) -> None:
         """End the connection; whoever waits for an answer gets Unavailable."""
-        self._flush()
+        self._outbox.flush()
         self.ended("closed by us")
         # Of a server that was killed it may never return.
         await asyncio.wait([asyncio.create_task(self._client.close())], timeout=_CLOSE)
 
     # --- sending ----------------------------------------------------------------------------
 
-    def post(self, data: bytes) -> None:
-        """Send a command with all others of this turn of the loop; lost if disconnected."""
-        if not self._out:
-            self._loop.call_soon(self._flush)
-        self._out.append(data)
+    def post(self, data: bytes, *, soon: bool = True) -> None:
+        """Send a command, with others of this moment; lost if disconnected."""
+        self._outbox.post(data, soon=soon)
 
     def publish(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Send a message without asking for an answer."""
@@ -147,6 +146,7 @@ class Link:
         *,
         patience: float = float("inf"),
         tries: float = float("inf"),
+        soon: bool = True,
     ) -> Reply:
         """Send a request until it is answered: at least once, so it must be safe to repeat.
 
@@ -162,7 +162,7 @@ class Link:
             data = command(subject, f"{self._inbox}.{number}", block, body)
             waiting = self._expect(number, subject, data, patience)
             waiting.tries = tries
-            self.post(data)
+            self.post(data, soon=soon)
             try:
                 return await waiting.answer
             finally:
@@ -329,11 +329,6 @@ class Link:
     def _check_open(self) -> None:
         if self._closed:
             raise Unavailable(f"the connection to NATS has ended: {self._closed}")
-
-    def _flush(self) -> None:
-        out, self._out = self._out, []
-        if out and not self._client.send(b"".join(out)):
-            self._lose_tickets()
 
     def _received(self, subject: bytes, _: bytes, body: bytes, block: bytes | None) -> None:
         waiting = self._waiting.get(subject[self._cut :].decode())

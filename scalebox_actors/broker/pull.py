@@ -153,7 +153,9 @@ class PullIntake:
         try:
             if delivery.forgotten:
                 raise _forgotten()
-            await self._link.call(delivery.reply, body, patience=_ACK_PATIENCE, tries=_ACK_TRIES)
+            await self._link.call(
+                delivery.reply, body, patience=_ACK_PATIENCE, tries=_ACK_TRIES, soon=False
+            )
         except NoResponders:
             raise Unavailable(
                 f"consumer {self._consumer} is gone; its message comes again"
@@ -185,6 +187,7 @@ class PullIntake:
                 self._link.spawn(self._subscribe(self._generation))
             return
         count, self._granted = self._granted, 0
+        soon = self.ahead.slots_free > self._asked + len(self._queue)
         self._asked += count
         self._last_sign = self._loop.time()
         body = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (
@@ -192,7 +195,7 @@ class PullIntake:
             EXPIRES * NS,
             IDLE_HEARTBEAT * NS,
         )
-        self._link.post(command(self._next, self._inbox, b"", body))
+        self._link.post(command(self._next, self._inbox, b"", body), soon=soon)
 
     async def _subscribe(self, generation: int) -> None:
         sid = await self._link.subscribe(self._inbox, partial(self._receive, generation))

@@ -20,7 +20,6 @@ from scalebox_actors.launch.warm import WarmContainers
 from scalebox_actors.launch.workdir import WorkDir
 from scalebox_actors.launch.workplace import Workplace, argv, prepare
 from scalebox_actors.limits import STOP_GRACE
-from scalebox_actors.pool import Share, share_text
 from scalebox_actors.ports import Exit, Run, Task
 from scalebox_actors.records import Cause, Outcome
 from scalebox_actors.spec import ContainerSpec, Frame, container_spec
@@ -58,7 +57,7 @@ class FreshLauncher:
             return False
         if directory.has_door() and directory.opened is None:
             return False  # it was given to the task and never let in
-        return await self._runtime.find(self._place.name(task)) is not None
+        return await self._find(task, directory) is not None
 
     async def run(self, task: Task) -> Outcome:
         """Start or adopt the task's container, wait for it under the time limit, collect."""
@@ -95,7 +94,7 @@ class FreshLauncher:
 
     async def stop(self, task: Task) -> None:
         """Kill the task's container; whoever waits for it gets its exit."""
-        run = await self._runtime.find(self._place.name(task))
+        run = await self._runtime.find(await self._warm.named(self._place.name(task)))
         if run is not None:
             await run.stop(STOP_GRACE)
 
@@ -107,7 +106,7 @@ class FreshLauncher:
             left = await asyncio.to_thread(remove_declared, outcome.removed, paths)
             if left:
                 log.warning("files_not_removed", extra={"task": task.message.id, "files": left[:5]})
-        await self._runtime.remove(self._place.name(task))
+        await self._runtime.remove(await self._warm.named(self._place.name(task)))
         if not directory.remove_inputs():
             await asyncio.to_thread(directory.remove)
 
@@ -143,7 +142,16 @@ class FreshLauncher:
         if directory.opened is None:
             return await self._begin(spec, anew=False)
         # Started ahead: its labels, and the first name of its directory, tell nothing of the task.
-        return await self._runtime.find(spec.name)
+        return await self._find(task, directory)
+
+    async def _find(self, task: Task, directory: WorkDir) -> Run | None:
+        """Return the task's container; one that was started ahead gets its name, if it has not."""
+        name = self._place.name(task)
+        run = await self._runtime.find(name)
+        if run is None and (waiting := directory.container):
+            await self._runtime.rename(waiting, name)
+            run = await self._runtime.find(name)
+        return run
 
     async def _started(self, task: Task, directory: WorkDir, spec: ContainerSpec) -> Run:
         """Let the task into a container that waits for one, or start one for it."""
@@ -169,24 +177,18 @@ class FreshLauncher:
 
     def _spec(self, task: Task, directory: WorkDir) -> ContainerSpec:
         """Return the task's container; raises BadMessage if the body cannot be an argument."""
-        inside = self._place.inside(directory)
-        surroundings, share = self._place.surroundings, task.share
+        inside, share = self._place.inside(directory), task.share
         return container_spec(
             self._module,
             Frame(
                 name=self._place.name(task),
-                topology=surroundings.topology,
-                site=surroundings.site,
-                node=surroundings.node,
+                home=self._place.home(share),
                 task_id=task.message.id,
                 attempt=task.attempt,
                 command=argv(self._module, task, inside),
-                env=environment(self._module, task, surroundings, inside)
+                env=environment(self._module, task, self._place.surroundings, inside)
                 | self._place.variables(share),
                 work=str(directory),
-                base=str(self._place.base),
-                devices=self._place.devices(share),
-                share=share_text(share) if share != Share() else "",
             ),
             self._place.ceiling,
         )

@@ -82,22 +82,18 @@ class Parked:
         self._check(said[0] if said else None)
 
     async def admit(self, task: Task, directory: WorkDir, arguments: Sequence[str]) -> Run | None:
-        """Let a task through the gate and return its run; None: it has gone, or its name is taken.
+        """Let a task through the gate and return its run; None if it has gone.
+
+        The directory is what makes it the task's; it keeps its own name for now.
 
         Raises RuntimeUnavailable; then nothing was started, whatever is left of it.
         """
         if self._run is None or self._pipes is None:
             raise RuntimeError("a container is started before a task is let in")
         # Killed anywhere before the gate is opened, its pipe ends and the container with it.
-        # Under the task's name or not, it has no file `run`, so nobody takes it for a run.
-        renaming = asyncio.create_task(
-            self._place.runtime.rename(self.name, self._place.name(task))
-        )
-        try:
-            await self._hand_over(task, directory)
-        finally:
-            renamed = await renaming
-        if not (renamed and self.alive):
+        # Its directory has no file `run`, so nobody takes it for a run.
+        await self._hand_over(task, directory)
+        if not self.alive:
             return None
         inside = self._place.inside(directory)
         env = environment(self._module, task, self._place.surroundings, inside)
@@ -116,7 +112,6 @@ class Parked:
         """Make the directory the task's; raises RuntimeUnavailable if the host cannot."""
         try:
             if is_small(task):
-                await asyncio.sleep(0)  # the engine is asked first, and works meanwhile
                 directory.take_over(self._directory, task)
             else:
                 await asyncio.to_thread(directory.take_over, self._directory, task)
@@ -154,21 +149,18 @@ class Parked:
         raise RuntimeUnavailable(f"ended with {end.code} before its message: {end.detail}")
 
     def _spec(self) -> ContainerSpec:
-        around, door = self._place.surroundings, self._place.door(self._directory.door)
+        door = self._place.door(self._directory.door)
         return container_spec(
             self._module,
             Frame(
                 name=self.name,
-                topology=around.topology,
-                site=around.site,
-                node=around.node,
+                home=self._place.home(Share()),
                 task_id="",
                 attempt=0,
                 command=(*self._module.command, gate.LAST_WORD),
                 wrapper=gate.wrapper(door.target),
                 env=self._env,
                 work=str(self._directory.path),
-                base=str(self._place.base),
                 role=ROLE,
                 doors=(door,),
             ),

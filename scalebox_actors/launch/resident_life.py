@@ -36,7 +36,6 @@ from scalebox_actors.limits import (
     STOP_GRACE,
 )
 from scalebox_actors.names import lasting_name
-from scalebox_actors.pool import Share, share_text
 from scalebox_actors.ports import Exit, Logs, Run
 from scalebox_actors.spec import ContainerSpec, Frame, container_spec
 from scalebox_actors.topology.model import Module
@@ -199,24 +198,19 @@ class Life:
 
     def _spec(self) -> ContainerSpec:
         place, door = self._place, self._place.door(self.folder.door)
-        surroundings, share = place.surroundings, place.share_of(self.seq)
+        share = place.share_of(self.seq)
         frame = Frame(
             name=self.name,
-            topology=surroundings.topology,
-            site=surroundings.site,
-            node=surroundings.node,
+            home=place.home(share),
             task_id="",
             attempt=1,
             command=self._module.command,
             wrapper=(SHELL, f"{door.target}/{self.folder.gate}"),
-            env=lasting_environment(self._module, self.seq, surroundings, self._inside)
+            env=lasting_environment(self._module, self.seq, place.surroundings, self._inside)
             | place.variables(share),
             work=str(self.folder.work),
-            base=str(place.base),
             role=ROLE,
             doors=(door,),
-            devices=place.devices(share),
-            share=share_text(share) if share != Share() else "",
         )
         return container_spec(self._module, frame, place.ceiling)
 

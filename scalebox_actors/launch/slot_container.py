@@ -20,7 +20,6 @@ from scalebox_actors.launch.workdir import WorkDir
 from scalebox_actors.launch.workplace import SMALL_BODY, Workplace, argv
 from scalebox_actors.limits import SLOT_START
 from scalebox_actors.message import Message
-from scalebox_actors.pool import Share, share_text
 from scalebox_actors.ports import Exit, Task
 from scalebox_actors.records import Cause, Outcome
 from scalebox_actors.spec import Frame, container_spec
@@ -76,23 +75,17 @@ class SlotContainer:
             reason = f"work directory {self.directory.path}: {error.strerror}"
             raise RuntimeUnavailable(reason) from error
         mount = self._place.door(folder)
-        around = self._place.surroundings
         frame = Frame(
             name=self.name,
-            topology=around.topology,
-            site=around.site,
-            node=around.node,
+            home=self._place.home(self._share),
             task_id="",
             attempt=1,
             command=module.command,
             wrapper=wrapper(mount.target, alone=isolated),
             env=self._env | _ENDS_GROUP,
             work=str(self.directory.path),
-            base=str(self._place.base),
             role=ROLE,
             doors=(mount,),
-            devices=self._place.devices(self._share),
-            share=share_text(self._share) if self._share != Share() else "",
         )
         spec = container_spec(module, frame, self._place.ceiling)
         self._agent = await Agent.open(self._place.runtime, spec, self._door, alone=isolated)

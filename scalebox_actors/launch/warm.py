@@ -40,6 +40,8 @@ class WarmContainers:
         self._keeper: asyncio.Task[None] | None = None
         self._starts: set[asyncio.Task[None]] = set()
         self._removals: set[asyncio.Task[None]] = set()
+        self._namings: dict[str, tuple[str, asyncio.Task[None]]] = {}
+        """By the task's name: what its container was called, and how that is being changed."""
         self._closed = False
         self._failures = 0
         self._image = ""
@@ -76,6 +78,9 @@ class WarmContainers:
     async def close(self) -> None:
         """Remove all that wait."""
         self.hold()
+        namings = [naming for _, naming in self._namings.values()]
+        if namings:
+            await asyncio.wait(namings, timeout=_CLOSE_SECONDS)
         if self._starts:
             # Let go in the middle, an engine might make the container after we looked for it.
             await asyncio.wait(self._starts, timeout=_CLOSE_SECONDS)
@@ -93,8 +98,8 @@ class WarmContainers:
 
         Raises RuntimeUnavailable; then nothing was started.
         """
-        if not gate.fits(arguments):
-            return None
+        if not gate.fits(arguments) or directory.is_known():
+            return None  # what an earlier attempt left has to go first
         parked = self._take()
         if parked is None:
             return None
@@ -105,9 +110,37 @@ class WarmContainers:
             if run is None:  # whatever became of it, no task ran in it and none will
                 self._throw_away(parked)
             else:
-                self._names.discard(parked.name)
+                self._name(parked.name, self._place.name(task))
             self._due.set()
         return run
+
+    async def named(self, name: str) -> str:
+        """Return what the container of a task is called, once that does not change any more."""
+        waiting, naming = self._namings.pop(name, ("", None))
+        if naming is None:
+            return name
+        try:
+            await asyncio.shield(naming)
+        except SbxError:
+            return waiting
+        return name
+
+    def _name(self, waiting: str, name: str) -> None:
+        """Let a container have its task's name; its program runs meanwhile."""
+        naming = asyncio.get_running_loop().create_task(self._rename(waiting, name))
+        naming.add_done_callback(_retrieve)
+        self._namings[name] = (waiting, naming)
+
+    async def _rename(self, waiting: str, name: str) -> None:
+        # Killed before it is done, the next life finds the container by the directory's note.
+        runtime = self._place.runtime
+        try:
+            if not await runtime.rename(waiting, name):
+                # Whoever has the name has lost its directory, and so the task.
+                await runtime.remove(name)
+                await runtime.rename(waiting, name)
+        finally:
+            self._names.discard(waiting)
 
     def _take(self) -> Parked | None:
         """Return the oldest that still waits."""
@@ -212,3 +245,9 @@ def _unfit(module: Module) -> str:
     if module.limits.gpus:
         return "a GPU is given to a run, and a container that waits has none"
     return ""
+
+
+def _retrieve(naming: "asyncio.Task[None]") -> None:
+    """Take note of an error: whoever needs the name hears of it."""
+    if not naming.cancelled():
+        naming.exception()

@@ -14,7 +14,6 @@ Everything here blocks; callers run it in a thread.
 import contextlib
 import os
 import shutil
-import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,14 +22,14 @@ import msgspec
 
 from scalebox_actors.contract import READ_FILES, render_batch_jsonl, render_batch_txt
 from scalebox_actors.errors import BadOutput
+from scalebox_actors.launch.files import fill, overwrite, read_regular, write_new
 from scalebox_actors.launch.spares import INNER, Spares
-from scalebox_actors.limits import OUTPUT_FILE_BYTES
 from scalebox_actors.ports import Task
 
 OWNER = ".owner"
 """The file beside the work directory that names the node it belongs to."""
 NOTE = ".task"
-"""The file beside it that names the task of a container that was started ahead."""
+"""The file beside it that names the task of a container that was started ahead, and that."""
 DOOR = "door"
 """The folder beside it by which the node talks with a container that was started ahead."""
 OPENED = "run"
@@ -40,8 +39,6 @@ GONE = ".gone."
 _INPUTS = frozenset({"body", "headers.json"})
 _AROUND = frozenset({OWNER})
 _READ = frozenset(READ_FILES)
-_TEXTS = frozenset({"auxout.txt", "custom-out.txt", "user-file.txt"})
-"""Texts are cut, not refused: the end of one that is too long is kept."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -86,6 +83,15 @@ class WorkDir:
         """The folder by which the node talks with a container that was started ahead."""
         return self.parent / DOOR
 
+    def is_known(self) -> bool:
+        """Whether this or another attempt of the task has left something here."""
+        return os.path.exists(self._parent)  # noqa: PTH110
+
+    @property
+    def container(self) -> str:
+        """The container that the task was let into, as it was called before; else empty."""
+        return note_of(self.parent).container if self.opened is not None else ""
+
     def has_door(self) -> bool:
         """Whether it was made for a container that was started ahead."""
         return os.path.isdir(f"{self._parent}/{DOOR}")  # noqa: PTH112
@@ -109,7 +115,7 @@ class WorkDir:
             self.parent.mkdir(parents=True, mode=0o700)
         fresh = f"{self._parent}/{INNER}"
         os.mkdir(fresh, 0o700)  # noqa: PTH102
-        _write(f"{self._parent}/{OWNER}", self._owner.encode())
+        write_new(f"{self._parent}/{OWNER}", self._owner.encode())
         write_inputs(fresh, task)
         os.chmod(fresh, 0o777)  # noqa: PTH101, S103 - any image user; the parent is 0700
         os.rename(fresh, self._path)  # noqa: PTH104
@@ -132,6 +138,10 @@ class WorkDir:
         """Make it for a container that waits for its task, with a door beside it; return that."""
         self._make(self.path)
         self.path.chmod(0o777)
+        # Made now, where no program reaches, so that a message does not wait for it: on a disk a
+        # new file costs more than what is written into it.
+        for name in (NOTE, *(f".{name}" for name in (*_INPUTS, OPENED))):
+            (self.parent / name).touch(mode=0o666)
         self.door.mkdir()
         self.door.chmod(0o755)  # any image user, who sees it read-only
         return self.door
@@ -141,18 +151,19 @@ class WorkDir:
 
         What is mounted follows: the container sees the files in its own directory.
         """
-        write_inputs(str(ahead.path), task)
-        (ahead.parent / NOTE).write_text(task.message.id, "utf-8")
-        if ahead.path.name != self.path.name:
-            ahead.path.rename(ahead.parent / self.path.name)
-        discard(self.parent)
-        ahead.parent.rename(self.parent)
+        parent = str(ahead.parent)
+        write_inputs(str(ahead), task, lambda path, data: fill(parent, path, data))
+        overwrite(f"{parent}/{NOTE}", f"{task.message.id}\n{ahead.name}".encode())
+        inside = f"{parent}{self._path.removeprefix(self._parent)}"
+        if str(ahead) != inside:
+            os.rename(str(ahead), inside)  # noqa: PTH104
+        _become(parent, self._parent)
 
     def open_door(self, text: bytes) -> None:
         """Write down that the container is told to go on, and what it then executes."""
-        path = self.door / OPENED
-        path.write_bytes(text)
-        path.chmod(0o644)
+        path = f"{self._parent}/{DOOR}/{OPENED}"
+        fill(self._parent, path, text)
+        os.chmod(path, 0o644)  # noqa: PTH101 - any image user
 
     def _make(self, folder: Path) -> None:
         self.parent.mkdir(parents=True, mode=0o700)
@@ -173,7 +184,7 @@ class WorkDir:
             raise BadOutput(f"the work directory cannot be read: {error.strerror}") from error
         for path in paths:
             if path.name in _READ:
-                found[path.name] = _read_regular(path, path.name)
+                found[path.name] = read_regular(path, path.name)
         return found
 
     def has_outputs(self) -> bool:
@@ -231,15 +242,17 @@ class WorkDir:
         return True
 
 
-def write_inputs(folder: str, task: Task) -> None:
+def write_inputs(
+    folder: str, task: Task, write: Callable[[str, bytes], None] | None = None
+) -> None:
     """Write the files that a program is given of its message."""
-    message = task.message
-    _write(f"{folder}/body", message.body)
-    _write(f"{folder}/headers.json", _encode(message.contract_headers))
+    message, write = task.message, write or write_new
+    write(f"{folder}/body", message.body)
+    write(f"{folder}/headers.json", _encode(message.contract_headers))
     if task.members:
         members = [(m.id, m.body, m.contract_headers) for m in task.members]
-        _write(f"{folder}/batch-tasks.jsonl", render_batch_jsonl(members))
-        _write(f"{folder}/batch-tasks.txt", render_batch_txt(members))
+        write_new(f"{folder}/batch-tasks.jsonl", render_batch_jsonl(members))
+        write_new(f"{folder}/batch-tasks.txt", render_batch_txt(members))
 
 
 def remove_tree(path: Path) -> None:
@@ -274,12 +287,30 @@ def owner_of(parent: Path) -> str | None:
         return None
 
 
-def note_of(parent: Path) -> str:
-    """Return the task that a container was given after it was made; empty if none was."""
+class Note(msgspec.Struct, frozen=True):
+    """Which task a container was given after it was made, and what it was called before."""
+
+    task: str = ""
+    container: str = ""
+
+
+def note_of(parent: Path) -> Note:
+    """Return what a run's directory says of its container."""
     try:
-        return (parent / NOTE).read_text("utf-8")
-    except FileNotFoundError:
-        return ""
+        task, _, container = (parent / NOTE).read_text("utf-8").partition("\n")
+    except (FileNotFoundError, NotADirectoryError):
+        return Note()
+    return Note(task, container)
+
+
+def given_to(base: Path) -> dict[str, str]:
+    """Return the runs that were let into containers started ahead, by those containers."""
+    runs = {}
+    for name in os.listdir(base):  # noqa: PTH208 - names alone
+        parent = base / name
+        if not name.startswith(GONE) and (parent / DOOR / OPENED).exists():
+            runs[note_of(parent).container] = name
+    return runs
 
 
 def make_base(base: Path) -> Path:
@@ -307,43 +338,6 @@ def _remove_door(parent: str) -> None:
         os.unlink(f"{door}/{name}")  # noqa: PTH108
     os.rmdir(door)  # noqa: PTH106
     Path(parent, NOTE).unlink(missing_ok=True)
-
-
-def _write(path: str, data: bytes) -> None:
-    """Write a new file; what has its name goes, and a link of a program's is not followed."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        handle = os.open(path, flags, 0o666)
-    except FileExistsError:
-        os.unlink(path)  # noqa: PTH108
-        handle = os.open(path, flags, 0o666)
-    try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(handle, left) :]
-    finally:
-        os.close(handle)
-
-
-def _read_regular(path: Path, name: str) -> bytes:
-    """Read one file that a program wrote, believing nothing about it."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise BadOutput(f"{name}: cannot be read: {error.strerror}") from error
-    try:
-        facts = os.fstat(handle)
-        if not stat.S_ISREG(facts.st_mode):
-            raise BadOutput(f"{name}: is not a regular file")
-        if facts.st_size > OUTPUT_FILE_BYTES and name not in _TEXTS:
-            raise BadOutput(
-                f"{name}: has {facts.st_size} bytes; at most {OUTPUT_FILE_BYTES} are read"
-            )
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            file.seek(max(0, facts.st_size - OUTPUT_FILE_BYTES))
-            return file.read(OUTPUT_FILE_BYTES)
-    finally:
-        os.close(handle)
 
 
 def _grant_and_retry(_: Callable[[str], object], name: str, error: object) -> None:

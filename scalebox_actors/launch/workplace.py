@@ -14,9 +14,9 @@ from scalebox_actors.launch.spares import Spares
 from scalebox_actors.launch.workdir import WorkDir
 from scalebox_actors.limits import KIB
 from scalebox_actors.names import run_name
-from scalebox_actors.pool import Share
+from scalebox_actors.pool import Share, share_text
 from scalebox_actors.ports import Runtime, Task
-from scalebox_actors.spec import DOOR, Ceiling, Mount, resolve_mount
+from scalebox_actors.spec import DOOR, Ceiling, Home, Mount, resolve_mount
 from scalebox_actors.topology.model import Module
 
 SMALL_BODY = 64 * KIB
@@ -60,9 +60,17 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
         target = DOOR if self.runtime.work_path else str(folder)
         return Mount(source=str(folder), target=target, ours=True)
 
-    def devices(self, share: Share) -> tuple[str, ...]:
-        """Return the device files that come with a share of the node."""
-        return devices_of(share.gpus, self.gpus)
+    def home(self, share: Share) -> Home:
+        """Return whose a run is that has this share of the node."""
+        around = self.surroundings
+        return Home(
+            topology=around.topology,
+            site=around.site,
+            node=around.node,
+            base=str(self.base),
+            devices=devices_of(share.gpus, self.gpus),
+            share=share_text(share) if share != Share() else "",
+        )
 
     def variables(self, share: Share) -> dict[str, str]:
         """Return the variables that come with a share of the node."""

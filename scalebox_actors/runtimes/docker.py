@@ -40,7 +40,7 @@ from scalebox_actors.runtimes.docker_inspect import (
 from scalebox_actors.runtimes.docker_logs import Frames
 from scalebox_actors.runtimes.docker_orphans import end_processes
 from scalebox_actors.runtimes.docker_usage import Meter
-from scalebox_actors.runtimes.init_words import INIT_FAILED, INIT_SAYS, judged
+from scalebox_actors.runtimes.init_words import judged_end
 from scalebox_actors.runtimes.mounts import real_mounts
 from scalebox_actors.spec import ContainerSpec
 
@@ -89,21 +89,8 @@ class DockerRun:
                 detail = "the container was removed from outside"
                 self._end = Exit(code=KILLED, lost=True, detail=detail)
             elif found.ended:
-                self._end = await self._judged(self._runtime.read_exit(found, self._watch))
+                self._end = await judged_end(self._runtime.read_exit(found, self._watch), self)
         return self._end
-
-    async def _judged(self, end: Exit) -> Exit:
-        """Tell a program that could not be executed from one that ended with that code.
-
-        With an init the engine's start succeeds, and it is the init that fails to execute.
-        """
-        if end.code not in INIT_FAILED or end.lost:
-            return end
-        logs = await self.logs(INIT_SAYS)
-        code, words = judged(end.code, logs.stdout_size, logs.stderr)
-        if not words:
-            return end
-        return msgspec.structs.replace(end, code=code, not_started=True, detail=words)
 
     async def stop(self, grace: float) -> None:
         """Terminate it, kill it after `grace`; with its first process everything in it ends."""

@@ -13,7 +13,8 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from scalebox_actors.ports import Exit
-from scalebox_actors.runtimes.cgroups import Cgroups, Reading, host_layout
+from scalebox_actors.runtimes.cgroup_files import Reading
+from scalebox_actors.runtimes.cgroups import Cgroups, host_layout
 from scalebox_actors.runtimes.docker_body import Traits
 
 HOME = "/sbx"
@@ -78,8 +79,8 @@ class Meter:
             reading = Reading()
         if self._groups.layout.version == 1:
             # There a group forgets what groups below it moved as soon as these are gone.
-            reading = msgspec.structs.replace(reading, io_read_bytes=None, io_write_bytes=None)
-        return msgspec.structs.replace(end, **msgspec.structs.asdict(reading))
+            reading = reading._replace(io_read_bytes=None, io_write_bytes=None)
+        return msgspec.structs.replace(end, **reading._asdict())
 
     def end(self, container: str) -> None:
         """Remove the group of a container that was removed."""

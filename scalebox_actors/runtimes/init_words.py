@@ -2,6 +2,10 @@
 
 import re
 
+import msgspec
+
+from scalebox_actors.ports import Exit, Run
+
 INIT_FAILED = frozenset((1, 126, 127))
 """The codes with which an init ends that cannot execute the program."""
 INIT_SAYS = 4096
@@ -24,3 +28,14 @@ def judged(code: int, stdout_size: int, stderr: bytes) -> tuple[int, str]:
     if words and code == 1:
         code = 127 if "no such file" in words.lower() else 126
     return code, words
+
+
+async def judged_end(end: Exit, run: Run) -> Exit:
+    """Return how a run ended; one whose init could not execute the program was never started."""
+    if end.code not in INIT_FAILED or end.lost or end.not_started:
+        return end
+    logs = await run.logs(INIT_SAYS)
+    code, words = judged(end.code, logs.stdout_size, logs.stderr)
+    if not words:
+        return end
+    return msgspec.structs.replace(end, code=code, not_started=True, detail=words)

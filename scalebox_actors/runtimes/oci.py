@@ -19,7 +19,7 @@ from scalebox_actors.errors import ImageMissing, RuntimeUnavailable, SpecRejecte
 from scalebox_actors.limits import MEMORY_MINIMUM
 from scalebox_actors.ports import Exit
 from scalebox_actors.runtimes.arguments import check_arguments
-from scalebox_actors.runtimes.init_words import INIT_FAILED, INIT_SAYS, judged
+from scalebox_actors.runtimes.init_words import judged_end
 from scalebox_actors.runtimes.mounts import real_mounts
 from scalebox_actors.runtimes.oci_config import (
     HOST_NETWORK,
@@ -48,15 +48,7 @@ class OciRun(ShepherdRun):
 
     async def wait(self) -> Exit:
         """Return how it ended."""
-        end = await super().wait()
-        if end.code not in INIT_FAILED or end.lost or end.not_started:
-            return end
-        # The container started, and it may be its init that could not execute the program.
-        logs = await self.logs(INIT_SAYS)
-        code, words = judged(end.code, logs.stdout_size, logs.stderr)
-        if not words:
-            return end
-        return msgspec.structs.replace(end, code=code, not_started=True, detail=words)
+        return await judged_end(await super().wait(), self)
 
 
 class OciRuntime(ShepherdRuntime):

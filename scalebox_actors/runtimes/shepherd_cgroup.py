@@ -11,6 +11,17 @@ import signal
 import time
 from functools import cache
 
+from scalebox_actors.runtimes.cgroup_files import (
+    V1,
+    V2,
+    Reading,
+    hand_down,
+    number,
+    pairs,
+    put,
+    read_v1,
+    read_v2,
+)
 from scalebox_actors.runtimes.shepherd_journal import Json
 from scalebox_actors.runtimes.shepherd_kernel import read_text
 
@@ -20,7 +31,6 @@ INNER = "c"
 """The group of the container itself, inside ours."""
 MEASURED = ("memory", "cpuacct")
 """The controllers of version 1 that tell what was used; `blkio` forgets what children moved."""
-WANTED = "+cpu +memory +pids +io"
 PATIENCE = 2.0
 """So long processes may take to die once they were killed."""
 
@@ -56,9 +66,7 @@ class Group:
     def _make_unified(self, memory: int | None) -> None:
         _mkdir(f"{self._root}/{PARENT}", f"{self._root}/{self._path}")
         for place in (self._root, f"{self._root}/{PARENT}"):
-            for word in WANTED.split():
-                with contextlib.suppress(OSError):  # what is not there cannot be limited
-                    _put(f"{place}/cgroup.subtree_control", word)
+            hand_down(place)
         if memory is not None:
             self._write("", "memory.max", memory)
             with contextlib.suppress(OSError):
@@ -73,7 +81,7 @@ class Group:
         try:
             control = os.open(f"{place}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                _put(f"{place}/cgroup.event_control", f"{alarm} {control}")
+                put(f"{place}/cgroup.event_control", f"{alarm} {control}")
             finally:
                 os.close(control)
         except OSError:  # a kernel without it: running out of memory looks like a kill
@@ -83,28 +91,21 @@ class Group:
 
     def usage(self) -> Json:
         """Return what was used, as far as this host tells, and whether memory ran out."""
-        read = self._usage_2 if self._unified else self._usage_1
-        return {name: value for name, value in read().items() if value is not None}
+        told = {**self._reading()._asdict(), "out_of_memory": self._out_of_memory() or None}
+        return {name: value for name, value in told.items() if value is not None}
 
-    def _usage_1(self) -> Json:
-        cpu = self._number("cpuacct/", "cpuacct.usage")
-        return {
-            "cpu_seconds": None if cpu is None else cpu / 1e9,
-            "memory_peak": self._number("memory/", "memory.max_usage_in_bytes"),
-            "out_of_memory": self._alarmed() or None,
-        }
+    def _reading(self) -> Reading:
+        if self._unified:
+            return read_v2(self._texts("", V2))
+        files: dict[str, str] = {}
+        for controller in MEASURED:
+            files |= self._texts(f"{controller}/", V1[controller])
+        return read_v1(files)
 
-    def _usage_2(self) -> Json:
-        cpu = _pairs(self._text("", "cpu.stat"))
-        events = _pairs(self._text("", "memory.events"))
-        moved = self._text("", "io.stat").split()
-        return {
-            "cpu_seconds": cpu["usage_usec"] / 1e6 if "usage_usec" in cpu else None,
-            "memory_peak": self._number("", "memory.peak"),
-            "io_read_bytes": _total(moved, "rbytes="),
-            "io_write_bytes": _total(moved, "wbytes="),
-            "out_of_memory": events.get("oom_kill", 0) > 0 or None,
-        }
+    def _out_of_memory(self) -> bool:
+        if not self._unified:
+            return self._alarmed()
+        return bool(number(pairs(self._text("", "memory.events")).get("oom_kill")))
 
     def _alarmed(self) -> bool:
         if self._alarm < 0:
@@ -148,11 +149,12 @@ class Group:
         return found
 
     def _write(self, hierarchy: str, name: str, value: int) -> None:
-        _put(f"{self._root}/{hierarchy}{self._path}/{name}", str(value))
+        put(f"{self._root}/{hierarchy}{self._path}/{name}", str(value))
 
-    def _number(self, hierarchy: str, name: str) -> int | None:
-        text = self._text(hierarchy, name).strip()
-        return int(text) if text.isdigit() else None
+    def _texts(self, hierarchy: str, names: tuple[str, ...]) -> dict[str, str]:
+        """Return the texts of files by their names, without those that say nothing."""
+        texts = {name: self._text(hierarchy, name) for name in names}
+        return {name: text for name, text in texts.items() if text}
 
     def _text(self, hierarchy: str, name: str) -> str:
         return read_text(f"{self._root}/{hierarchy}{self._path}/{name}")
@@ -196,22 +198,3 @@ def _rmdir(path: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _put(path: str, text: str) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(file, text.encode())
-    finally:
-        os.close(file)
-
-
-def _pairs(text: str) -> dict[str, int]:
-    words = text.split()
-    pairs = zip(words[::2], words[1::2], strict=False)
-    return {name: int(value) for name, value in pairs if value.isdigit()}
-
-
-def _total(words: list[str], prefix: str) -> int | None:
-    found = [int(w[len(prefix) :]) for w in words if w.startswith(prefix)]
-    return sum(found) if found else None

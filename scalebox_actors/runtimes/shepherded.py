@@ -138,8 +138,10 @@ class ShepherdRuntime:
 
     async def find(self, name: str) -> ShepherdRun | None:
         """Return the run of that name, or None."""
-        answer = await self.ask({"do": "find", "name": name})
-        return self.run(answer.run, adopted=True) if answer.run else None
+        told = (await self.ask({"do": "find", "name": name})).run
+        if told is None or told.name not in self._watches:  # removed while we asked
+            return None
+        return self.run(told, adopted=True)
 
     async def start(self, spec: ContainerSpec, **how: object) -> tuple[Told, bool]:
         """Start the run named `spec.name`, or adopt one that is of this attempt.

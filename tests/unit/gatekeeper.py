@@ -23,6 +23,9 @@ class Gatekeeper:
         self.host: Host
         self.runs: list[str] = []
         """The body of every task that was really run, in order."""
+        self.free = asyncio.Event()
+        """Until it is set, a program does not get further than the gate."""
+        self.free.set()
 
     async def __call__(self, spec: ContainerSpec, work: Path) -> int:
         """Wait at the gate if there is one, then run."""
@@ -36,6 +39,7 @@ class Gatekeeper:
             # Quoted words of a shell, which this reads back as a shell does.
             words = shlex.split(text.rpartition(b'exec "$@"')[2].decode())
             command = (*spec.command[:-1], *words)
+            await self.free.wait()
             here = Path(os.readlink(f"/proc/self/fd/{place}"))  # noqa: PTH115 - in memory
             return self._run(msgspec.structs.replace(spec, command=command), here)
 

@@ -1,11 +1,11 @@
 """An agent of a slot that is a coroutine: it talks through the pipes as slot_agent.sh does."""
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from unit.crashworld import World
+from unit.doorway import pipes, read_line
 
 from scalebox_actors.launch.slots import SlotLauncher
 from scalebox_actors.node import Node
@@ -21,19 +21,15 @@ def agent(behaviour: Behaviour) -> Program:
 
     async def run(spec: ContainerSpec, work: Path) -> int:
         door = Path(spec.mounts[-1].source)
-        reads = os.open(door / "in", os.O_RDONLY | os.O_NONBLOCK)
-        writes = os.open(door / "out", os.O_WRONLY | os.O_NONBLOCK)
         try:
-            os.write(writes, b"ready 0\n")
-            while line := await _line(reads):
-                name, _, hook = line.partition(" ")
-                answer = await _answer(hook, door, work, behaviour)
-                os.write(writes, f"{name} {answer}\n".encode())
+            with pipes(door) as (reads, writes):
+                os.write(writes, b"ready 0\n")
+                while line := await read_line(reads):
+                    name, _, hook = line.decode().strip().partition(" ")
+                    answer = await _answer(hook, door, work, behaviour)
+                    os.write(writes, f"{name} {answer}\n".encode())
         except BrokenPipeError:
             return 141
-        finally:
-            os.close(reads)
-            os.close(writes)
         return 0
 
     return run
@@ -46,21 +42,6 @@ async def _answer(hook: str, door: Path, work: Path, behaviour: Behaviour) -> "i
         return 0
     code = behaviour(work)
     return code if isinstance(code, int) else await code
-
-
-async def _line(pipe: int) -> str:
-    """Read a line; nothing at the end."""
-    got = b""
-    while not got.endswith(b"\n"):
-        try:
-            piece = os.read(pipe, 1)
-        except BlockingIOError:
-            await asyncio.sleep(0)
-            continue
-        if not piece:
-            return ""
-        got += piece
-    return got.decode().strip()
 
 
 class SlotWorld(World):

@@ -1,6 +1,7 @@
 """The house stands as it is drawn: imports go down only, rooms on one floor are strangers."""
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,8 +71,14 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             yield node.lineno, node.module
-            if node.module == "scalebox_actors":
-                yield from ((node.lineno, f"scalebox_actors.{a.name}") for a in node.names)
+            if node.module.startswith("scalebox_actors"):  # what is taken from it may be a file
+                yield from ((node.lineno, f"{node.module}.{a.name}") for a in node.names)
+
+
+def file_of(module: str) -> Path:
+    """Return the file of a module of ours."""
+    place = ROOT / module.replace(".", "/")
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
 
 
 FILES = sorted(
@@ -101,6 +108,27 @@ def test_imports_go_down(path: Path) -> None:
             wrong.append(f"line {line}: {parts[0]} is not for {room}")
 
     assert wrong == []
+
+
+def test_the_shepherd_needs_no_site_package() -> None:
+    """It is started without any: all that it imports, and that that imports, is Python's own."""
+    left, seen, wrong = ["scalebox_actors.runtimes.shepherd"], set[str](), []
+    while left:
+        module = left.pop()
+        parent = module.rpartition(".")[0]
+        if parent:
+            left.append(parent)  # a package is executed before what is in it
+        if module in seen or not file_of(module).exists():  # imported already, or a name in one
+            continue
+        seen.add(module)
+        for line, name in imports(file_of(module)):
+            if name.partition(".")[0] == "scalebox_actors":
+                left.append(name)
+            elif name.partition(".")[0] not in sys.stdlib_module_names:
+                wrong.append(f"{module}, line {line}: {name}")
+
+    assert wrong == []
+    assert "scalebox_actors.runtimes.cgroup_files" in seen
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

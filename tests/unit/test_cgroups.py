@@ -4,14 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from scalebox_actors.runtimes.cgroups import (
-    Cgroups,
-    Layout,
-    Reading,
-    layout_of,
-    read_v1,
-    read_v2,
-)
+from scalebox_actors.runtimes.cgroup_files import Reading, read_v1, read_v2
+from scalebox_actors.runtimes.cgroups import Cgroups, Layout, layout_of
 
 V1 = "cgroup /sys/fs/cgroup/{0} cgroup rw,relatime,{0} 0 0\n"
 V2 = "cgroup2 /sys/fs/cgroup{0} cgroup2 rw,nosuid 0 0\n"

@@ -236,10 +236,12 @@ async def test_pairs_of_faults(
 
 @pytest.mark.timeout(240)
 async def test_random_walks(
-    scenario: tuple[Make, Callable[[World], None]],
+    scenario: tuple[Make, Callable[[World], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many faults in one scenario; the seed in the message repeats a failure."""
     make, check = scenario
+    # A walk may hit every start of a task, which then is poison, and rightly so.
+    monkeypatch.setattr("scalebox_actors.policy.STARTS_PER_TASK", 100)
     silence_the_dead()
     calls = await count_calls(make)
     seed = int(os.environ.get("SBX_SEED", "0")) or random.SystemRandom().randrange(1 << 30)

@@ -106,8 +106,8 @@ async def test_more_tasks_than_wait_are_started_at_once(world: World) -> None:
     assert sorted(world.keeper.runs) == [f"b{number}" for number in range(6)]
 
 
-async def test_a_taken_name_is_settled_as_without_a_pool(world: World) -> None:
-    """A container that is there under the task's name, and not of this attempt, has to go."""
+async def test_who_has_the_name_of_a_task_without_its_directory_has_to_go(world: World) -> None:
+    """A container under the task's name whose directory is not here has lost the task."""
     name = world.launcher._place.name(task())
     stale = ContainerSpec(
         name=name,
@@ -125,26 +125,86 @@ async def test_a_taken_name_is_settled_as_without_a_pool(world: World) -> None:
     assert [emission.body for emission in outcome.emissions] == [b"x"]
     assert world.keeper.runs == ["old", "x"]
     await until(lambda: world.pool.states["ready"] == 2)
+    assert world.host.containers.keys() - world.waiting == {name}
+    assert await world.runtime.find(name) is not None
+    await world.launcher.clear(task(), outcome)
+    assert set(world.host.containers) == world.waiting
 
 
-async def test_an_engine_that_fails_at_the_rename_starts_nothing_twice(
+async def test_a_task_that_left_something_here_is_run_as_without_a_pool(world: World) -> None:
+    """An earlier attempt's directory is there: what belongs to it has to go first."""
+    left = world.launcher._place.directory(task())
+    left.prepare(task())
+    before = world.waiting
+    outcome = await world.launcher.run(msgspec.structs.replace(task(), attempt=2))
+
+    assert outcome.exit_code == 0
+    assert world.waiting == before
+
+
+async def test_an_engine_that_fails_at_the_rename_does_not_fail_the_task(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Renamed or not, nobody knows; the next try runs the task once."""
-    real = ScriptedRuntime.rename
+    """It runs under the name that it had, and that one is removed with it."""
 
-    async def lost(runtime: ScriptedRuntime, name: str, new: str) -> bool:
-        await real(runtime, name, new)
-        raise RuntimeUnavailable("the answer was lost")
+    async def failing(_: ScriptedRuntime, __: str, ___: str) -> bool:
+        raise RuntimeUnavailable("no answer")
 
-    monkeypatch.setattr(ScriptedRuntime, "rename", lost)
-    with pytest.raises(RuntimeUnavailable):
-        await world.launcher.run(task())
-    monkeypatch.setattr(ScriptedRuntime, "rename", real)
+    monkeypatch.setattr(ScriptedRuntime, "rename", failing)
     outcome = await world.launcher.run(task())
+    await until(lambda: world.pool.states["ready"] == 2)
+    assert len(world.host.containers) == 3
+    await world.launcher.clear(task(), outcome)
 
     assert outcome.exit_code == 0
     assert world.keeper.runs == ["x"]
+    assert set(world.host.containers) == world.waiting
+
+
+async def test_a_run_is_stopped_whatever_it_is_called(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name changes while it runs: who wants it ended waits for that."""
+    real, began = ScriptedRuntime.rename, asyncio.Event()
+
+    async def slow(runtime: ScriptedRuntime, name: str, new: str) -> bool:
+        began.set()
+        await asyncio.sleep(0.05)
+        return await real(runtime, name, new)
+
+    monkeypatch.setattr(ScriptedRuntime, "rename", slow)
+    world.keeper.free.clear()
+    running = asyncio.create_task(world.launcher.run(task()))
+    await began.wait()
+    held = [name for name in world.host.containers if world.launcher.holds(name)]
+    await world.launcher.stop(task())
+    outcome = await asyncio.wait_for(running, 10)
+
+    assert len(held) == 2  # the reaper leaves alone what is being renamed
+    assert outcome.exit_code != 0
+
+
+async def test_a_run_without_its_name_is_adopted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node died before the rename; whoever gets the message finds the run by its directory."""
+
+    async def never(_: ScriptedRuntime, __: str, ___: str) -> bool:
+        return await asyncio.Event().wait()
+
+    with monkeypatch.context() as dying:
+        dying.setattr(ScriptedRuntime, "rename", never)
+        assert (await world.launcher.run(task())).exit_code == 0
+    successor = FreshLauncher(MODULE, world.launcher._place)
+    assert await successor.underway(task())
+    outcome = await successor.run(task())
+    await successor.clear(task(), outcome)
+
+    assert outcome.exit_code == 0
+    assert world.keeper.runs == ["x"]
+    assert world.host.containers.keys() == world.waiting
+    for _, naming in world.pool._namings.values():
+        naming.cancel()
 
 
 async def test_a_full_disk_is_the_hosts_fault(

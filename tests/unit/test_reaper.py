@@ -95,6 +95,31 @@ async def test_a_new_life_removes_what_waited_and_keeps_what_was_given(world: Wo
     assert world.left() == ([GIVEN], [GIVEN])
 
 
+async def test_a_new_life_names_what_was_let_in(world: World) -> None:
+    """A node died between the opening of the gate and the rename: its container is the task's."""
+    name = await world.park("one")
+    given = WorkDir(world.base, GIVEN, 1, "n1")
+    given.take_over(WorkDir(world.base, name, 1, "n1"), TASK)
+    given.open_door(b"")
+    assert given.container == name
+
+    await world.reaper.clear_former()
+
+    assert world.left() == ([GIVEN], [GIVEN])
+
+
+async def test_what_was_given_and_not_let_in_is_removed(world: World) -> None:
+    """Nothing of the task was run in it; the task is started anew."""
+    name = await world.park("one")
+    given = WorkDir(world.base, GIVEN, 1, "n1")
+    given.take_over(WorkDir(world.base, name, 1, "n1"), TASK)
+    assert given.container == ""
+
+    await world.reaper.clear_former()
+
+    assert world.left() == ([], [GIVEN])
+
+
 async def test_another_nodes_are_left(world: World) -> None:
     """On one host there may be several nodes of one topology."""
     name = await world.park("one", **{"sbx.node": "n2"})

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from unit.crashworld import NAMES, World, count_calls, silence_the_dead, told
+from unit.doorway import pipes, read_line
 
 from scalebox_actors import actor
 from scalebox_actors.launch.resident import ResidentLauncher
@@ -24,38 +25,18 @@ KILLER = "killer"
 
 async def program(spec: ContainerSpec, _: Path) -> int:
     """Stay, and answer every message with two; one body ends it."""
-    door = Path(spec.mounts[-1].source)
-    reads = os.open(door / "in", os.O_RDONLY | os.O_NONBLOCK)
-    writes = os.open(door / "out", os.O_WRONLY | os.O_NONBLOCK)
     try:
-        os.write(writes, b'{"ready":true,"in_flight":4}\n')
-        while line := await _line(reads):
-            message = msgspec.json.decode(line)
-            if message["body"] == KILLER:
-                return 9
-            sink = [{"body": f"{message['body']}-{number}"} for number in (1, 2)]
-            os.write(writes, msgspec.json.encode({"id": message["id"], "sink": sink}) + b"\n")
+        with pipes(Path(spec.mounts[-1].source)) as (reads, writes):
+            os.write(writes, b'{"ready":true,"in_flight":4}\n')
+            while line := await read_line(reads):
+                message = msgspec.json.decode(line)
+                if message["body"] == KILLER:
+                    return 9
+                sink = [{"body": f"{message['body']}-{number}"} for number in (1, 2)]
+                os.write(writes, msgspec.json.encode({"id": message["id"], "sink": sink}) + b"\n")
     except BrokenPipeError:
         return 141
-    finally:
-        os.close(reads)
-        os.close(writes)
     return 0
-
-
-async def _line(pipe: int) -> bytes:
-    """Read a line; nothing at the end."""
-    got = b""
-    while not got.endswith(b"\n"):
-        try:
-            piece = os.read(pipe, 1)
-        except BlockingIOError:
-            await asyncio.sleep(0)
-            continue
-        if not piece:
-            return b""
-        got += piece
-    return got
 
 
 class ResidentWorld(World):

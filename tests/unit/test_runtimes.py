@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scalebox_actors.errors import BadInput, NotPermitted
-from scalebox_actors.ports import Exit
+from scalebox_actors.ports import Exit, Logs
 from scalebox_actors.runtimes.cgroups import Cgroups, Layout
 from scalebox_actors.runtimes.choose import open_runtime
 from scalebox_actors.runtimes.docker_answers import Kind, Step, read_answer
@@ -25,7 +25,7 @@ from scalebox_actors.runtimes.docker_inspect import (
 )
 from scalebox_actors.runtimes.docker_logs import Frames
 from scalebox_actors.runtimes.docker_usage import Meter, fault_of
-from scalebox_actors.runtimes.init_words import init_failure, judged
+from scalebox_actors.runtimes.init_words import init_failure, judged, judged_end
 from scalebox_actors.runtimes.mounts import check_root, real_mounts
 from scalebox_actors.spec import ContainerSpec, Mount
 
@@ -117,6 +117,49 @@ def test_a_program_that_was_never_executed_has_a_shells_code(
 def test_what_an_init_says(stderr: bytes, expected: str) -> None:
     """Only an init that could not execute anything speaks alone."""
     assert expected == init_failure(stderr)
+
+
+class Spoke:
+    """A run that has ended, with the words of an init that could not execute the program."""
+
+    name, adopted = "sbx-t.m.one", False
+
+    def __init__(self, end: Exit) -> None:
+        self._end, self.read = end, 0
+
+    async def wait(self) -> Exit:
+        """Return how it ended."""
+        return self._end
+
+    async def stop(self, grace: float) -> None:
+        """Do nothing: it has ended."""
+
+    async def logs(self, most: int) -> Logs:  # noqa: ARG002 - the port's
+        """Return what its init said."""
+        self.read += 1
+        return Logs(stderr=b"[FATAL tini (2)] exec /x failed: No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        pytest.param(Exit(code=127), (127, True), id="never-executed"),
+        pytest.param(Exit(code=1), (127, True), id="a-shells-code"),
+        pytest.param(Exit(code=3), None, id="no-code-of-an-init"),
+        pytest.param(Exit(code=127, lost=True), None, id="no-verdict"),
+        pytest.param(Exit(code=126, not_started=True), None, id="known-already"),
+    ],
+)
+async def test_an_end_is_judged_by_what_the_init_said(
+    end: Exit, expected: tuple[int, bool] | None
+) -> None:
+    """The logs are read only where an init may have spoken; every other end stays as it is."""
+    run = Spoke(end)
+
+    actual = await judged_end(end, run)
+
+    assert run.read == (expected is not None)
+    assert (actual.code, actual.not_started) == (expected or (end.code, end.not_started))
 
 
 def test_a_container_is_hardened() -> None:
