@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
+from scalebox_actors.belongings import belongings
 from scalebox_actors.pool import Claim, Pool, Share, read_share, share_text
 from scalebox_actors.ports import Runtime, Stray
 
@@ -61,7 +62,8 @@ class Leftovers:
     async def _running(self) -> dict[str, Stray]:
         if self._runtime is None:
             return {}
-        return {s.name: s for s in await self._runtime.stray(self._labels) if s.running}
+        mine = await belongings(self._runtime, self._labels)
+        return {stray.name: stray for stray in mine if stray.running}
 
     def _share(self, stray: Stray) -> Share:
         """Read what a run has; without its label, what its module would claim now."""

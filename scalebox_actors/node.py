@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from scalebox_actors.actor import Actor
+from scalebox_actors.belongings import labels_of
 from scalebox_actors.committer import Committer
 from scalebox_actors.courier import Courier, CourierDesk, RoadStatus
 from scalebox_actors.crossing import Toll
@@ -274,8 +275,8 @@ class Node:
 
     @property
     def _labels(self) -> dict[str, str]:
-        """Return what all runs of this node carry."""
-        return {"sbx.topology": self.topology.name, "sbx.node": self.settings.name}
+        """Return the labels that all runs of this node carry."""
+        return labels_of(self.topology.name, self.settings.name, self._base)
 
     def _in_hand(self, name: str) -> bool:
         return self._spares.holds(name) or any(a.holds(name) for a in self.actors.values())

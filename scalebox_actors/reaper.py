@@ -13,6 +13,7 @@ from pathlib import Path
 
 from aiofiles import os as aios
 
+from scalebox_actors.belongings import belongings, labels_of
 from scalebox_actors.errors import SbxError
 from scalebox_actors.launch import workdir
 from scalebox_actors.launch.spares import prefix
@@ -39,7 +40,7 @@ class Reaper:
     ) -> None:
         self._runtime, self._broker, self._base = runtime, broker, base
         self._node, self._in_hand = node, in_hand
-        self._labels = {"sbx.topology": broker.names.topology, "sbx.node": node}
+        self._labels = labels_of(broker.names.topology, node, base)
 
     async def reap(self, since: float) -> None:
         """Remove containers and work directories of ours that no task needs any more.
@@ -82,11 +83,11 @@ class Reaper:
 
     async def _strays(self) -> list[Stray]:
         """Return our containers; one that an earlier life let a task into has its name now."""
-        strays = await self._runtime.stray(self._labels)
+        strays = await belongings(self._runtime, self._labels)
         waiting = [s.name for s in strays if _stays(s) and not self._in_hand(s.name)]
         given = await asyncio.to_thread(workdir.given_to, self._base) if waiting else {}
         named = [await self._runtime.rename(n, given[n]) for n in waiting if n in given]
-        return await self._runtime.stray(self._labels) if any(named) else strays
+        return await belongings(self._runtime, self._labels) if any(named) else strays
 
     async def _reap_directories(self, kept: set[str], since: float) -> None:
         topology = self._broker.names.topology

@@ -26,6 +26,7 @@ import msgspec
 
 from scalebox_actors.errors import Unavailable
 from scalebox_actors.limits import MIB, NATS_PING, NATS_PINGS_LOST
+from scalebox_actors.lockfile import HeldError, take
 from scalebox_actors.sites import MAX_FILE, Ground
 
 HOST = "127.0.0.1"
@@ -276,28 +277,12 @@ def _locked(store: Path) -> int:
 
     A server whose parent was killed needs a moment to end; that is waited for.
     """
-    lock = os.open(store / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    end = time.monotonic() + _STOP
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
-            if _lives(holder) or time.monotonic() > end:
-                os.close(lock)
-                raise Unavailable(
-                    f"the store {store} is in use by process {holder}; "
-                    "stop that one, or choose another store"
-                ) from None
-            time.sleep(_POLL)
-        else:
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-            return lock
-
-
-def _lives(pid: str) -> bool:
-    return pid.isdigit() and Path(f"/proc/{pid}").exists()
+    try:
+        return take(store / "lock", patience=_STOP)
+    except HeldError as error:
+        raise Unavailable(
+            f"the store {store} is in use by {error.holder}; stop that one, or choose another store"
+        ) from None
 
 
 async def _ended(pid: int) -> None:

@@ -90,6 +90,8 @@ class Home(msgspec.Struct, frozen=True, kw_only=True):
     topology: str
     site: str
     node: str
+    base: str = ""
+    """Where the node makes work directories: of two nodes of one name each has its own."""
     devices: tuple[str, ...] = ()
     """Those of the GPUs that it was given."""
     share: str = ""
@@ -123,6 +125,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
             "sbx.node": home.node,
             "sbx.id": self.task_id,
             "sbx.attempt": str(self.attempt),
+            **({"sbx.base": home.base} if home.base else {}),
             **({"sbx.share": home.share} if home.share else {}),
         }
 

@@ -1,6 +1,7 @@
 """`sbx-actor node`: this host's actors, for as long as the service manager wants them."""
 
 import logging
+from contextlib import AsyncExitStack
 
 import click
 import uvloop
@@ -21,6 +22,7 @@ from scalebox_actors.cli.host import (
 from scalebox_actors.cli.interrupts import TERMINATED, minded
 from scalebox_actors.cli.options import Common, parameterised, reaching, texts
 from scalebox_actors.cli.session import Wanted, opened, wanted
+from scalebox_actors.namelock import held_names
 from scalebox_actors.names import check_name
 from scalebox_actors.node import Node
 from scalebox_actors.spec import check_ceiling
@@ -58,24 +60,27 @@ def node(common: Common, /, **given: object) -> None:
 
 async def _node(common: Common, host: Host, want: Wanted, name: str) -> int:
     """Return the exit code of a node that has ended."""
-    with work_base(host, common.store_of(want.name)) as base:
+    async with AsyncExitStack() as stack:
+        base = stack.enter_context(work_base(host, common.store_of(want.name)))
+        alone = held_names(base, want.name, [name])
+        if want.loaded is not None:
+            stack.enter_context(alone)  # who is refused deploys nothing
+        session = await stack.enter_async_context(opened(common, want, deploy=True))
+        if want.loaded is None:  # a folder for its lock would look like a store with a topology
+            stack.enter_context(alone)
         own = settings(host, name, base, url=common.nats or "", folder=want.folder)
-        async with (
-            opened(common, want, deploy=True) as session,
-            opened_runtime(
-                host, session.topology.part(session.names.site), own, isolated=True
-            ) as runtime,
-        ):
-            if want.loaded is None:
-                await session.site.join(session.topology)
-            actors = Node(session.topology, session.broker, runtime, own)
-            if may_answer(common):
-                await Clerk(session.site, session.broker, session.topology).serve(name)
-            kind = runtime.kind if runtime else "none"
-            modules = ",".join(actors.actors)
-            told = {"node": name, "site": session.names.site, "runtime": kind, "modules": modules}
-            log.info("node_started", extra=told)
-            with minded(actors) as interrupts:
-                await actors.run()
-            log.info("node_ended", extra={"node": name})
+        part = session.topology.part(session.names.site)
+        runtime = await stack.enter_async_context(opened_runtime(host, part, own, isolated=True))
+        if want.loaded is None:
+            await session.site.join(session.topology)
+        actors = Node(session.topology, session.broker, runtime, own)
+        if may_answer(common):
+            await Clerk(session.site, session.broker, session.topology).serve(name)
+        kind = runtime.kind if runtime else "none"
+        modules = ",".join(actors.actors)
+        told = {"node": name, "site": session.names.site, "runtime": kind, "modules": modules}
+        log.info("node_started", extra=told)
+        with minded(actors) as interrupts:
+            await actors.run()
+        log.info("node_ended", extra={"node": name})
     return 0 if interrupts.exit_code in (0, TERMINATED) else interrupts.exit_code

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import click
 import msgspec
@@ -33,7 +32,9 @@ from scalebox_actors.cli.topologies import Loaded, check_module, load
 from scalebox_actors.errors import BadInput, BadMessage, SbxError
 from scalebox_actors.limits import NAME_LENGTH
 from scalebox_actors.local import Ending, Post, Site, open_sites, until_drained
-from scalebox_actors.node import Node, Settings
+from scalebox_actors.namelock import held_names
+from scalebox_actors.names import check_name
+from scalebox_actors.node import Node
 from scalebox_actors.pool import Pool
 from scalebox_actors.spec import check_ceiling
 from scalebox_actors.topology.model import Topology
@@ -48,6 +49,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     sends: tuple[tuple[str, str], ...] = ()
     ephemeral: bool = False
     keep: bool = False
+    name: str | None = None
 
 
 @click.command()
@@ -56,6 +58,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
               help="Send this message first; repeatable.")  # fmt: skip
 @click.option("--ephemeral", is_flag=True, help="Keep nothing on disk: for demonstrations.")
 @click.option("--keep", is_flag=True, help="Go on waiting for messages when all is worked off.")
+@click.option("--name", help="The node's name; it keeps its runs by it.  [default: the host's]")
 @operated
 @parameterised
 @reaching
@@ -88,16 +91,19 @@ def run(common: Common, /, **given: object) -> None:
 async def _run(common: Common, host: Host, loaded: Loaded, wishes: Wishes) -> int:
     """Return the exit code of a run."""
     topology = loaded.topology
+    names = _names(topology, wishes.name)
     reach = reach_of(common, topology.name, start=True, ephemeral=wishes.ephemeral)
     async with AsyncExitStack() as stack:
         base = stack.enter_context(work_base(host, reach.store, ephemeral=wishes.ephemeral))
+        stack.enter_context(held_names(base, topology.name, names.values()))
         sites = await stack.enter_async_context(open_sites(topology, reach))
         here = sites[home(common.site, tuple(sites))]
         posts = []
         pool = Pool(host.sizes.room)  # all nodes of this process are on one host
         await asyncio.gather(*(site.deploy(topology) for site in sites.values()))
         for site in sites.values():
-            own = _settings(host, base, site, loaded, url=common.nats or "")
+            name = names[site.names.site]
+            own = settings(host, name, base, url=common.nats or "", folder=loaded.folder)
             part = topology.part(site.names.site)
             runtime = await stack.enter_async_context(
                 opened_runtime(host, part, own, isolated=False)
@@ -116,12 +122,12 @@ async def _run(common: Common, host: Host, loaded: Loaded, wishes: Wishes) -> in
         return await _verdict(topology, tuple(sites.values()), ending, before)
 
 
-def _settings(host: Host, base: Path, site: Site, loaded: Loaded, *, url: str) -> Settings:
-    """Return the settings of the node of a site; of several on one host, each has its own name."""
-    name, folder = host_name(), loaded.folder
-    if len(loaded.topology.site_names) > 1:
-        name = f"{site.names.site}-{name}"[:NAME_LENGTH]
-    return settings(host, name, base, url=url, folder=folder)
+def _names(topology: Topology, wish: str | None) -> dict[str, str]:
+    """Return how the node of each site is called; of several on one host, each has its own name."""
+    name, sites = check_name("node", wish or host_name()), topology.site_names
+    if len(sites) == 1:
+        return {sites[0]: name}
+    return {site: f"{site}-{name}"[:NAME_LENGTH] for site in sites}
 
 
 async def _watched(

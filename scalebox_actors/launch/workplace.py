@@ -67,6 +67,7 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
             topology=around.topology,
             site=around.site,
             node=around.node,
+            base=str(self.base),
             devices=devices_of(share.gpus, self.gpus),
             share=share_text(share) if share != Share() else "",
         )

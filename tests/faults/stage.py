@@ -219,7 +219,7 @@ class Stage:
         if not self.work.exists():
             return ()
         names = (p.name for p in self.work.iterdir())
-        return tuple(sorted(name for name in names if not name.startswith("shepherd.")))
+        return tuple(sorted(n for n in names if not n.startswith(("shepherd.", "node."))))
 
     async def strays(self, node: str = "n1") -> tuple[str, ...]:
         """Return the runs that are left."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,17 @@ modules:
   slow:
     image: none/needed:1
     command: [sh, -c, 'sleep 60', sh]
+  stays:
+    image: none/needed:1
+    launch: resident
+    command:
+      - python3
+      - -c
+      - |
+        import json, os, sys
+        for line in sys.stdin:
+            told = {"id": json.loads(line)["id"], "sink": [{"body": str(os.getpid())}]}
+            print(json.dumps(told), flush=True)
 """
 
 Sbx = Callable[..., subprocess.CompletedProcess[str]]
@@ -83,19 +95,27 @@ def sbx(environment: dict[str, str]) -> Sbx:
     return call
 
 
+@contextmanager
+def started(
+    environment: dict[str, str], topology: str, log: Path
+) -> Iterator[subprocess.Popen[str]]:
+    """Start a node, and return it once it has said that it is ready."""
+    with log.open("w") as file:
+        command = [*PROGRAM, "node", topology, "--name", "n1", "--log-json"]
+        process = subprocess.Popen(command, env=environment, stderr=file, text=True)  # noqa: S603 - the program under test
+    until(lambda: "node_started" in log.read_text() or process.poll() is not None)
+    yield process
+    process.kill()
+    process.wait()
+
+
 @pytest.fixture
 def node(
     environment: dict[str, str], topology: str, tmp_path: Path
 ) -> Iterator[subprocess.Popen[str]]:
     """Return a node that has said that it is ready."""
-    with (tmp_path / "node.log").open("w") as log:
-        command = [*PROGRAM, "node", topology, "--name", "n1", "--log-json"]
-        process = subprocess.Popen(command, env=environment, stderr=log, text=True)  # noqa: S603 - the program under test
-    text = tmp_path / "node.log"
-    until(lambda: "node_started" in text.read_text() or process.poll() is not None)
-    yield process
-    process.kill()
-    process.wait()
+    with started(environment, topology, tmp_path / "node.log") as process:
+        yield process
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -226,6 +246,57 @@ def test_pause_drain_and_cancel_reach_a_node(
     assert (cancelled.returncode, resumed.returncode) == (0, 0)
     assert (drained.returncode, drained.stdout) == (0, "n1: draining\n")
     assert node.wait(30) == 0
+
+
+@pytest.mark.parametrize("command", ["node TOPOLOGY", "node tiny", "run TOPOLOGY"])
+def test_a_second_node_of_a_name_is_refused(
+    sbx: Sbx, topology: str, node: subprocess.Popen[str], command: str
+) -> None:
+    """It is told by whom and what to do; the first one keeps its programs and goes on."""
+    sbx("send", topology, "stays", "x")
+    until(lambda: sbx("results", "tiny").stdout != "")
+    [before] = sbx("results", "tiny", "--take").stdout.split()
+    refused = sbx(*command.replace("TOPOLOGY", topology).split(), "--name", "n1")
+    sbx("send", topology, "stays", "y")
+    until(lambda: sbx("results", "tiny").stdout != "")
+    [after] = sbx("results", "tiny").stdout.split()
+
+    assert (refused.returncode, refused.stdout) == (69, "")
+    assert refused.stderr.startswith("sbx-actor: node n1 of topology tiny is at work already, ")
+    assert f"as process {node.pid}, " in refused.stderr
+    assert refused.stderr.endswith("; stop that one, or give this one another --name\n")
+    assert node.poll() is None
+    assert before == after
+
+
+def test_a_run_with_another_name_helps_the_node(
+    sbx: Sbx, topology: str, node: subprocess.Popen[str]
+) -> None:
+    """Two nodes of different names share a store; each keeps what is its own."""
+    helped = sbx("run", topology, "--name", "n2", "--send", "split", "x")
+
+    assert (helped.returncode, helped.stdout.count("r x-")) == (0, 3)
+    assert node.poll() is None
+
+
+def test_the_successor_of_a_killed_node_starts_at_once(
+    sbx: Sbx,
+    environment: dict[str, str],
+    topology: str,
+    node: subprocess.Popen[str],
+    tmp_path: Path,
+) -> None:
+    """What the killed one had running goes on, and does not keep its name."""
+    sbx("send", topology, "slow", "x", "--id", "x")
+    until(lambda: '"running":1' in sbx("status", "tiny", "--json").stdout)
+    node.kill()
+    log = tmp_path / "successor.log"
+    with started(environment, topology, log) as successor:
+        assert successor.poll() is None, log.read_text()
+        until(lambda: '"running":1' in sbx("status", "tiny", "--json").stdout)
+        cancelled = sbx("cancel", "tiny", "x")
+
+    assert cancelled.returncode == 0
 
 
 @pytest.mark.parametrize("presses", [1, 2])

@@ -20,12 +20,13 @@ FLOORS = {
     "hands": 1, "journal": 1, "committer": 1, "groups": 1, "actor": 1, "launch": 1, "broker": 1,
     "foresight": 1,
     "ledger": 1, "courier": 1, "runtimes": 1, "server": 1, "testing": 1, "keys": 1,
+    "lockfile": 1,
     "node": 2, "reaper": 2, "local": 2, "operations": 2, "clerk": 2, "questions": 2, "health": 2,
-    "leftovers": 2, "capacity": 2, "survey": 2,
+    "leftovers": 2, "capacity": 2, "survey": 2, "namelock": 2, "belongings": 2,
     "cli": 3,
 }  # fmt: skip
 
-# Floor 1 holds two rooms that others there may enter: they are parts of the actor's own path.
+# Floor 1 holds rooms that others there may enter: parts of the actor's own path, and tools.
 NEIGHBOURS = {
     ("actor", "hands"): "the actor works with its hands",
     ("actor", "foresight"): "the actor reads done-records ahead",
@@ -41,6 +42,7 @@ NEIGHBOURS = {
     ("courier", "ledger"): "the courier counts what it carried",
     ("courier", "committer"): "the courier buries what no site can read",
     ("groups", "journal"): "a group that is buried counts as a dead task",
+    ("server", "lockfile"): "a store has one server at a time",
 }
 
 OUTSIDE = {

@@ -151,6 +151,16 @@ def test_labels_tell_everything_about_a_run() -> None:
     }
 
 
+def test_a_base_is_a_label_if_there_is_one() -> None:
+    """By it a node tells its containers from those of a namesake on the same engine."""
+    plain = frame()
+    based = msgspec.structs.replace(
+        plain, home=msgspec.structs.replace(plain.home, base="/srv/work")
+    )
+
+    assert based.labels == plain.labels | {"sbx.base": "/srv/work"}
+
+
 @pytest.mark.parametrize(
     ("module", "ceiling", "word"),
     [
