@@ -19,6 +19,8 @@ from faults.workload import Audit, read_witness
 
 from scalebox_actors.broker import JetStreamBroker, Link, connect
 from scalebox_actors.broker.streams import NS, consumer_config
+from scalebox_actors.launch.spares import INNER, PREFIX
+from scalebox_actors.launch.workdir import OWNER
 from scalebox_actors.local import Site
 from scalebox_actors.message import MSG_ID, REASON
 from scalebox_actors.names import Names
@@ -215,10 +217,10 @@ class Stage:
         return size
 
     def directories(self) -> tuple[str, ...]:
-        """Return the work directories that are left."""
+        """Return the work directories that are left, but for empty ones that are used again."""
         if not self.work.exists():
             return ()
-        names = (p.name for p in self.work.iterdir())
+        names = (p.name for p in self.work.iterdir() if not _is_spare(p))
         return tuple(sorted(n for n in names if not n.startswith(("shepherd.", "node."))))
 
     async def strays(self, node: str = "n1") -> tuple[str, ...]:
@@ -317,3 +319,10 @@ def show(row: str, **numbers: object) -> None:
         for name, value in numbers.items()
     )
     print(f"\n[{row}] {told}")  # noqa: T201 - numbers for people
+
+
+def _is_spare(path: Path) -> bool:
+    """Whether a work directory is kept to be used again: no file is in it but its owner's name."""
+    if not path.name.startswith(PREFIX):
+        return False
+    return {str(p.relative_to(path)) for p in path.rglob("*")} == {OWNER, INNER}
