@@ -4,14 +4,11 @@ import errno
 import fcntl
 import os
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from unit.holders import holding
 
 from scalebox_actors.lockfile import HeldError, Holder, is_held, take
 
@@ -34,22 +31,6 @@ print("held", flush=True)
 sys.stdin.read()
 """
 PATIENCE = 15.0
-
-
-@contextmanager
-def process(program: str, path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run a program that takes a lock, and return once it has it; end it and what it left."""
-    holder = subprocess.Popen(  # noqa: S603 - this Python with a program from above
-        [sys.executable, "-c", program, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        yield holder
-        holder.kill()
 
 
 @pytest.fixture
@@ -95,7 +76,7 @@ def test_whether_a_lock_is_held_can_be_asked(path: Path, tmp_path: Path) -> None
 
 def test_the_lock_of_a_killed_process_is_free_at_once(path: Path) -> None:
     """Nobody waits for its end first, and no file of it is in the way."""
-    with process(HOLD, path) as holder:
+    with holding(HOLD, path) as holder:
         with pytest.raises(HeldError, match=f"process {holder.pid}"):
             take(path, patience=PATIENCE)
         holder.kill()
@@ -104,7 +85,7 @@ def test_the_lock_of_a_killed_process_is_free_at_once(path: Path) -> None:
 
 def test_what_an_ended_holder_left_is_waited_for(path: Path) -> None:
     """A child that has the lock lets go of it in time, or is told of as what was left."""
-    with process(LEFT, path) as holder:
+    with holding(LEFT, path) as holder:
         holder.wait()
         began = time.monotonic()
         with pytest.raises(HeldError, match=f"what process {holder.pid} has left"):

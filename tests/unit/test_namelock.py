@@ -5,13 +5,10 @@ import fcntl
 import logging
 import os
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from unit.holders import holding
 
 from scalebox_actors.errors import Unavailable
 from scalebox_actors.namelock import held_names, lock_path
@@ -37,26 +34,10 @@ with held_names(Path(sys.argv[1]), "t", ["n1"]):
 """
 
 
-@contextmanager
-def node(program: str, base: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run a program that has a name, and return once it has it; end it and what it forked."""
-    holder = subprocess.Popen(  # noqa: S603 - this Python with a program from above
-        [sys.executable, "-c", program, str(base)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        yield holder
-        holder.kill()
-
-
 def test_a_second_node_of_the_name_is_told_what_to_do(tmp_path: Path) -> None:
     """The sentence has name, topology, process, place and the two ways out."""
     with (
-        node(HOLD, tmp_path / "work") as first,
+        holding(HOLD, tmp_path / "work") as first,
         pytest.raises(Unavailable) as caught,
         held_names(tmp_path / "work", "t", ["n1"]),
     ):
@@ -105,7 +86,7 @@ def test_a_name_is_free_after_the_node_has_ended(tmp_path: Path) -> None:
 )
 def test_the_successor_of_a_killed_node_has_the_name_at_once(program: str, tmp_path: Path) -> None:
     """Not even a child that its function forked, and that lives on, keeps the name."""
-    with node(program, tmp_path) as first:
+    with holding(program, tmp_path) as first:
         first.kill()
         with held_names(tmp_path, "t", ["n1"]):
             told = lock_path(tmp_path, "t", "n1").read_text()
