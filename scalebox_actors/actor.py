@@ -194,6 +194,7 @@ class Actor:
             self._counts.running -= 1
             self._settler.settling.discard(delivery.message_id)
             self._tasks.pop(delivery.message_id, None)
+            self._foresight.forget(delivery.message_id)
             self._hands.vacate(await self._seats.leave(delivery.message_id))
 
     async def _take(self, intake: Intake, delivery: Delivery) -> None:

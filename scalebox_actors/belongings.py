@@ -33,6 +33,15 @@ async def belongings(runtime: Runtime, labels: Mapping[str, str]) -> list[Stray]
 
 
 def _at_work(bases: set[str], labels: Mapping[str, str]) -> set[str]:
-    """Return those bases in which a namesake is at work."""
+    """Return those bases in which a namesake is at work; ours by another path is none."""
     topology, node = labels["sbx.topology"], labels["sbx.node"]
-    return {base for base in bases if is_held(lock_path(Path(base), topology, node))}
+    ours = lock_path(Path(labels[BASE]), topology, node)
+    locks = {base: lock_path(Path(base), topology, node) for base in bases}
+    return {base for base, lock in locks.items() if not _is_same(lock, ours) and is_held(lock)}
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False

@@ -82,8 +82,8 @@ class Committer:
                 if not group:
                     self._wake.clear()
                     continue
-                if _is_apart(group):
-                    await asyncio.gather(*map(self._settle_apart, group))
+                if _are_single(group):
+                    await asyncio.gather(*map(self._settle_single, group))
                 else:
                     self._earliest = asyncio.get_running_loop().time() + PACE
                     await self._settle(group)
@@ -142,7 +142,7 @@ class Committer:
         await self._settle(group[:middle])
         await self._settle(group[middle:])
 
-    async def _settle_apart(self, pending: _Pending) -> None:
+    async def _settle_single(self, pending: _Pending) -> None:
         """Store the one message of a task without outputs."""
         refusal = await self._broker.write(pending.effects.records)
         if refusal is None:
@@ -198,6 +198,7 @@ class Committer:
         if refusal.kind is Refused.DUPLICATE:
             pending = await self._without_duplicates(pending)
         # A group's count moved under a member, or its children were there before it: try anew.
+        self._earliest = asyncio.get_running_loop().time() + PACE  # a replica may lag
         self._waiting.appendleft(pending)
         self._wake.set()
 
@@ -223,7 +224,7 @@ class Committer:
         return _Pending(effects, pending.answer)
 
 
-def _is_apart(group: Sequence[_Pending]) -> bool:
+def _are_single(group: Sequence[_Pending]) -> bool:
     """Whether each task of a small group is one message, and its record that message."""
     return len(group) <= FEW and all(
         pending.effects.messages == len(pending.effects.records) == 1 for pending in group

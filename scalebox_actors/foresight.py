@@ -5,13 +5,14 @@ long as the run. A message that waits for a slot need not wait for that, too.
 """
 
 import asyncio
-from weakref import WeakKeyDictionary
 
 from scalebox_actors.errors import SbxError
 from scalebox_actors.ports import Broker, Delivery, Stored
 
 FRESH = 0.5
 """Seconds after which an answer is asked for again: the task may have ended meanwhile."""
+MOST = 256
+"""From so many answers on those that are too old are let go."""
 
 
 class Foresight:
@@ -19,19 +20,24 @@ class Foresight:
 
     def __init__(self, broker: Broker, module: str) -> None:
         self._broker, self._module = broker, module
-        self._looks: WeakKeyDictionary[Delivery, tuple[float, asyncio.Task[Stored | None]]]
-        self._looks = WeakKeyDictionary()  # not every message that waits gets its slot here
+        self._looks: dict[str, tuple[float, asyncio.Task[Stored | None]]] = {}
 
     def look(self, delivery: Delivery) -> None:
         """Begin to read the record of a message that waits."""
         now = asyncio.get_running_loop().time()
+        if len(self._looks) >= MOST:  # not every message that waits gets its slot here
+            self._looks = {key: seen for key, seen in self._looks.items() if now - seen[0] < FRESH}
         look = asyncio.create_task(self._read(delivery.message_id))
         look.add_done_callback(_retrieve)
-        self._looks[delivery] = (now, look)
+        self._looks[delivery.message_id] = (now, look)
+
+    def forget(self, message_id: str) -> None:
+        """Ask again for a message whose task may have ended since: a twin of it may wait."""
+        self._looks.pop(message_id, None)
 
     async def record(self, delivery: Delivery) -> Stored | None:
         """Return the done-record of a message, or None if its task has not ended."""
-        began, look = self._looks.pop(delivery, (0.0, None))
+        began, look = self._looks.pop(delivery.message_id, (0.0, None))
         if look is not None and asyncio.get_running_loop().time() - began < FRESH:
             try:
                 return await look

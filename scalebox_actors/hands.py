@@ -14,7 +14,8 @@ from scalebox_actors.pool import Share
 from scalebox_actors.ports import Delivery, Intake
 
 SETTLING = 128
-"""So many deliveries, or as many as there are slots, may be settled beside those that run."""
+"""So many deliveries, or as many as there are slots, may be settled beside those that run: as many
+as a commit and its acks, each of which the server syncs, can keep on their way."""
 SETTLE_SECONDS = 5.0
 """What has ended may take so long to be committed when the node stops."""
 

@@ -31,7 +31,6 @@ from scalebox_actors.launch.function import FunctionLauncher, load_function
 from scalebox_actors.launch.gpus import NVIDIA, Gpus
 from scalebox_actors.launch.resident import ResidentLauncher
 from scalebox_actors.launch.slots import SlotLauncher
-from scalebox_actors.launch.spares import Spares
 from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.ledger import Ledger
 from scalebox_actors.leftovers import LOOK_EVERY, Leftovers
@@ -140,7 +139,6 @@ class Node:
         )
         self._committer = Committer(broker, remember=topology.remember)
         self._base = workdir.make_base(settings.base)
-        self._spares = Spares(self._base, topology.name)
         self._ahead = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
         self.ledger = Ledger(broker, settings.name)
         desk = Desk(
@@ -201,7 +199,6 @@ class Node:
             raise group.exceptions[0] from group
         finally:
             await asyncio.gather(*(actor.close() for actor in self.actors.values()))
-            await asyncio.to_thread(self._spares.close)
             for ticket in self._stays:
                 self.pool.leave(ticket)
             with contextlib.suppress(SbxError, TimeoutError):
@@ -279,7 +276,7 @@ class Node:
         return labels_of(self.topology.name, self.settings.name, self._base)
 
     def _in_hand(self, name: str) -> bool:
-        return self._spares.holds(name) or any(a.holds(name) for a in self.actors.values())
+        return any(actor.holds(name) for actor in self.actors.values())
 
     def _couriers(self) -> dict[str, Courier]:
         """Return a courier to every site that messages may have to go to."""
@@ -319,7 +316,6 @@ class Node:
             standing=tuple(ticket.share or Share() for ticket in stays),
             lack=why,
             modules=tuple(self.topology.modules),
-            spares=self._spares,
             ahead=self._ahead,
         )
         if module.launch is Launch.SLOT:

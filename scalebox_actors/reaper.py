@@ -87,7 +87,9 @@ class Reaper:
         waiting = [s.name for s in strays if _stays(s) and not self._in_hand(s.name)]
         given = await asyncio.to_thread(workdir.given_to, self._base) if waiting else {}
         named = [await self._runtime.rename(n, given[n]) for n in waiting if n in given]
-        return await belongings(self._runtime, self._labels) if any(named) else strays
+        now = await belongings(self._runtime, self._labels) if any(named) else strays
+        # One whose name is somebody else's keeps its own for now: its task is in it.
+        return [stray for stray in now if stray.name not in given]
 
     async def _reap_directories(self, kept: set[str], since: float) -> None:
         topology = self._broker.names.topology

@@ -16,6 +16,7 @@ from scalebox_actors.launch import gate
 from scalebox_actors.launch.environment import environment
 from scalebox_actors.launch.outcomes import collect, outcome_of, unusable
 from scalebox_actors.launch.paths import remove_declared
+from scalebox_actors.launch.spares import Spares
 from scalebox_actors.launch.warm import WarmContainers
 from scalebox_actors.launch.workdir import WorkDir
 from scalebox_actors.launch.workplace import Workplace, argv, prepare
@@ -39,6 +40,8 @@ class FreshLauncher:
         self._place = place
         self._runtime = place.runtime
         self._warm = WarmContainers(module, place)
+        # Its own: an empty folder is not handed on to another module's programs.
+        self._spares = Spares(place.base, place.surroundings.topology)
 
     @property
     def costly(self) -> bool:
@@ -52,7 +55,7 @@ class FreshLauncher:
 
     async def underway(self, task: Task) -> bool:
         """Whether a container of this attempt, running or exited, is on this host."""
-        directory = self._place.directory(task)
+        directory = self._directory(task)
         if not directory.exists():
             return False
         if directory.has_door() and directory.opened is None:
@@ -61,7 +64,7 @@ class FreshLauncher:
 
     async def run(self, task: Task) -> Outcome:
         """Start or adopt the task's container, wait for it under the time limit, collect."""
-        directory = self._place.directory(task)
+        directory = self._directory(task)
         try:
             spec = self._spec(task, directory)
         except BadMessage as error:
@@ -70,7 +73,7 @@ class FreshLauncher:
             run = await self._adopted(task, directory, spec)
             if run is None:
                 run = await self._started(task, directory, spec)
-            # Killed here, the container runs on under the task's name and is adopted.
+            # Killed here, the container runs on, is found by the task's name and is adopted.
             exit_, timed_out = await self._wait(run, directory)
             opened = directory.opened
             most = self._module.output_text_size
@@ -94,19 +97,24 @@ class FreshLauncher:
 
     async def stop(self, task: Task) -> None:
         """Kill the task's container; whoever waits for it gets its exit."""
-        run = await self._runtime.find(await self._warm.named(self._place.name(task)))
+        await self._warm.named(self._place.name(task))
+        run = await self._find(task, self._directory(task))
         if run is not None:
             await run.stop(STOP_GRACE)
 
     async def clear(self, task: Task, outcome: Outcome | None = None) -> None:
         """Remove the container and the work directory, and the files declared as removable."""
-        directory = self._place.directory(task)
+        directory = self._directory(task)
         if outcome is not None and outcome.removed:
             paths = self._place.paths(self._module, directory)
             left = await asyncio.to_thread(remove_declared, outcome.removed, paths)
             if left:
                 log.warning("files_not_removed", extra={"task": task.message.id, "files": left[:5]})
-        await self._runtime.remove(await self._warm.named(self._place.name(task)))
+        name = self._place.name(task)
+        waiting = "" if await self._warm.named(name) else directory.container
+        for container in filter(None, (name, waiting)):
+            await self._runtime.remove(container)
+        self._warm.forget(name)
         if not directory.remove_inputs():
             await asyncio.to_thread(directory.remove)
 
@@ -125,15 +133,16 @@ class FreshLauncher:
         self._warm.hold()
 
     def holds(self, name: str) -> bool:
-        """Whether a container, or its directory, waits for a message."""
-        return self._warm.holds(name)
+        """Whether a container, or a directory, is kept for messages to come."""
+        return self._warm.holds(name) or self._spares.holds(name)
 
     def watch_room(self, tell: Callable[[int], None]) -> None:
         """Say nothing: a slot has room for one task."""
 
     async def close(self) -> None:
-        """Remove the containers that wait for a message."""
+        """Remove what is kept for messages to come."""
         await self._warm.close()
+        await asyncio.to_thread(self._spares.close)
 
     async def _adopted(self, task: Task, directory: WorkDir, spec: ContainerSpec) -> Run | None:
         """Return the run of this attempt that is on this host."""
@@ -143,6 +152,9 @@ class FreshLauncher:
             return await self._begin(spec, anew=False)
         # Started ahead: its labels, and the first name of its directory, tell nothing of the task.
         return await self._find(task, directory)
+
+    def _directory(self, task: Task) -> WorkDir:
+        return self._place.directory(task, self._spares)
 
     async def _find(self, task: Task, directory: WorkDir) -> Run | None:
         """Return the task's container; one that was started ahead gets its name, if it has not."""
@@ -160,6 +172,8 @@ class FreshLauncher:
         run = None if task.share.gpus else await self._warm.admit(task, directory, arguments)
         if run is not None:
             return run
+        if waiting := directory.container:  # an earlier attempt's, which never got its name
+            await self._runtime.remove(waiting)
         await prepare(directory, task)
         # Killed here, a complete work directory is left; the next start makes it anew.
         return await self._begin(spec, anew=True)

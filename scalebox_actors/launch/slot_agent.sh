@@ -49,7 +49,12 @@ while [ -z "$_sbx_over" ] && IFS=' ' read -r _sbx_run _sbx_hook <&3; do
         . "$_sbx_door/task"
     ) </dev/null >&5 2>&6 3<&- 4>&- 5>&- 6>&-
     _sbx_code=$?
-    # A signal finds what is dying too: the empty program is waited for, and they with it.
-    while [ -n "$_sbx_alone" ] && kill -9 -1 2>/dev/null; do (:); done
+    # A signal finds what is dying too: the empty program is waited for, and they with it. What
+    # hangs in the kernel is not waited for long.
+    _sbx_turns=
+    while [ -n "$_sbx_alone" ] && kill -9 -1 2>/dev/null && [ "${#_sbx_turns}" -lt 200 ]; do
+        (:)
+        _sbx_turns=.$_sbx_turns
+    done
     echo "$_sbx_run $_sbx_code" >&4
 done

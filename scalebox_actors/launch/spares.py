@@ -3,7 +3,7 @@
 On a disk a new directory costs more than all that is written into it: the file system looks for a
 place for it, far from the others, and has to record that. So a few that are empty again are kept.
 What is kept is two folders and the name of their node, never a file that a program could have
-opened, and only as we made them.
+opened, and only as we made them: with our mode, owner and no attribute.
 """
 
 import contextlib
@@ -54,6 +54,7 @@ class Spares:
         inner = f"{path}/{INNER}"
         facts = os.lstat(inner)
         same = facts.st_mode == _MODE and facts.st_uid == os.geteuid()
+        same = same and not _attributes(inner)
         if not same or self._closed or os.listdir(inner) or {*os.listdir(path)} != around | {INNER}:  # noqa: PTH208
             return False
         self._ready.append(name)
@@ -79,3 +80,12 @@ class Spares:
 def prefix(topology: str) -> str:
     """Return how the names of a topology's begin."""
     return f"{PREFIX}{topology}."
+
+
+def _attributes(folder: str) -> list[str]:
+    """Return what a program can have written onto a folder; access lists are among it."""
+    try:
+        found = os.listxattr(folder)
+    except OSError:  # there are none on this file system
+        return []
+    return [name for name in found if not name.startswith("security.")]  # the host's own

@@ -40,8 +40,8 @@ class WarmContainers:
         self._keeper: asyncio.Task[None] | None = None
         self._starts: set[asyncio.Task[None]] = set()
         self._removals: set[asyncio.Task[None]] = set()
-        self._namings: dict[str, tuple[str, asyncio.Task[None]]] = {}
-        """By the task's name: what its container was called, and how that is being changed."""
+        self._namings: dict[str, asyncio.Task[None]] = {}
+        """By the name that a container is being given, its task's."""
         self._closed = False
         self._failures = 0
         self._image = ""
@@ -72,15 +72,14 @@ class WarmContainers:
             self._keeper.cancel()
 
     def holds(self, name: str) -> bool:
-        """Whether a container, or a directory, is one of those that wait."""
+        """Whether a container, or a directory, waits, or is just being given a task's name."""
         return name in self._names
 
     async def close(self) -> None:
         """Remove all that wait."""
         self.hold()
-        namings = [naming for _, naming in self._namings.values()]
-        if namings:
-            await asyncio.wait(namings, timeout=_CLOSE_SECONDS)
+        if self._namings:
+            await asyncio.wait(self._namings.values(), timeout=_CLOSE_SECONDS)
         if self._starts:
             # Let go in the middle, an engine might make the container after we looked for it.
             await asyncio.wait(self._starts, timeout=_CLOSE_SECONDS)
@@ -114,29 +113,33 @@ class WarmContainers:
             self._due.set()
         return run
 
-    async def named(self, name: str) -> str:
-        """Return what the container of a task is called, once that does not change any more."""
-        waiting, naming = self._namings.pop(name, ("", None))
+    async def named(self, name: str) -> bool:
+        """Whether a container was given this name here; one that is being renamed is waited for."""
+        naming = self._namings.get(name)
         if naming is None:
-            return name
+            return False
         try:
             await asyncio.shield(naming)
         except SbxError:
-            return waiting
-        return name
+            return False
+        return True
+
+    def forget(self, name: str) -> None:
+        """Know nothing more of a task's container, which has been removed."""
+        self._namings.pop(name, None)
 
     def _name(self, waiting: str, name: str) -> None:
         """Let a container have its task's name; its program runs meanwhile."""
         naming = asyncio.get_running_loop().create_task(self._rename(waiting, name))
         naming.add_done_callback(_retrieve)
-        self._namings[name] = (waiting, naming)
+        self._namings[name] = naming
 
     async def _rename(self, waiting: str, name: str) -> None:
         # Killed before it is done, the next life finds the container by the directory's note.
         runtime = self._place.runtime
         try:
             if not await runtime.rename(waiting, name):
-                # Whoever has the name has lost its directory, and so the task.
+                # Whoever has the name has no directory here: it has lost the task, to us.
                 await runtime.remove(name)
                 await runtime.rename(waiting, name)
         finally:

@@ -5,8 +5,8 @@ alone (0700); the work directory itself may be written by whatever user the imag
 prepared under another name and renamed into place, so one that exists is complete, and the
 modification time of its parent says when it was prepared: no program can touch that.
 
-Of a container that was started ahead the door lies beside it, and a note that says whose task it
-was given: its labels were fixed before anybody knew.
+Of a container that was started ahead the door lies beside it, and a note that says which task it
+was given, and under which name: its labels were fixed before anybody knew.
 
 Everything here blocks; callers run it in a thread.
 """
@@ -29,7 +29,7 @@ from scalebox_actors.ports import Task
 OWNER = ".owner"
 """The file beside the work directory that names the node it belongs to."""
 NOTE = ".task"
-"""The file beside it that names the task of a container that was started ahead, and that."""
+"""The file beside it of a container that was started ahead: its task, and its name before."""
 DOOR = "door"
 """The folder beside it by which the node talks with a container that was started ahead."""
 OPENED = "run"
@@ -210,7 +210,7 @@ class WorkDir:
         what is left has a name by which it is known as nobody's. If a further one can be of use,
         the empty folders are kept.
         """
-        spare = self._spares.reserve() if self._spares else None
+        spare = self._spares.reserve() if self._spares and not self.has_door() else None
         gone = spare or f"{self._base}/{GONE}{time.time_ns()}.{self.name}"
         try:
             return self._empty(gone, spare=spare is not None)
@@ -308,7 +308,7 @@ def given_to(base: Path) -> dict[str, str]:
     runs = {}
     for name in os.listdir(base):  # noqa: PTH208 - names alone
         parent = base / name
-        if not name.startswith(GONE) and (parent / DOOR / OPENED).exists():
+        if not name.startswith(".") and (parent / DOOR / OPENED).exists():
             runs[note_of(parent).container] = name
     return runs
 

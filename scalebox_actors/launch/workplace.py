@@ -37,8 +37,6 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     """Why there is no room on this node for the containers that stay."""
     modules: tuple[str, ...] = ()
     """All modules of the topology: what the comma rule of task files knows."""
-    spares: Spares | None = None
-    """Empty work directories to use again."""
     ahead: asyncio.Semaphore = msgspec.field(default_factory=lambda: asyncio.Semaphore(1))
     """Taken by whoever starts a container before its message comes: few at once on a node."""
 
@@ -46,10 +44,10 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
         """Return the name under which a task's run is found."""
         return run_name(self.surroundings.topology, *task.key)
 
-    def directory(self, task: Task) -> WorkDir:
+    def directory(self, task: Task, spares: Spares | None = None) -> WorkDir:
         """Return the work directory of a task's attempt."""
         node = self.surroundings.node
-        return WorkDir(self.base, self.name(task), task.attempt, node, self.spares)
+        return WorkDir(self.base, self.name(task), task.attempt, node, spares)
 
     def inside(self, directory: WorkDir) -> str:
         """Return a work directory's path as the program sees it."""

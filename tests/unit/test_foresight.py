@@ -99,17 +99,41 @@ async def test_a_question_that_failed_is_asked_again(broker: Asked, delivery: De
         await looking.record(delivery)
 
 
-async def test_a_message_that_never_gets_its_slot_leaves_nothing(broker: Asked) -> None:
-    """It is given back, and nobody asks for the answer, nor for its error."""
+async def test_a_twin_does_not_take_an_answer_from_before_the_end(
+    broker: Asked, delivery: Delivery
+) -> None:
+    """Two copies wait; the first ends the task, and the second hears of that."""
+    looking = Foresight(broker, "a")
+    looking.look(delivery)
+    await asyncio.sleep(0)
+    assert await looking.record(delivery) is None
+    looking.look(delivery)
+    await asyncio.sleep(0)
+    await end(broker)
+    looking.forget(delivery.message_id)
+
+    assert await looking.record(delivery) is not None
+
+
+async def test_messages_that_never_get_their_slot_leave_nothing(
+    broker: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are given back, and nobody asks for the answer, nor for its error."""
+    monkeypatch.setattr(foresight, "FRESH", 0.005)
+    monkeypatch.setattr(foresight, "MOST", 1)
     looking = Foresight(broker, "a")
     broker.refusals = 1
     async with broker.intake("a") as intake:
         intake.grant(1)
         delivery = await anext(aiter(intake))
         looking.look(delivery)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.02)
         await delivery.give_back(0.0)
-    del delivery, intake
-    gc.collect()
+    del delivery
+    gc.collect()  # whatever nobody asked for would complain now
+    async with broker.intake("a") as intake:
+        intake.grant(1)
+        again = await anext(aiter(intake))
+        looking.look(again)
 
-    assert len(looking._looks) == 0
+    assert len(looking._looks) == 1

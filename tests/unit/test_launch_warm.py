@@ -203,8 +203,59 @@ async def test_a_run_without_its_name_is_adopted(
     assert outcome.exit_code == 0
     assert world.keeper.runs == ["x"]
     assert world.host.containers.keys() == world.waiting
-    for _, naming in world.pool._namings.values():
+    for naming in world.pool._namings.values():
         naming.cancel()
+
+
+async def test_an_earlier_attempt_that_never_got_its_name_is_removed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its node died, another one counted a failure: the next attempt does not run beside it."""
+
+    async def never(_: ScriptedRuntime, __: str, ___: str) -> bool:
+        return await asyncio.Event().wait()
+
+    with monkeypatch.context() as dying:
+        dying.setattr(ScriptedRuntime, "rename", never)
+        world.keeper.free.clear()
+        running = asyncio.create_task(world.launcher.run(task()))
+        await until(lambda: world.pool._namings)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    (naming,) = world.pool._namings.values()
+    left = world.launcher._directory(task()).container
+    successor = FreshLauncher(MODULE, world.launcher._place)
+    outcome = await successor.run(msgspec.structs.replace(task(), attempt=2))
+
+    assert outcome.exit_code == 0
+    assert world.keeper.runs == ["x"]
+    assert left not in world.host.containers
+    naming.cancel()
+
+
+async def test_a_run_that_another_named_is_stopped(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to the rename was lost, and the reaper did it again: `cancel` finds the run."""
+    real = ScriptedRuntime.rename
+
+    async def failing(_: ScriptedRuntime, __: str, ___: str) -> bool:
+        raise RuntimeUnavailable("no answer")
+
+    world.keeper.free.clear()
+    with monkeypatch.context() as failed:
+        failed.setattr(ScriptedRuntime, "rename", failing)
+        running = asyncio.create_task(world.launcher.run(task()))
+        await until(lambda: world.pool._namings)
+        await asyncio.wait(world.pool._namings.values())
+    waiting = world.launcher._directory(task()).container
+    assert await real(world.runtime, waiting, world.launcher._place.name(task()))
+    await world.launcher.stop(task())
+    outcome = await asyncio.wait_for(running, 10)
+    await world.launcher.clear(task(), outcome)
+
+    assert outcome.exit_code != 0
+    assert not world.host.containers.keys() - world.waiting
 
 
 async def test_a_full_disk_is_the_hosts_fault(

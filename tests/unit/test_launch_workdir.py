@@ -241,13 +241,17 @@ def spoil(kind: str, directory: WorkDir) -> None:
             directory.path.chmod(0o700)
         case "sticky":
             directory.path.chmod(0o1777)
+        case "attribute":
+            os.setxattr(directory.path, "user.note", b"for the next one")
         case "beside":
             (directory.parent / "left").touch()
         case _:
             (directory.path / "deep" / "er").mkdir(parents=True)
 
 
-@pytest.mark.parametrize("kind", ["file", "no-body", "mode", "sticky", "beside", "folder"])
+@pytest.mark.parametrize(
+    "kind", ["file", "no-body", "mode", "sticky", "attribute", "beside", "folder"]
+)
 def test_one_that_a_program_has_changed_is_not_used_again(spares: Spares, kind: str) -> None:
     """It is removed, with whatever is in it."""
     first, second = directory_of(spares), directory_of(spares, "2")
