@@ -20,7 +20,7 @@ PLACE = Workplace(
 
 def test_a_run_is_told_by_its_home() -> None:
     """Node, site and topology; and without a share of the node neither devices nor a label."""
-    assert PLACE.home(Share()) == Home(topology="t", site="s", node="n1")
+    assert PLACE.home(Share()) == Home(topology="t", site="s", node="n1", base="/base")
 
 
 def test_a_share_comes_with_its_devices_and_a_label_for_the_next_life() -> None:
