@@ -1,6 +1,6 @@
-"""The done-records of messages at hand, read while they wait for a slot.
+"""The done-records of messages at hand, asked for as soon as they come.
 
-The question takes as long as the server needs to sync what others write: where runs are short, as
+The answer takes as long as the server needs to sync what others write: where runs are short, as
 long as the run. A message that waits for a slot need not wait for that, too.
 """
 
@@ -16,14 +16,14 @@ MOST = 256
 
 
 class Foresight:
-    """Reads done-records of one module's messages, some of them ahead."""
+    """Reads done-records of one module's messages, ahead where it can."""
 
     def __init__(self, broker: Broker, module: str) -> None:
         self._broker, self._module = broker, module
         self._looks: dict[str, tuple[float, asyncio.Task[Stored | None]]] = {}
 
     def look(self, delivery: Delivery) -> None:
-        """Begin to read the record of a message that waits."""
+        """Begin to read the record of a message that has come."""
         now = asyncio.get_running_loop().time()
         if len(self._looks) >= MOST:  # not every message that waits gets its slot here
             self._looks = {key: seen for key, seen in self._looks.items() if now - seen[0] < FRESH}

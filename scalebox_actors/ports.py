@@ -136,7 +136,7 @@ class Intake(Protocol):
         """Ask for nothing more until `grant` is called again; unanswered grants are forgotten."""
 
     def foretell(self, tell: Callable[["Delivery"], None]) -> None:
-        """Say of deliveries that have come before a slot was free for them; not all get one."""
+        """Say of deliveries as they come, before they are handed out; not all of them are."""
 
     async def more(self, most: int) -> Sequence[Delivery]:
         """Return up to `most` further deliveries that wait now; never waits for one to come.

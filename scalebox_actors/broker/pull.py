@@ -96,7 +96,7 @@ class PullIntake:
         self._granted = 0
 
     def foretell(self, tell: Callable[[Delivery], None]) -> None:
-        """Say of deliveries that have come before a slot was free for them; not all get one."""
+        """Say of deliveries as they come, before they are handed out; not all of them are."""
         self._foretell = tell
 
     async def more(self, most: int) -> list[Delivery]:
@@ -235,8 +235,7 @@ class PullIntake:
         self._asked -= 1
         delivery = self._delivery(subject, reply, body, block)
         self._queue.append(delivery)
-        if len(self._queue) > self.ahead.slots_free:
-            self._foretell(delivery)
+        self._foretell(delivery)
         self._wake()
 
     def _delivery(

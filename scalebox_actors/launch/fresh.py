@@ -15,6 +15,7 @@ from scalebox_actors.errors import BadMessage, ImageMissing, NotPermitted, SpecR
 from scalebox_actors.launch import gate
 from scalebox_actors.launch.environment import environment
 from scalebox_actors.launch.outcomes import collect, outcome_of, unusable
+from scalebox_actors.launch.parked import Given
 from scalebox_actors.launch.paths import remove_declared
 from scalebox_actors.launch.spares import Spares
 from scalebox_actors.launch.warm import WarmContainers
@@ -167,9 +168,9 @@ class FreshLauncher:
 
     async def _started(self, task: Task, directory: WorkDir, spec: ContainerSpec) -> Run:
         """Let the task into a container that waits for one, or start one for it."""
-        arguments = spec.command[len(self._module.command) :]
+        given = Given(spec.command[len(self._module.command) :], spec.env)
         # A GPU is given to a run, and a container that was started ahead has none.
-        run = None if task.share.gpus else await self._warm.admit(task, directory, arguments)
+        run = None if task.share.gpus else await self._warm.admit(task, directory, given)
         if run is not None:
             return run
         if waiting := directory.container:  # an earlier attempt's, which never got its name

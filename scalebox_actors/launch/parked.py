@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import msgspec
 
 from scalebox_actors.errors import ImageMissing, NotPermitted, RuntimeUnavailable, SpecRejected
 from scalebox_actors.launch import gate
@@ -24,6 +26,13 @@ ROLE = "warm"
 _NOBODY = Task(message=Message(module="", id="", body=b""))
 _PER_TASK = ("SLOT_ID", "SLOT_SEQ", "TASK_ID", "SBX_RUN_ID", "SBX_ATTEMPT", "WORK_DIR")
 _LINE_BYTES = 256
+
+
+class Given(msgspec.Struct, frozen=True):
+    """What a program is given of its message: what follows its command, and its variables."""
+
+    arguments: Sequence[str]
+    env: Mapping[str, str]
 
 
 class Parked:
@@ -81,7 +90,7 @@ class Parked:
                 await heard.wait()
         self._check(said[0] if said else None)
 
-    async def admit(self, task: Task, directory: WorkDir, arguments: Sequence[str]) -> Run | None:
+    async def admit(self, task: Task, directory: WorkDir, given: Given) -> Run | None:
         """Let a task through the gate and return its run; None if it has gone.
 
         The directory is what makes it the task's; it keeps its own name for now.
@@ -96,10 +105,8 @@ class Parked:
         if not self.alive:
             return None
         inside = self._place.inside(directory)
-        env = environment(self._module, task, self._place.surroundings, inside)
-        env |= self._place.variables(task.share)
         try:
-            directory.open_door(gate.opening(arguments, env, self._env, inside))
+            directory.open_door(gate.opening(given.arguments, given.env, self._env, inside))
         except OSError as error:
             raise RuntimeUnavailable(f"{directory.door}: {error.strerror}") from error
         # Killed here, the file says that it may have been opened. It was not: the gate reads the

@@ -9,11 +9,11 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from scalebox_actors.errors import SbxError
 from scalebox_actors.launch import gate
-from scalebox_actors.launch.parked import NEVER_HERE, Parked
+from scalebox_actors.launch.parked import NEVER_HERE, Given, Parked
 from scalebox_actors.launch.workdir import WorkDir
 from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.limits import WARM_LOOK, WARM_PAUSE
@@ -92,19 +92,19 @@ class WarmContainers:
         if self._removals:
             await asyncio.wait(self._removals, timeout=_CLOSE_SECONDS)
 
-    async def admit(self, task: Task, directory: WorkDir, arguments: Sequence[str]) -> Run | None:
+    async def admit(self, task: Task, directory: WorkDir, given: Given) -> Run | None:
         """Run a task in one that waits; None if there is none.
 
         Raises RuntimeUnavailable; then nothing was started.
         """
-        if not gate.fits(arguments) or directory.is_known():
+        if not gate.fits(given.arguments) or directory.is_known():
             return None  # what an earlier attempt left has to go first
         parked = self._take()
         if parked is None:
             return None
         run = None
         try:
-            run = await parked.admit(task, directory, arguments)
+            run = await parked.admit(task, directory, given)
         finally:
             if run is None:  # whatever became of it, no task ran in it and none will
                 self._throw_away(parked)

@@ -83,7 +83,7 @@ class MemoryIntake:
         self._broker.hand_out()
 
     def foretell(self, tell: Callable[[Delivery], None]) -> None:
-        """Say nothing: none comes before a slot is free for it."""
+        """Say nothing: none comes before it is handed out."""
 
     def hold(self) -> None:
         """Ask for nothing more until `grant` is called again; unanswered grants are forgotten."""
