@@ -26,7 +26,7 @@ class Keeper(Protocol):
 class PulledDelivery:
     """A message in our hands; see the port."""
 
-    __slots__ = ("__weakref__", "_intake", "_tokens", "forgotten", "message_id", "raw", "reply")
+    __slots__ = ("_intake", "_tokens", "forgotten", "message_id", "raw", "reply")
 
     def __init__(self, intake: Keeper, raw: Raw, reply: bytes) -> None:
         tokens = reply.split(b".")

@@ -27,9 +27,8 @@ class Spares:
 
     def __init__(self, base: Path, topology: str) -> None:
         self._base = base
-        self._mine = prefix(topology)
         # An earlier life of the node may have left some: no name is given twice.
-        self._names = (f"{self._mine}{time.time_ns()}.{n}" for n in itertools.count())
+        self._names = (f"{prefix(topology)}{time.time_ns()}.{n}" for n in itertools.count())
         self._ready: deque[str] = deque()
         self._taken: set[str] = set()
         """Names of those that are being emptied; they are ours, but not ready."""

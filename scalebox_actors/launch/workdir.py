@@ -210,15 +210,16 @@ class WorkDir:
         what is left has a name by which it is known as nobody's. If a further one can be of use,
         the empty folders are kept.
         """
-        spare = self._spares.reserve() if self._spares and not self.has_door() else None
-        gone = spare or f"{self._base}/{GONE}{time.time_ns()}.{self.name}"
+        spares = None if self.has_door() else self._spares
+        spare = spares.reserve() if spares else None
+        if spares is None or spare is None:
+            return self._empty(f"{self._base}/{GONE}{time.time_ns()}.{self.name}")
         try:
-            return self._empty(gone, spare=spare is not None)
+            return self._empty(spare, spares)
         finally:
-            if self._spares and spare:
-                self._spares.forget(spare)
+            spares.forget(spare)
 
-    def _empty(self, gone: str, *, spare: bool) -> bool:
+    def _empty(self, gone: str, spares: Spares | None = None) -> bool:
         try:
             os.rename(self._parent, gone)  # noqa: PTH104
         except FileNotFoundError:
@@ -227,10 +228,10 @@ class WorkDir:
         try:
             for name in _INPUTS:
                 os.unlink(f"{inside}/{name}")  # noqa: PTH108
-            if spare and self._spares:
+            if spares is not None:
                 os.rename(inside, f"{gone}/{INNER}")  # noqa: PTH104
                 inside = f"{gone}/{INNER}"
-                if self._spares.put(gone, _AROUND):
+                if spares.put(gone, _AROUND):
                     return True
             os.rmdir(inside)  # noqa: PTH106
             _remove_door(gone)

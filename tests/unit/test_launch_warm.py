@@ -142,14 +142,20 @@ async def test_a_task_that_left_something_here_is_run_as_without_a_pool(world: W
     assert world.waiting == before
 
 
+async def failing(_: ScriptedRuntime, __: str, ___: str) -> bool:
+    """Give a container another name, where the engine does not answer."""
+    raise RuntimeUnavailable("no answer")
+
+
+async def never(_: ScriptedRuntime, __: str, ___: str) -> bool:
+    """Give a container another name, in a node that dies before."""
+    return await asyncio.Event().wait()
+
+
 async def test_an_engine_that_fails_at_the_rename_does_not_fail_the_task(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It runs under the name that it had, and that one is removed with it."""
-
-    async def failing(_: ScriptedRuntime, __: str, ___: str) -> bool:
-        raise RuntimeUnavailable("no answer")
-
     monkeypatch.setattr(ScriptedRuntime, "rename", failing)
     outcome = await world.launcher.run(task())
     await until(lambda: world.pool.states["ready"] == 2)
@@ -188,10 +194,6 @@ async def test_a_run_without_its_name_is_adopted(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The node died before the rename; whoever gets the message finds the run by its directory."""
-
-    async def never(_: ScriptedRuntime, __: str, ___: str) -> bool:
-        return await asyncio.Event().wait()
-
     with monkeypatch.context() as dying:
         dying.setattr(ScriptedRuntime, "rename", never)
         assert (await world.launcher.run(task())).exit_code == 0
@@ -211,10 +213,6 @@ async def test_an_earlier_attempt_that_never_got_its_name_is_removed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its node died, another one counted a failure: the next attempt does not run beside it."""
-
-    async def never(_: ScriptedRuntime, __: str, ___: str) -> bool:
-        return await asyncio.Event().wait()
-
     with monkeypatch.context() as dying:
         dying.setattr(ScriptedRuntime, "rename", never)
         world.keeper.free.clear()
@@ -238,9 +236,6 @@ async def test_a_run_that_another_named_is_stopped(
 ) -> None:
     """The answer to the rename was lost, and the reaper did it again: `cancel` finds the run."""
     real = ScriptedRuntime.rename
-
-    async def failing(_: ScriptedRuntime, __: str, ___: str) -> bool:
-        raise RuntimeUnavailable("no answer")
 
     world.keeper.free.clear()
     with monkeypatch.context() as failed:
