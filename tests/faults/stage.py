@@ -325,4 +325,7 @@ def _is_spare(path: Path) -> bool:
     """Whether a work directory is kept to be used again: no file is in it but its owner's name."""
     if not path.name.startswith(PREFIX):
         return False
-    return {str(p.relative_to(path)) for p in path.rglob("*")} == {OWNER, INNER}
+    try:
+        return {str(p.relative_to(path)) for p in path.rglob("*")} == {OWNER, INNER}
+    except FileNotFoundError:
+        return True  # it went while we looked: a node that ends takes its spares away
