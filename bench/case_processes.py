@@ -22,7 +22,7 @@ baseline of the same round. Ends within six minutes."""
 
 SECONDS = 240.0
 COMMAND = ("/bin/true",)
-AT_ONCE = ((1, 150), (2, 300), (8, 800))
+AT_ONCE = ((1, 300), (2, 600), (8, 1600))
 """So many at once, and so many tasks to a round."""
 BAR = Bar(limit=2, at_least=False, of_ratio=True)
 OVER = Bar(limit=1, at_least=False)
@@ -36,7 +36,7 @@ async def run(folder: Path, effort: Effort) -> list[Figure]:
     try:
         async with ground(folder) as site:
             for place, (slots, full) in enumerate(AT_ONCE):
-                tasks = effort.pick(full, full // 3)
+                tasks = effort.pick(full, full // 2)
 
                 async def side(
                     name: str, base: Path, slots: int = slots, tasks: int = tasks

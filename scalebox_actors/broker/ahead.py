@@ -13,6 +13,7 @@ HORIZON = 0.02
 LATE = 1.0
 """Seconds without a slot that fell free, after which what is at hand is given back."""
 _WEIGHT = 0.1
+"""Of a new gap in the smoothed one; the first few count as much as those before them together."""
 
 
 class Ahead:
@@ -24,6 +25,7 @@ class Ahead:
         self._gap = 1.0
         """Seconds between two slots that fell free, smoothed."""
         self._last = 0.0
+        self._gaps = 0
         self.slots_free = 0
         """Deliveries that may be handed out now."""
         self.amount = 0
@@ -35,7 +37,10 @@ class Ahead:
         if not self._most or slots <= 0:
             return 0
         self._slots = max(self._slots, self.slots_free)
-        self._gap += _WEIGHT * ((now - self._last) / slots - self._gap) if self._last else 0.0
+        if self._last:
+            self._gaps += 1
+            weight = max(_WEIGHT, 1 / self._gaps)
+            self._gap += weight * ((now - self._last) / slots - self._gap)
         self._last = now
         busy = self._slots - self.slots_free + slots
         before = self.amount
@@ -57,7 +62,8 @@ class Ahead:
 
     def give_up(self) -> int:
         """Ask for nothing ahead until runs are short again; returns what `amount` was."""
-        before, self.amount, self._gap = self.amount, 0, LATE
+        before, self.amount = self.amount, 0
+        self._gap, self._gaps = LATE, round(1 / _WEIGHT)
         return before
 
     def forget_slots(self) -> None:

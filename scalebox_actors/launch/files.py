@@ -20,6 +20,16 @@ def overwrite(path: str, data: bytes) -> None:
     _write_all(os.open(path, os.O_WRONLY | os.O_CLOEXEC), data)
 
 
+def rewrite(path: str, data: bytes) -> None:
+    """Write a file of ours anew; what there was more of it is cut off afterwards."""
+    handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _write_whole(handle, data)
+        os.ftruncate(handle, len(data))
+    finally:
+        os.close(handle)
+
+
 def write_new(path: str, data: bytes) -> None:
     """Write a new file; what has its name goes, and a link of a program's is not followed."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -33,11 +43,15 @@ def write_new(path: str, data: bytes) -> None:
 
 def _write_all(handle: int, data: bytes) -> None:
     try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(handle, left) :]
+        _write_whole(handle, data)
     finally:
         os.close(handle)
+
+
+def _write_whole(handle: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(handle, left) :]
 
 
 def fill(parent: str, path: str, data: bytes) -> None:

@@ -42,7 +42,8 @@ class FreshLauncher:
         self._runtime = place.runtime
         self._warm = WarmContainers(module, place)
         # Its own: an empty folder is not handed on to another module's programs.
-        self._spares = Spares(place.base, place.surroundings.topology)
+        apart = bool(place.runtime.work_path)
+        self._spares = Spares(place.base, place.surroundings.topology, with_files=not apart)
 
     @property
     def costly(self) -> bool:

@@ -1,9 +1,12 @@
 """Empty work directories of a node, used again.
 
 On a disk a new directory costs more than all that is written into it: the file system looks for a
-place for it, far from the others, and has to record that. So a few that are empty again are kept.
-What is kept is two folders and the name of their node, never a file that a program could have
-opened, and only as we made them: with our mode, owner and no attribute.
+place for it, far from the others, and has to record that. So a few that are empty again are kept:
+two folders and the name of their node, only as we made them, with our mode, owner and no attribute.
+
+A file that a program could have opened is not kept, for another task's message will be in it. Only
+where nothing keeps programs apart, as plain processes of one user, the two files of the message are
+kept as well and written anew: to make and remove them is most of what such a directory costs.
 """
 
 import contextlib
@@ -15,17 +18,25 @@ import time
 from collections import deque
 from pathlib import Path
 
+from scalebox_actors.limits import KIB
+
 PREFIX = ".spare."
 MOST = 64
-INNER = ".new"
-"""How the work directory itself is called in one that belongs to no task yet."""
+INNER = "1"
+"""How the work directory itself is called in one: as most tasks want it, at their first attempt."""
+INPUTS = frozenset({"body", "headers.json"})
+"""The files of a message."""
+LARGEST = 64 * KIB
+"""Bytes of a file that is kept."""
 _MODE = stat.S_IFDIR | 0o777
 
 
 class Spares:
     """The empty work directories below a base, by the name of the folder around each."""
 
-    def __init__(self, base: Path, topology: str) -> None:
+    def __init__(self, base: Path, topology: str, *, with_files: bool = False) -> None:
+        self.with_files = with_files
+        """Whether the files of the message are kept."""
         self._base = base
         # An earlier life of the node may have left some: no name is given twice.
         self._names = (f"{prefix(topology)}{time.time_ns()}.{n}" for n in itertools.count())
@@ -47,17 +58,20 @@ class Spares:
         return f"{self._base}/{name}"
 
     def put(self, path: str, around: frozenset[str]) -> bool:
-        """Keep what lies at a reserved path, if it is empty but for `around`."""
+        """Keep what lies at a reserved path, if nothing else is in it and `around` is beside it.
+
+        Raises OSError where a file is missing.
+        """
         name = path.rpartition("/")[2]
         self._taken.discard(name)
         inner = f"{path}/{INNER}"
-        facts = os.lstat(inner)
-        same = facts.st_mode == _MODE and facts.st_uid == os.geteuid()
-        same = same and not _attributes(inner)
-        if not same or self._closed or os.listdir(inner) or {*os.listdir(path)} != around | {INNER}:  # noqa: PTH208
-            return False
-        self._ready.append(name)
-        return True
+        files = INPUTS if self.with_files else frozenset[str]()
+        same = _is_ours(inner, os.lstat(inner), _MODE)
+        same = same and all(_can_be_kept(f"{inner}/{file}") for file in files)
+        same = same and {*os.listdir(inner)} == files and {*os.listdir(path)} == around | {INNER}  # noqa: PTH208
+        if same and not self._closed:
+            self._ready.append(name)
+        return same and not self._closed
 
     def forget(self, path: str) -> None:
         """Keep nothing at a reserved path."""
@@ -81,10 +95,21 @@ def prefix(topology: str) -> str:
     return f"{PREFIX}{topology}."
 
 
-def _attributes(folder: str) -> list[str]:
-    """Return what a program can have written onto a folder; access lists are among it."""
+def _is_ours(path: str, facts: os.stat_result, mode: int) -> bool:
+    return facts.st_mode == mode and facts.st_uid == os.geteuid() and not _attributes(path)
+
+
+def _can_be_kept(file: str) -> bool:
+    """Whether a file is as we made it, small, and has no second name."""
+    facts = os.lstat(file)
+    mode = stat.S_IFREG | 0o600 | facts.st_mode & 0o066  # what others may depends on the umask
+    return facts.st_nlink == 1 and facts.st_size <= LARGEST and _is_ours(file, facts, mode)
+
+
+def _attributes(path: str) -> list[str]:
+    """Return what a program can have written onto something; access lists are among it."""
     try:
-        found = os.listxattr(folder)
+        found = os.listxattr(path)
     except OSError:  # there are none on this file system
         return []
     return [name for name in found if not name.startswith("security.")]  # the host's own

@@ -22,8 +22,8 @@ import msgspec
 
 from scalebox_actors.contract import READ_FILES, render_batch_jsonl, render_batch_txt
 from scalebox_actors.errors import BadOutput
-from scalebox_actors.launch.files import fill, overwrite, read_regular, write_new
-from scalebox_actors.launch.spares import INNER, Spares
+from scalebox_actors.launch.files import fill, overwrite, read_regular, rewrite, write_new
+from scalebox_actors.launch.spares import INNER, INPUTS, Spares
 from scalebox_actors.ports import Task
 
 OWNER = ".owner"
@@ -36,7 +36,7 @@ OPENED = "run"
 """The file in the door that is there once the container was told to go on."""
 GONE = ".gone."
 """Names in the base that begin so are on their way out: nobody needs them, whoever they were."""
-_INPUTS = frozenset({"body", "headers.json"})
+_UNFINISHED = ".new"
 _AROUND = frozenset({OWNER})
 _READ = frozenset(READ_FILES)
 _encode = msgspec.json.Encoder().encode
@@ -58,6 +58,7 @@ class WorkDir:
         self._base = str(base)
         self._parent = f"{self._base}/{run_name}"
         self._path = f"{self._parent}/{attempt}"
+        self._attempt = attempt
         self._owner, self._spares = owner, spares
         self._left: Path | None = None
 
@@ -113,7 +114,7 @@ class WorkDir:
         except (FileExistsError, FileNotFoundError):
             discard(self.parent)
             self.parent.mkdir(parents=True, mode=0o700)
-        fresh = f"{self._parent}/{INNER}"
+        fresh = f"{self._parent}/{_UNFINISHED}"
         os.mkdir(fresh, 0o700)  # noqa: PTH102
         write_new(f"{self._parent}/{OWNER}", self._owner.encode())
         write_inputs(fresh, task)
@@ -123,11 +124,14 @@ class WorkDir:
     def _reuse(self, task: Task) -> bool:
         """Make it of one that was used before, if there is one. Its last name is given last."""
         spare = self._spares.take() if self._spares else None
-        if spare is None:
+        if self._spares is None or spare is None:
             return False
         try:
-            write_inputs(f"{spare}/{INNER}", task)
-            os.rename(f"{spare}/{INNER}", f"{spare}{self._path.removeprefix(self._parent)}")  # noqa: PTH104
+            inside = f"{spare}/{INNER}"
+            write_inputs(inside, task, rewrite if self._spares.with_files else write_new)
+            if inside != (wanted := f"{spare}/{self._attempt}"):
+                os.rename(inside, wanted)  # noqa: PTH104
+            os.utime(spare)
             _become(spare, self._parent)
         except OSError:  # the disk is full, or somebody took it away
             discard(Path(spare))
@@ -140,7 +144,7 @@ class WorkDir:
         self.path.chmod(0o777)
         # Made now, where no program reaches, so that a message does not wait for it: on a disk a
         # new file costs more than what is written into it.
-        for name in (NOTE, *(f".{name}" for name in (*_INPUTS, OPENED))):
+        for name in (NOTE, *(f".{name}" for name in (*INPUTS, OPENED))):
             (self.parent / name).touch(mode=0o666)
         self.door.mkdir()
         self.door.chmod(0o755)  # any image user, who sees it read-only
@@ -154,7 +158,7 @@ class WorkDir:
         parent = str(ahead.parent)
         write_inputs(str(ahead), task, lambda path, data: fill(parent, path, data))
         overwrite(f"{parent}/{NOTE}", f"{task.message.id}\n{ahead.name}".encode())
-        inside = f"{parent}{self._path.removeprefix(self._parent)}"
+        inside = f"{parent}/{self._attempt}"
         if str(ahead) != inside:
             os.rename(str(ahead), inside)  # noqa: PTH104
         _become(parent, self._parent)
@@ -224,15 +228,18 @@ class WorkDir:
             os.rename(self._parent, gone)  # noqa: PTH104
         except FileNotFoundError:
             return True
-        inside = f"{gone}{self._path.removeprefix(self._parent)}"
+        inside = f"{gone}/{self._attempt}"
         try:
-            for name in _INPUTS:
-                os.unlink(f"{inside}/{name}")  # noqa: PTH108
+            if spares is None or not spares.with_files:
+                _unlink_inputs(inside)
             if spares is not None:
-                os.rename(inside, f"{gone}/{INNER}")  # noqa: PTH104
-                inside = f"{gone}/{INNER}"
+                if inside != (wanted := f"{gone}/{INNER}"):
+                    os.rename(inside, wanted)  # noqa: PTH104
+                    inside = wanted
                 if spares.put(gone, _AROUND):
                     return True
+                if spares.with_files:
+                    _unlink_inputs(inside)
             os.rmdir(inside)  # noqa: PTH106
             _remove_door(gone)
             os.unlink(f"{gone}/{OWNER}")  # noqa: PTH108
@@ -254,6 +261,11 @@ def write_inputs(
         members = [(m.id, m.body, m.contract_headers) for m in task.members]
         write_new(f"{folder}/batch-tasks.jsonl", render_batch_jsonl(members))
         write_new(f"{folder}/batch-tasks.txt", render_batch_txt(members))
+
+
+def _unlink_inputs(folder: str) -> None:
+    for name in INPUTS:
+        os.unlink(f"{folder}/{name}")  # noqa: PTH108
 
 
 def remove_tree(path: Path) -> None:

@@ -19,7 +19,7 @@ from faults.workload import Audit, read_witness
 
 from scalebox_actors.broker import JetStreamBroker, Link, connect
 from scalebox_actors.broker.streams import NS, consumer_config
-from scalebox_actors.launch.spares import INNER, PREFIX
+from scalebox_actors.launch.spares import INNER, INPUTS, PREFIX
 from scalebox_actors.launch.workdir import OWNER
 from scalebox_actors.local import Site
 from scalebox_actors.message import MSG_ID, REASON
@@ -322,10 +322,11 @@ def show(row: str, **numbers: object) -> None:
 
 
 def _is_spare(path: Path) -> bool:
-    """Whether a work directory is kept to be used again: no file is in it but its owner's name."""
+    """Whether a work directory is kept to be used again: it holds what the node made, no more."""
     if not path.name.startswith(PREFIX):
         return False
     try:
-        return {str(p.relative_to(path)) for p in path.rglob("*")} == {OWNER, INNER}
+        held = {str(p.relative_to(path)) for p in path.rglob("*")}
+        return held - {f"{INNER}/{name}" for name in INPUTS} == {OWNER, INNER}
     except FileNotFoundError:
         return True  # it went while we looked: a node that ends takes its spares away

@@ -32,6 +32,13 @@ def test_very_short_runs_have_more_at_hand() -> None:
     assert ahead.amount == round(HORIZON / 0.0005)
 
 
+def test_a_few_short_runs_are_enough() -> None:
+    """A node that has just begun does not take them for long ones."""
+    ahead, _ = after(0.005, slots=1, turns=2)
+
+    assert ahead.amount == round(HORIZON / 0.005)
+
+
 def test_long_runs_have_nothing_at_hand() -> None:
     """A message that would wait a second for its slot is left to others."""
     ahead, _ = after(1.0)

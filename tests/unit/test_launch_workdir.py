@@ -184,6 +184,12 @@ def spares(tmp_path: Path) -> Spares:
     return Spares(make_base(tmp_path / "base"), "t")
 
 
+@pytest.fixture
+def filed(tmp_path: Path) -> Spares:
+    """The spares of a node whose programs nothing keeps apart: the message's files are kept."""
+    return Spares(make_base(tmp_path / "base"), "t", with_files=True)
+
+
 def directory_of(spares: Spares, name: str = "1", attempt: int = 1) -> WorkDir:
     """Return the work directory of a task."""
     return WorkDir(spares._base, f"sbx-t.m.{name}", attempt, "n1", spares)
@@ -252,8 +258,12 @@ def spoil(kind: str, directory: WorkDir) -> None:
 @pytest.mark.parametrize(
     "kind", ["file", "no-body", "mode", "sticky", "attribute", "beside", "folder"]
 )
-def test_one_that_a_program_has_changed_is_not_used_again(spares: Spares, kind: str) -> None:
+@pytest.mark.parametrize("keeps", ["spares", "filed"])
+def test_one_that_a_program_has_changed_is_not_used_again(
+    keeps: str, kind: str, request: pytest.FixtureRequest
+) -> None:
     """It is removed, with whatever is in it."""
+    spares: Spares = request.getfixturevalue(keeps)
     first, second = directory_of(spares), directory_of(spares, "2")
     first.prepare(Task(message=MESSAGE))
     spoil(kind, first)
@@ -264,6 +274,74 @@ def test_one_that_a_program_has_changed_is_not_used_again(spares: Spares, kind: 
     second.prepare(Task(message=MESSAGE))
     assert names(second.path) == ["body", "headers.json"]
     assert second.path.stat().st_mode & 0o7777 == 0o777
+
+
+@pytest.mark.parametrize("body", [b"", b"x", b"x" * 70_000])
+def test_kept_files_hold_the_next_message_alone(filed: Spares, body: bytes) -> None:
+    """Whether it is longer or shorter than the one before, and what the program wrote there."""
+    first, second, third = (directory_of(filed, name) for name in ("1", "2", "3"))
+    for directory in (first, second):
+        directory.prepare(Task(message=msgspec.structs.replace(MESSAGE, body=body)))
+        with (directory.path / "headers.json").open("a") as file:
+            file.write("more of the program's")
+        assert directory.remove_inputs()
+
+    third.prepare(Task(message=MESSAGE))
+
+    assert names(third.path) == ["body", "headers.json"]
+    assert (third.path / "body").read_bytes() == MESSAGE.body
+    assert msgspec.json.decode((third.path / "headers.json").read_bytes())["k"] == "v"
+    assert workdir.owner_of(third.parent) == "n1"
+
+
+def test_kept_files_are_the_same_ones(filed: Spares) -> None:
+    """Made once: that is what keeping them spares."""
+    first, second = directory_of(filed), directory_of(filed, "2", attempt=2)
+    first.prepare(Task(message=MESSAGE))
+    used = (first.path / "body").stat().st_ino
+    assert first.remove_inputs()
+
+    second.prepare(Task(message=MESSAGE))
+
+    assert (second.path / "body").stat().st_ino == used
+    assert time.time() - second.parent.stat().st_mtime < 60
+
+
+def tamper(kind: str, directory: WorkDir) -> None:
+    """Leave the files of a message as no other message may be written into them."""
+    body = directory.path / "body"
+    match kind:
+        case "second-name":
+            os.link(body, directory.parent.parent / "kept")
+        case "link":
+            body.unlink()
+            body.symlink_to(directory.parent.parent / "kept")
+        case "pipe":
+            body.unlink()
+            os.mkfifo(body)
+        case "large":
+            body.write_bytes(b"x" * 100_000)
+        case "attribute":
+            os.setxattr(body, "user.note", b"for the next one")
+        case _:
+            body.chmod(0o755)
+
+
+@pytest.mark.parametrize("kind", ["second-name", "link", "pipe", "large", "attribute", "mode"])
+def test_files_that_a_program_has_changed_are_not_kept(filed: Spares, kind: str) -> None:
+    """The next message is written into new ones."""
+    first, second = directory_of(filed), directory_of(filed, "2")
+    first.prepare(Task(message=MESSAGE))
+    tamper(kind, first)
+    if not first.remove_inputs():
+        first.remove()
+    assert not list(filed._base.glob(f"{PREFIX}*"))
+
+    second.prepare(Task(message=msgspec.structs.replace(MESSAGE, body=b"another")))
+
+    assert (second.path / "body").read_bytes() == b"another"
+    if kind == "second-name":
+        assert (filed._base / "kept").read_bytes() == MESSAGE.body
 
 
 def test_a_spare_that_somebody_removed_is_not_missed(spares: Spares) -> None:
