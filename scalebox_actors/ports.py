@@ -6,9 +6,9 @@ Adapters retry what is transient themselves: a call returns when it has an answe
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import msgspec
 
@@ -126,7 +126,7 @@ class Delivery(Protocol):
         """
 
 
-class Intake(Protocol):
+class Intake(AbstractAsyncContextManager["Intake"], Protocol):
     """Deliveries of one module, never more of them than were asked for."""
 
     def grant(self, slots: int) -> None:
@@ -143,15 +143,6 @@ class Intake(Protocol):
 
         They need no grant. What somebody else has asked for before is not taken from him.
         """
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
 
     def __aiter__(self) -> AsyncIterator[Delivery]: ...
 
@@ -284,6 +275,13 @@ class Run(Protocol):
     def adopted(self) -> bool:
         """Whether it was there before we asked for it."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether its lane was full when it was asked for, so that it waits for its turn."""
+
+    async def begun(self, patience: float) -> float | None:
+        """Return when its turn came; None: not within `patience`, and it never will."""
+
     async def wait(self) -> Exit:
         """Return how it ended. Never raises for the program's own failure or an engine restart."""
 
@@ -304,6 +302,10 @@ class Runtime(Protocol):
     @property
     def work_path(self) -> str:
         """The work directory as the program sees it; empty: the same path as on the host."""
+
+    @property
+    def lanes(self) -> bool:
+        """Whether it lets runs of a lane take turns; else whoever asks for them has to."""
 
     async def find(self, name: str) -> Run | None:
         """Return the run of that name that has our labels, running or exited, or None."""

@@ -57,6 +57,15 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
     require_memory: bool = False
 
 
+class Lane(msgspec.Struct, frozen=True, kw_only=True):
+    """Runs that take turns: of all in a lane no more run at once than it has seats."""
+
+    name: str
+    seats: int
+    variables: Mapping[str, str] = {}
+    """What a run is told in its environment of its seat: each text is followed by its number."""
+
+
 class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One container, completely: a runtime adds nothing that is not here."""
 
@@ -82,6 +91,8 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[str, ...] = ()
     stop_grace: float = STOP_GRACE
     log_bytes: int = CONTAINER_LOG_BYTES
+    lane: Lane | None = None
+    """For runtimes that know lanes; see `Runtime.lanes`."""
 
 
 class Home(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +125,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """Folders of ours that it sees besides what its module mounts."""
     wrapper: tuple[str, ...] = ()
     """What is executed in place of the program; see `ContainerSpec`."""
+    lane: Lane | None = None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -142,6 +154,7 @@ def container_spec(module: Module, frame: Frame, ceiling: Ceiling) -> ContainerS
         labels=frame.labels | {"sbx.module": module.name},
         work=frame.work,
         wrapper=frame.wrapper,
+        lane=frame.lane,
         mounts=(*(resolve_mount(text, ceiling) for text in module.mounts), *frame.doors),
         memory=memory,
         cpus=cpus,

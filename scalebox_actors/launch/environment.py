@@ -57,13 +57,12 @@ def lasting_environment(
     module: Module, slot: int, surroundings: Surroundings, work: str
 ) -> dict[str, str]:
     """Return the variables that are the same for every message of a container that stays."""
-    ours = {
+    seat = {name: f"{text}{slot}" for name, text in seat_variables(module, surroundings).items()}
+    ours = seat | {
         "APP_ID": surroundings.topology,
         "MODULE_ID": module.name,
         "MODULE_NAME": module.name,
         "PLAT_MODULE_NAME": module.name,
-        "SLOT_ID": f"{surroundings.node}.{module.name}.{slot}",
-        "SLOT_SEQ": str(slot),
         "CLUSTER": surroundings.site,
         "HOST_NAME": surroundings.node,
         "LOCAL_IP": surroundings.ip,
@@ -84,6 +83,11 @@ def lasting_environment(
     }
     soft = {name: value for name, value in defaults.items() if value}
     return soft | _allowed(module.env) | given
+
+
+def seat_variables(module: Module, surroundings: Surroundings) -> dict[str, str]:
+    """Return the variables that tell a run its slot: each text is followed by the number."""
+    return {"SLOT_ID": f"{surroundings.node}.{module.name}.", "SLOT_SEQ": ""}
 
 
 def _allowed(env: Mapping[str, str]) -> dict[str, str]:

@@ -11,9 +11,16 @@ from collections.abc import Callable, Mapping
 
 from aiofiles import os as aios
 
-from scalebox_actors.errors import BadMessage, ImageMissing, NotPermitted, SpecRejected
+from scalebox_actors.errors import (
+    BadMessage,
+    ImageMissing,
+    NotAdmitted,
+    NotPermitted,
+    SpecRejected,
+)
 from scalebox_actors.launch import gate
 from scalebox_actors.launch.environment import environment
+from scalebox_actors.launch.lead import TURN, Lead, lane_of
 from scalebox_actors.launch.outcomes import collect, outcome_of, unusable
 from scalebox_actors.launch.parked import Given
 from scalebox_actors.launch.paths import remove_declared
@@ -44,6 +51,8 @@ class FreshLauncher:
         # Its own: an empty folder is not handed on to another module's programs.
         apart = bool(place.runtime.work_path)
         self._spares = Spares(place.base, place.surroundings.topology, with_files=not apart)
+        self._lane = lane_of(module, place.surroundings) if place.runtime.lanes else None
+        self._lead = Lead(module.slots)
 
     @property
     def costly(self) -> bool:
@@ -77,6 +86,8 @@ class FreshLauncher:
                 run = await self._started(task, directory, spec)
             # Killed here, the container runs on, is found by the task's name and is adopted.
             exit_, timed_out = await self._wait(run, directory)
+            if not exit_.lost:
+                self._lead.note(exit_.finished - exit_.started)
             opened = directory.opened
             most = self._module.output_text_size
             logs = await run.logs(most if opened is None else max(most, gate.SAYS))
@@ -139,7 +150,9 @@ class FreshLauncher:
         return self._warm.holds(name) or self._spares.holds(name)
 
     def watch_room(self, tell: Callable[[int], None]) -> None:
-        """Say nothing: a slot has room for one task."""
+        """Say how many tasks to take: more than there are slots where runs take turns."""
+        if self._lane is not None:
+            self._lead.tell = tell
 
     async def close(self) -> None:
         """Remove what is kept for messages to come."""
@@ -205,14 +218,25 @@ class FreshLauncher:
                 env=environment(self._module, task, self._place.surroundings, inside)
                 | self._place.variables(share),
                 work=str(directory),
+                lane=self._lane,
             ),
             self._place.ceiling,
         )
 
+    async def _turn(self, run: Run) -> float:
+        """Return when a run's turn came; raises NotAdmitted if others before it take long."""
+        began = await run.begun(min(TURN, self._module.timeout))
+        if began is None:
+            self._lead.give_up()
+            raise NotAdmitted(f"{run.name} waited for its turn behind long runs")
+        return began
+
     async def _wait(self, run: Run, directory: WorkDir) -> tuple[Exit, bool]:
         """Wait for a run and say whether it had to be ended at its time limit."""
         left = float(self._module.timeout)
-        if run.adopted:
+        if run.waits:
+            left -= max(0.0, time.time() - await self._turn(run))
+        elif run.adopted:
             left -= max(0.0, time.time() - (await aios.stat(directory.parent)).st_mtime)
             left = max(left, LOOK_SECONDS)  # it may have ended long ago, within its limit
         try:

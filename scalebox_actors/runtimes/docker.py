@@ -56,6 +56,8 @@ log = logging.getLogger(__name__)
 class DockerRun:
     """A container of ours."""
 
+    waits = False
+
     def __init__(self, runtime: "DockerRuntime", watch: Watch, adopted: bool) -> None:
         self._runtime, self._watch = runtime, watch
         self._adopted = adopted
@@ -71,6 +73,10 @@ class DockerRun:
     def adopted(self) -> bool:
         """Whether it was there before we asked for it."""
         return self._adopted
+
+    async def begun(self, patience: float) -> float | None:  # noqa: ARG002 - it never waits
+        """Say that it did when it was asked for."""
+        return self._watch.since
 
     def failed_to_start(self, answer: Answer) -> None:
         """Settle that the engine could not execute the program."""
@@ -126,6 +132,7 @@ class DockerRuntime:
 
     kind = "docker"
     work_path = WORK
+    lanes = False
 
     def __init__(self, engine: Engine, events: Events) -> None:
         self.engine, self._events = engine, events

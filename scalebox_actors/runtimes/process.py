@@ -33,11 +33,15 @@ class ProcessRuntime(ShepherdRuntime):
 
     kind = "process"
     folder = "sbx-process"
+    LANES = "lanes"
+    """The question that tells whether a shepherd knows them."""
 
     @classmethod
     async def open(cls, state: str | Path | None = None) -> Self:
         """Find or start the shepherd of a state directory; without one, this user's."""
         runtime = await super().open(state)
+        # One that was started by an older version may still be there.
+        runtime.lanes = (await runtime.ask({"do": cls.LANES})).lanes
         log.warning("runtime_process", extra={"detail": "programs run without any isolation"})
         return runtime
 
@@ -50,7 +54,8 @@ class ProcessRuntime(ShepherdRuntime):
         _check(spec)
         passed_on = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
         argv, env = (*spec.wrapper, *spec.command), passed_on | dict(spec.env)
-        told, adopted = await self.start(spec, argv=argv, env=env)
+        lane = {"lane": spec.lane} if spec.lane is not None else {}
+        told, adopted = await self.start(spec, argv=argv, env=env, **lane)
         return self.run(told, adopted=adopted)
 
     async def missing(self, images: Sequence[str]) -> list[str]:  # noqa: ARG002 - none is needed

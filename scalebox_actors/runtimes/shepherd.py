@@ -13,7 +13,6 @@ after a power cut no program runs anyway.
 """
 
 import fcntl
-import json
 import math
 import os
 import select
@@ -24,10 +23,11 @@ import time
 from collections.abc import Callable
 from resource import RUSAGE_SELF, getrusage
 
-from scalebox_actors.runtimes.shepherd_client import Client
+from scalebox_actors.runtimes.shepherd_client import Client, Clients
 from scalebox_actors.runtimes.shepherd_container import Container, prepare
-from scalebox_actors.runtimes.shepherd_journal import Journal, Json, line_of
+from scalebox_actors.runtimes.shepherd_journal import Journal, Json
 from scalebox_actors.runtimes.shepherd_kernel import become_subreaper, enter_mount_namespace
+from scalebox_actors.runtimes.shepherd_lanes import Lanes
 from scalebox_actors.runtimes.shepherd_process import AGAIN, Process
 from scalebox_actors.runtimes.shepherd_program import (
     PID,
@@ -40,8 +40,6 @@ from scalebox_actors.runtimes.shepherd_program import (
 
 IDLE = 20.0
 """Without run and client the shepherd ends after so many seconds."""
-RECEIVED_AT_ONCE = 64 * 1024
-"""More would be mapped and unmapped by the allocator for every question."""
 JOURNAL_BYTES = 4 * 1024 * 1024
 CONTAINERS = "containers"
 """The word that makes it a shepherd of containers, in a mount namespace of its own."""
@@ -57,17 +55,17 @@ class Shepherd:
         self.journal = Journal(f"{state}/journal")
         self.programs: dict[str, Program] = {}
         self.living: dict[int, Program] = {}
-        self.clients: dict[int, Client] = {}
+        self.lanes = Lanes()
         self.pipes: dict[int, Output] = {}
         self.adopted: dict[int, Program] = {}
         """By the descriptor of their process: living runs whose parent we are not."""
-        self.listener, self.poll = listener, select.epoll()
+        self.poll = select.epoll()
+        self.clients = Clients(listener, self.poll, self._obey)
         self.woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for quiet in (signal.SIGHUP, signal.SIGINT):
             signal.signal(quiet, signal.SIG_IGN)
-        self.poll.register(listener, select.EPOLLIN)
         self.poll.register(self.woken, select.EPOLLIN)
         self._recover()
         # From here on everything that is printed is read; before, keepers see to it themselves.
@@ -131,15 +129,10 @@ class Shepherd:
         elif fd in self.pipes:
             if not self.pipes[fd].drain():
                 self._forget_pipe(fd)
-        elif fd == self.listener.fileno():
-            connection, _ = self.listener.accept()
-            connection.setblocking(False)
-            self.clients[connection.fileno()] = Client(connection)
-            self.poll.register(connection, select.EPOLLIN)
-        elif fd in self.clients:
-            self._serve(self.clients[fd], event)
         elif fd in self.adopted:
             self._lost_sight(fd)
+        else:
+            self.clients.happened(fd, event)
 
     def _forget_pipe(self, fd: int) -> None:
         if self.pipes.pop(fd, None) is not None:
@@ -156,48 +149,9 @@ class Shepherd:
 
     # --- clients --------------------------------------------------------------------------------
 
-    def _serve(self, client: Client, event: int) -> None:
-        try:
-            if event & select.EPOLLOUT:
-                self._send(client)
-            if event & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
-                data = client.connection.recv(RECEIVED_AT_ONCE)
-                if not data:
-                    self._drop(client)
-                client.unread += data
-                while (end := client.unread.find(b"\n")) >= 0:
-                    line = bytes(client.unread[:end])
-                    del client.unread[: end + 1]
-                    self._obey(client, json.loads(line))
-        except BlockingIOError:
-            return
-        except OSError:
-            self._drop(client)
-
-    def _drop(self, client: Client) -> None:
-        fd = client.connection.fileno()
-        if self.clients.pop(fd, None) is not None:
-            self.poll.unregister(fd)
-            client.connection.close()
-
-    def _send(self, client: Client, message: Json | None = None) -> None:
-        if client.connection.fileno() not in self.clients:
-            return  # it left before its answer was ready
-        waited = bool(client.unsent)
-        if message is not None:
-            client.unsent += line_of(message)
-        try:
-            client.flush()
-        except OSError:
-            self._drop(client)
-            return
-        if waited != bool(client.unsent):
-            more = select.EPOLLOUT if client.unsent else 0
-            self.poll.modify(client.connection, select.EPOLLIN | more)
-
     def _obey(self, client: Client, message: Json) -> None:
         def answer(**fields: object) -> None:
-            self._send(client, {"n": message["n"], **fields})
+            self.clients.send(client, {"n": message["n"], **fields})
 
         match message["do"]:
             case "start":
@@ -207,6 +161,10 @@ class Shepherd:
                 answer(run=program and program.told())
             case "rename":
                 self._rename(message["name"], message["to"], message["id"], answer)
+            case "withdraw":
+                self._withdraw(message["name"], message["id"], answer)
+            case "lanes":
+                answer(lanes=True)
             case "stop":
                 self._stop(message["name"], message["grace"], answer)
             case "remove":
@@ -229,11 +187,22 @@ class Shepherd:
             self._remove([old.name], lambda **_: self._start(asked, answer))
             return
         program = self.kind(self.state, asked)
+        if not self.lanes.sit(program, asked):
+            self.programs[program.name] = program
+            answer(run=program.told(), adopted=False)
+            return
         try:
-            program.begin(asked)
+            self._begin(program, asked)
         except OSError as error:
             answer(error=f"{error.filename}: {error.strerror}", again=error.errno in AGAIN)
+            self._advance(program)
             return
+        answer(run=program.told(), adopted=False)
+        if program.exit is not None:
+            self._advance(program)
+
+    def _begin(self, program: Program, asked: Json) -> None:
+        program.begin(asked)
         # Killed before this line is written, the next shepherd still finds and ends what runs by
         # the mark in its environment, and knows nothing of a run: it is started anew.
         self.journal.write(run=program.kept)
@@ -242,7 +211,18 @@ class Shepherd:
             self._tend(program)
         else:
             self.journal.write(end=program.name, exit=program.exit)
-        answer(run=program.told(), adopted=False)
+
+    def _advance(self, program: Program) -> None:
+        """Let a run go from its lane, and begin those whose turn it is by that."""
+        for following, asked in self.lanes.leave(program):
+            try:
+                self._begin(following, asked)
+            except OSError as error:  # the host has no room just now: the node tries again
+                detail = f"{error.filename}: {error.strerror}"
+                following.exit = following.end(code=137, lost=True, detail=detail)
+            if following.exit is not None:
+                self._tell(following)
+                self._advance(following)
 
     def _tend(self, program: Program, process: int = -1) -> None:
         """Look after a run that lives; `process`: its descriptor, if it is no child of ours."""
@@ -279,9 +259,22 @@ class Shepherd:
             program.name = program.kept["name"] = new
             self.programs[new] = program
 
+    def _withdraw(self, name: str, run: str, answer: Callable[..., None]) -> None:
+        """Forget a run that waits for its turn; one whose turn has come is told."""
+        program = self.programs.get(name)
+        if program is not None and program.id == run and program.asked is not None:
+            self._remove([name], lambda **_: answer())
+        else:
+            answer(run=program and program.told())
+
     def _stop(self, name: str, grace: float, answer: Callable[..., None]) -> None:
         program = self.programs.get(name)
         if program is None or program.exit is not None:
+            answer()
+            return
+        if program.asked is not None:
+            self._advance(program)
+            self._settle(program, program.end(code=128 + signal.SIGTERM))
             answer()
             return
         program.then.append(answer)
@@ -291,7 +284,9 @@ class Shepherd:
     def _remove(self, names: list[str], answer: Callable[..., None]) -> None:
         found = [self.programs[name] for name in dict.fromkeys(names) if name in self.programs]
         for program in found:
-            if program.exit is None:
+            if program.asked is not None:
+                self._advance(program)
+            elif program.exit is None:
                 program.then.append(lambda: self._remove(names, answer))
                 program.kill()
                 return
@@ -343,15 +338,17 @@ class Shepherd:
             output.close()
         end["stdout_size"], end["stderr_size"] = (output.size for output in program.outputs)
         self._settle(program, end)
+        self._advance(program)
 
     def _settle(self, program: Program, end: Json) -> None:
         self.journal.write(end=program.name, exit=end)
         program.exit, then, program.then = end, program.then, []
-        news = {"name": program.name, "id": program.kept["id"], "exit": end}
-        for client in list(self.clients.values()):
-            self._send(client, {"n": 0, "run": news})
+        self._tell(program)
         for step in then:
             step()
+
+    def _tell(self, program: Program) -> None:
+        self.clients.tell({"name": program.name, "id": program.id, "exit": program.exit})
 
     def _sweep(self) -> None:
         """Kill descendants that left their group and whose program has ended.

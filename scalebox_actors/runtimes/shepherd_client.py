@@ -1,9 +1,16 @@
-"""A node that is connected to the shepherd. Standard library only."""
+"""The nodes that are connected to the shepherd. Standard library only."""
 
 import errno
+import json
+import select
 import socket
+from collections.abc import Callable
+
+from scalebox_actors.runtimes.shepherd_journal import Json, line_of
 
 CLIENT_BACKLOG = 16 * 1024 * 1024
+RECEIVED_AT_ONCE = 64 * 1024
+"""More would be mapped and unmapped by the allocator for every question."""
 
 
 class Client:
@@ -22,3 +29,72 @@ class Client:
                 break
         if len(self.unsent) > CLIENT_BACKLOG:
             raise OSError(errno.EPIPE, "the client does not read")
+
+
+class Clients:
+    """All connections: who asks is answered, and everybody hears the news."""
+
+    def __init__(
+        self, listener: socket.socket, poll: select.epoll, obey: Callable[[Client, Json], None]
+    ) -> None:
+        self._listener, self._poll, self._obey = listener, poll, obey
+        self._all: dict[int, Client] = {}
+        poll.register(listener, select.EPOLLIN)
+
+    def __bool__(self) -> bool:
+        return bool(self._all)
+
+    def happened(self, fd: int, event: int) -> None:
+        """See to a descriptor, if it is one of ours."""
+        if fd == self._listener.fileno():
+            connection, _ = self._listener.accept()
+            connection.setblocking(False)
+            self._all[connection.fileno()] = Client(connection)
+            self._poll.register(connection, select.EPOLLIN)
+        elif fd in self._all:
+            self._serve(self._all[fd], event)
+
+    def tell(self, news: Json) -> None:
+        """Let everybody know."""
+        for client in list(self._all.values()):
+            self.send(client, {"n": 0, "run": news})
+
+    def send(self, client: Client, message: Json | None = None) -> None:
+        """Send a message, or what could not be sent before."""
+        if client.connection.fileno() not in self._all:
+            return  # it left before its answer was ready
+        waited = bool(client.unsent)
+        if message is not None:
+            client.unsent += line_of(message)
+        try:
+            client.flush()
+        except OSError:
+            self._drop(client)
+            return
+        if waited != bool(client.unsent):
+            more = select.EPOLLOUT if client.unsent else 0
+            self._poll.modify(client.connection, select.EPOLLIN | more)
+
+    def _serve(self, client: Client, event: int) -> None:
+        try:
+            if event & select.EPOLLOUT:
+                self.send(client)
+            if event & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
+                data = client.connection.recv(RECEIVED_AT_ONCE)
+                if not data:
+                    self._drop(client)
+                client.unread += data
+                while (end := client.unread.find(b"\n")) >= 0:
+                    line = bytes(client.unread[:end])
+                    del client.unread[: end + 1]
+                    self._obey(client, json.loads(line))
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(client)
+
+    def _drop(self, client: Client) -> None:
+        fd = client.connection.fileno()
+        if self._all.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+            client.connection.close()

@@ -48,6 +48,9 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] = {}
     """Not in news."""
     exit: End | None = None
+    waits: bool = False
+    """For its turn: its lane is full."""
+    started: float = 0.0
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +62,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     adopted: bool = False
     error: str = ""
     again: bool = False
+    lanes: bool = False
+    """Whether it knows of lanes; older ones do not."""
 
 
 class Link(asyncio.Protocol):

@@ -75,6 +75,9 @@ class Program:
         self.name, self.id, self.work = str(asked["name"]), str(asked["id"]), str(asked["work"])
         self.labels: Mapping[str, str] = asked["labels"]
         self.attempt, self.started = int(asked["attempt"]), float(asked["time"])
+        self.lane = str((asked.get("lane") or {}).get("name", ""))
+        self.asked: Json | None = None
+        """What is wanted of one that waits for its turn."""
         self.pid = 0
         self.outputs: tuple[Output, ...] = ()
         self.exit: Json | None = asked.get("exit")
@@ -91,6 +94,8 @@ class Program:
             "id": self.id,
             "labels": self.labels,
             "exit": self.exit,
+            "waits": self.asked is not None,
+            "started": self.started,
         }
 
     @property

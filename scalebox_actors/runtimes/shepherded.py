@@ -37,7 +37,7 @@ class Watch:
     """What we know of a run that somebody holds, and a future for its end."""
 
     def __init__(self, told: Told) -> None:
-        self.id, self.name = told.id, told.name
+        self.id, self.name, self.waits = told.id, told.name, told.waits
         self.becomes = ""
         """Its name to come, while it is being renamed."""
         self.end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
@@ -59,6 +59,20 @@ class ShepherdRun:
     def adopted(self) -> bool:
         """Whether it was there before we asked for it."""
         return self._adopted
+
+    @property
+    def waits(self) -> bool:
+        """Whether its lane was full when it was asked for."""
+        return self._watch.waits
+
+    async def begun(self, patience: float) -> float | None:
+        """Return when its turn came; None if that took too long, and it was taken out of line."""
+        try:
+            async with asyncio.timeout(patience):
+                return (await asyncio.shield(self._watch.end)).started
+        except TimeoutError:
+            told = await self._runtime.withdraw(self._watch)
+            return told.started if told is not None else None
 
     async def wait(self) -> Exit:
         """Return how it ended."""
@@ -105,6 +119,7 @@ class ShepherdRuntime:
 
     kind = ""
     work_path = ""
+    lanes = False
     shepherd_of = ""
     """What its shepherd is told to look after; see `shepherd.main`."""
     run_class = ShepherdRun
@@ -186,6 +201,13 @@ class ShepherdRuntime:
         # Another run may have its name by now, and somebody wait for that one's end.
         if watch is not None and self._watches.get(watch.name) is watch:
             del self._watches[watch.name]
+
+    async def withdraw(self, watch: Watch) -> Told | None:
+        """Take a run out of its lane's line; what is told of it if its turn has come before."""
+        told = (await self.ask({"do": "withdraw", "name": watch.name, "id": watch.id})).run
+        if told is None and self._watches.get(watch.name) is watch:
+            del self._watches[watch.name]
+        return told
 
     async def stray(self, labels: Mapping[str, str]) -> list[Stray]:
         """Return every run that carries all of `labels`."""

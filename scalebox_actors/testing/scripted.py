@@ -6,6 +6,7 @@ belong to a `Host`, and a new runtime on the same host is a node that was starte
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -52,15 +53,25 @@ class Container:
 
     def __init__(self, spec: ContainerSpec, created: float) -> None:
         self.spec, self.created = spec, created
+        self.began = created
         self.task: asyncio.Task[None] | None = None
         self.end: Exit | None = None
         self.over = asyncio.Event()
+        self.seat: int | None = None
+        """Which of its lane it has; None while it waits for its turn."""
+        self.advance: Callable[[], None] = lambda: None
+        """Called when it has ended: somebody else of its lane may begin."""
         self.stdout, self.stderr = b"", b""
 
     @property
     def ours(self) -> bool:
         """Whether it has our labels."""
         return OURS in self.spec.labels
+
+    @property
+    def waits(self) -> bool:
+        """Whether it stands in the line of its lane."""
+        return self.spec.lane is not None and self.seat is None and self.end is None
 
 
 class Host(msgspec.Struct):
@@ -80,6 +91,28 @@ class Host(msgspec.Struct):
     def end(self, name: str, end: Exit) -> None:
         """End a container from outside, as an engine or a person would."""
         _end(self.containers[name], end)
+
+    def begin(self, container: Container) -> None:
+        """Let a container's program run, unless its lane is full: then when its turn comes."""
+        lane = container.spec.lane
+        if lane is not None:
+            container.advance = lambda: self._advance(lane.name)
+            others = [c for c in self.containers.values() if c.spec.lane == lane and not c.end]
+            free = set(range(lane.seats)) - {c.seat for c in others}
+            if not free or next((c for c in others if c.waits), container) is not container:
+                return
+            container.seat = min(free)
+            told = {name: f"{text}{container.seat}" for name, text in lane.variables.items()}
+            env = {**container.spec.env, **told}
+            container.spec = msgspec.structs.replace(container.spec, env=env)
+        self.starts.append(container.spec.name)
+        container.began = self.clock()
+        container.task = asyncio.get_running_loop().create_task(_execute(self, container))
+
+    def _advance(self, lane: str) -> None:
+        for container in list(self.containers.values()):
+            if container.waits and container.spec.lane and container.spec.lane.name == lane:
+                self.begin(container)
 
     def prints(self, name: str, *, stdout: bytes = b"", stderr: bytes = b"") -> None:
         """Let a container's program print."""
@@ -106,6 +139,22 @@ class ScriptedRun:
     def adopted(self) -> bool:
         """Whether it was there before it was asked for."""
         return self._adopted
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for its turn."""
+        return self._container.waits
+
+    async def begun(self, patience: float) -> float | None:
+        """Return when its turn came; None: not within `patience`, and it was taken away."""
+        await self._runtime.step("run.begun")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._container.over.wait()
+        if self._container.waits:
+            await self._runtime.remove(self.name)
+            return None
+        return self._container.began
 
     async def wait(self) -> Exit:
         """Return how it ended."""
@@ -141,8 +190,14 @@ class ScriptedRuntime:
     kind = "scripted"
     work_path = ""
 
-    def __init__(self, host: Host, tape: Callable[[str], Awaitable[None]] = _untaped) -> None:
-        self.host, self.step = host, tape
+    def __init__(
+        self,
+        host: Host,
+        tape: Callable[[str], Awaitable[None]] = _untaped,
+        *,
+        lanes: bool = False,
+    ) -> None:
+        self.host, self.step, self.lanes = host, tape, lanes
 
     async def find(self, name: str) -> ScriptedRun | None:
         """Return the run of that name, or None."""
@@ -173,8 +228,7 @@ class ScriptedRuntime:
             # Killed in between, a container that was created and never started is adopted.
             await self.step("runtime.start")
             if container.task is None and container.end is None:
-                host.starts.append(spec.name)
-                container.task = asyncio.get_running_loop().create_task(self._execute(container))
+                host.begin(container)
         return ScriptedRun(self, container, adopted)
 
     async def rename(self, name: str, new: str) -> bool:
@@ -233,18 +287,19 @@ class ScriptedRuntime:
         if self.host.down:
             raise RuntimeUnavailable("the scripted engine is down")
 
-    async def _execute(self, container: Container) -> None:
-        started = self.host.clock()
-        try:
-            code = self.host.program(container.spec, Path(container.spec.work))
-            end = Exit(code=code if isinstance(code, int) else await code)
-        except Ended as scripted:
-            end = scripted.end
-        except Exception as error:  # noqa: BLE001 - a program's own failure is an outcome
-            container.stderr += repr(error).encode()
-            end = Exit(code=1)
-        finished = max(self.host.clock(), started)
-        _end(container, msgspec.structs.replace(end, started=started, finished=finished))
+
+async def _execute(host: Host, container: Container) -> None:
+    started = container.began
+    try:
+        code = host.program(container.spec, Path(container.spec.work))
+        end = Exit(code=code if isinstance(code, int) else await code)
+    except Ended as scripted:
+        end = scripted.end
+    except Exception as error:  # noqa: BLE001 - a program's own failure is an outcome
+        container.stderr += repr(error).encode()
+        end = Exit(code=1)
+    finished = max(host.clock(), started)
+    _end(container, msgspec.structs.replace(end, started=started, finished=finished))
 
 
 def _replaced(old: ContainerSpec, new: ContainerSpec) -> bool:
@@ -266,3 +321,4 @@ def _end(container: Container, end: Exit) -> None:
     container.over.set()
     if container.task is not None:
         container.task.cancel()  # does nothing to a program that has just returned
+    container.advance()

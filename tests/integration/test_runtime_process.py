@@ -127,6 +127,18 @@ def _start_node(state: Path, wanted: ContainerSpec) -> "subprocess.Popen[bytes]"
     return node
 
 
+async def test_an_older_shepherd_is_given_no_lanes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was started by an earlier version does not know the word, and says so."""
+    monkeypatch.setattr(ProcessRuntime, "LANES", "a word of the future")
+
+    runtime = await ProcessRuntime.open(tmp_path / "state")
+
+    assert not runtime.lanes
+    await runtime.close()
+
+
 async def test_a_killed_shepherd_loses_its_runs_and_leaves_nothing(
     runtime: ProcessRuntime, tmp_path: Path
 ) -> None:

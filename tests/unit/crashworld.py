@@ -64,6 +64,8 @@ class World:
         self.tape = Tape(faults)
         self.broker = MemoryBroker(NAMES, list(topology.modules), tape=self.tape)
         self.lives = 0
+        self.lanes = False
+        """Whether runs take turns on the host, so that more are asked for than there are slots."""
 
     async def live(self) -> None:
         """Let nodes live until one of them has nothing left to do."""
@@ -108,7 +110,7 @@ class World:
         return sorted([*self.host.containers, *directories])
 
     def _node(self) -> Node:
-        runtime: Runtime = Taped(ScriptedRuntime(self.host), self.tape, "runtime")
+        runtime: Runtime = Taped(ScriptedRuntime(self.host, lanes=self.lanes), self.tape, "runtime")
         settings = Settings(name="n1", base=self.base, folder=Path(__file__).parent)
         return Node(self.topology, self.broker, runtime, settings)
 

@@ -23,13 +23,13 @@ POLL = 0.002
 class Stand:
     """A node with one module on doubles."""
 
-    def __init__(self, host: Host, base: Path, slots: int) -> None:
+    def __init__(self, host: Host, base: Path, slots: int, *, lanes: bool = False) -> None:
         module = Module(name="a", image="i", command=("p",), slots=slots)
         self.host = host
         self.broker = MemoryBroker(NAMES, ["a"])
         topology = Topology(name="t", modules={"a": module})
         settings = Settings(name="n1", base=base)
-        self.node = Node(topology, self.broker, ScriptedRuntime(host), settings)
+        self.node = Node(topology, self.broker, ScriptedRuntime(host, lanes=lanes), settings)
         self.actor = self.node.actors["a"]
 
     def stored(self, kind: str) -> list[str]:
@@ -46,10 +46,10 @@ class Stand:
 
 @contextlib.asynccontextmanager
 async def standing(
-    host: Host, base: Path, *, slots: int = 1, suspended: str = ""
+    host: Host, base: Path, *, slots: int = 1, suspended: str = "", lanes: bool = False
 ) -> AsyncIterator[Stand]:
     """A node at work, stopped at the end."""
-    stand = Stand(host, base, slots)
+    stand = Stand(host, base, slots, lanes=lanes)
     if suspended:
         stand.actor.suspend(suspended)
     work = asyncio.create_task(stand.node.run())
@@ -110,3 +110,61 @@ async def test_a_module_that_is_suspended_from_the_start_takes_nothing(tmp_path:
         stand.actor.resume()
 
         assert (granted, intake.granted) == (0, 1)
+
+
+async def test_what_waits_behind_a_long_run_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs were short, so more were handed over; then one goes on, and others may have room."""
+    monkeypatch.setattr("scalebox_actors.launch.fresh.TURN", 0.05)
+    hold, long, ran = asyncio.Event(), "m20", list[str]()
+
+    async def program(spec: ContainerSpec, _: Path) -> int:
+        ran.append(spec.labels["sbx.id"])
+        if ran[-1] == long:
+            await hold.wait()
+        return 0
+
+    host = Host(program=program)
+    async with standing(host, tmp_path, lanes=True) as stand:
+        for number in range(30):
+            stand.broker.send("a", b"x", {"Nats-Msg-Id": f"m{number}"})
+        await stand.until(lambda: long in ran and len(stand.actor._hands) > 1)
+        await stand.until(lambda: len(stand.actor._hands) == 1)
+
+        assert stand.actor._hands.slots == 1
+        assert [c.spec.labels["sbx.id"] for c in host.containers.values() if not c.end] == [long]
+        hold.set()
+        await stand.until(lambda: len(stand.stored("done")) == 30)
+
+    assert len(ran) == len(set(ran)) == 30
+    assert stand.stored("dead") == []
+
+
+async def test_a_task_that_waits_for_its_turn_can_be_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is never started, and those behind it are."""
+    monkeypatch.setattr("scalebox_actors.launch.lead.SHORT", 10.0)
+    hold, ran = asyncio.Event(), list[str]()
+
+    async def program(spec: ContainerSpec, _: Path) -> int:
+        ran.append(spec.labels["sbx.id"])
+        if ran[-1] == "m1":
+            await hold.wait()
+        return 0
+
+    host = Host(program=program)
+    async with standing(host, tmp_path, lanes=True) as stand:
+        stand.actor._hands.resize(4)
+        for number in range(1, 5):
+            stand.broker.send("a", b"x", {"Nats-Msg-Id": f"m{number}"})
+        await stand.until(lambda: len(host.containers) == 4)
+
+        stand.broker.shelf.store(NAMES.done("a", "m2"), b'{"ended":"cancelled"}', {})
+        assert await stand.actor.cancel("m2")
+        await stand.until(lambda: len(stand.actor._hands) == 3)
+        hold.set()
+        await stand.until(lambda: len(stand.stored("done")) == 4)
+
+    assert ran == ["m1", "m3", "m4"]

@@ -77,6 +77,23 @@ def fresh(program: Callable[[ContainerSpec, Path], int], retry: Retry | None = N
     return make
 
 
+async def _brief(spec: ContainerSpec, work: Path) -> int:
+    """Take a few turns of the loop, so that others come to wait, and emit two outputs."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return container(spec, work)
+
+
+def lane(base: Path, faults: dict[int, Fault] | None) -> World:
+    """Three tasks for one slot, on a host where they take turns by themselves."""
+    module = Module(name="a", image="i", command=("p",))
+    world = World(Topology(name="t", modules={"a": module}), Host(program=_brief), base, faults)
+    world.lanes = True
+    for number in (1, 2, 3):
+        world.broker.send("a", b"x%d" % number, {"Nats-Msg-Id": f"m{number}"})
+    return world
+
+
 def warm(base: Path, faults: dict[int, Fault] | None) -> World:
     """One task, and a container that waits for it."""
     keeper = Gatekeeper(container)
@@ -132,6 +149,18 @@ def check_fresh(world: World) -> None:
     assert len(world.host.starts) == 1
 
 
+def check_lane(world: World) -> None:
+    """Each done once, all outputs once, nothing run twice on this host."""
+    assert world.waiting() == []
+    assert {key: record.ended for key, record in world.records().items()} == dict.fromkeys(
+        ("a.m1", "a.m2", "a.m3"), Ended.DONE
+    )
+    assert world.bodies(NAMES.result("a")) == [
+        b"x%d-%d" % (n, k) for n in (1, 2, 3) for k in (1, 2)
+    ]
+    assert len(world.host.starts) == len(set(world.host.starts)) == 3
+
+
 def check_warm(world: World) -> None:
     """Done once, both outputs once, run once on this host: ahead or not, whatever died when."""
     assert world.waiting() == []
@@ -170,6 +199,7 @@ def check_fan_in(world: World) -> None:
 
 SCENARIOS: dict[str, tuple[Plan, Callable[[World], None]]] = {
     "fresh": (fresh(container), check_fresh),
+    "lane": (lane, check_lane),
     "warm": (warm, check_warm),
     "retry": (fresh(fails_first, Retry(rules={"75": 5})), check_retry),
     "group-of-three": (trio, check_trio),

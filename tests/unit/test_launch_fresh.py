@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scalebox_actors.errors import NotPermitted, RuntimeUnavailable, SpecRejected
+from scalebox_actors.errors import NotAdmitted, NotPermitted, RuntimeUnavailable, SpecRejected
 from scalebox_actors.launch import workdir
 from scalebox_actors.launch.environment import Surroundings
 from scalebox_actors.launch.fresh import FreshLauncher
@@ -27,14 +27,15 @@ async def _turn(_: str) -> None:
     await asyncio.sleep(0.01)
 
 
-def launcher(host: Host, base: Path) -> FreshLauncher:
+def launcher(host: Host, base: Path, *, lanes: bool = False, timeout: float = 10) -> FreshLauncher:
     """Return the launcher of a node that has just been started."""
     place = Workplace(
-        runtime=ScriptedRuntime(host, _turn),
+        runtime=ScriptedRuntime(host, _turn, lanes=lanes),
         base=workdir.make_base(base),
         surroundings=Surroundings(topology="t", node="n1"),
     )
-    return FreshLauncher(Module(name="a", image="i", command=("p",), timeout=Duration(10)), place)
+    module = Module(name="a", image="i", command=("p",), timeout=Duration(timeout))
+    return FreshLauncher(module, place)
 
 
 async def forever(_: ContainerSpec, __: Path) -> int:
@@ -127,3 +128,57 @@ async def test_a_mount_that_is_missing_is_the_hosts_fault(
 
     with pytest.raises(SpecRejected, match="/data/in: no such directory"):
         await launcher(Host(program=forever), tmp_path).run(TASK)
+
+
+def numbered(number: int) -> Task:
+    """Return one of several tasks."""
+    return Task(message=Message(module="a", id=f"m{number}", body=b"x"))
+
+
+async def test_the_time_limit_begins_with_the_turn(tmp_path: Path) -> None:
+    """What a run waited for others is not its own time."""
+
+    async def program(_: ContainerSpec, __: Path) -> int:
+        await asyncio.sleep(0.35)
+        return 0
+
+    node = launcher(Host(program=program), tmp_path, lanes=True, timeout=0.6)
+
+    outcomes = await asyncio.gather(node.run(numbered(1)), node.run(numbered(2)))
+
+    assert [(outcome.exit_code, outcome.cause) for outcome in outcomes] == [(0, Cause.EXIT)] * 2
+
+
+async def test_one_that_had_its_turn_is_ended_at_its_limit(tmp_path: Path) -> None:
+    """The limit holds, however long it waited before."""
+
+    async def program(spec: ContainerSpec, _: Path) -> int:
+        await (asyncio.sleep(0.2) if spec.labels["sbx.id"] == "m1" else asyncio.Event().wait())
+        return 0
+
+    node = launcher(Host(program=program), tmp_path, lanes=True, timeout=0.5)
+    began = time.monotonic()
+
+    outcomes = await asyncio.gather(node.run(numbered(1)), node.run(numbered(2)))
+
+    assert [outcome.cause for outcome in outcomes] == [Cause.EXIT, Cause.TIMEOUT]
+    assert time.monotonic() - began >= 0.7
+
+
+async def test_behind_a_long_run_nothing_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task is not to blame, and nobody will start it here later."""
+    monkeypatch.setattr("scalebox_actors.launch.fresh.TURN", 0.05)
+    host = Host(program=forever)
+    node, said = launcher(host, tmp_path, lanes=True), list[int]()
+    node.watch_room(said.append)
+    first = asyncio.create_task(node.run(numbered(1)))
+    await started(host)
+
+    with pytest.raises(NotAdmitted, match="behind long runs"):
+        await node.run(numbered(2))
+
+    assert len(host.starts) == len(host.containers) == 1
+    await node.stop(numbered(1))
+    await first

@@ -51,10 +51,14 @@ def test_what_an_init_says(stderr: bytes, expected: str) -> None:
 class Spoke:
     """A run that has ended, with the words of an init that could not execute the program."""
 
-    name, adopted = "sbx-t.m.one", False
+    name, adopted, waits = "sbx-t.m.one", False, False
 
     def __init__(self, end: Exit) -> None:
         self._end, self.read = end, 0
+
+    async def begun(self, patience: float) -> float | None:  # noqa: ARG002 - the port's
+        """Return when its turn came."""
+        return 0.0
 
     async def wait(self) -> Exit:
         """Return how it ended."""

@@ -1,0 +1,232 @@
+"""What a runtime promises that lets runs take turns: the double and plain processes alike."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from scalebox_actors.ports import Runtime
+from scalebox_actors.runtimes.process import ProcessRuntime
+from scalebox_actors.spec import ContainerSpec, Lane
+from scalebox_actors.testing.scripted import Host, ScriptedRuntime
+
+pytestmark = pytest.mark.timeout(60)
+
+SCRIPT = """
+echo "$SEAT" >> ran
+while [ -e hold ]; do sleep 0.01; done
+"""
+
+
+class Lab:
+    """A host with one kind of runtime, and a lane on it."""
+
+    def __init__(self, kind: str, place: Path) -> None:
+        self.kind, self._place = kind, place
+        self._host = Host(program=_program)
+        self.topology = f"t{uuid.uuid4().hex[:12]}"
+        self._open: list[Runtime] = []
+
+    async def node(self) -> Runtime:
+        """Start a node anew."""
+        runtime: Runtime
+        if self.kind == "scripted":
+            runtime = ScriptedRuntime(self._host, lanes=True)
+        else:
+            runtime = await ProcessRuntime.open(self._place / "state")
+        self._open.append(runtime)
+        return runtime
+
+    def spec(self, name: str, *, seats: int = 1, lane: str = "m") -> ContainerSpec:
+        """Return a run of the lane that goes on until it is let go."""
+        (self.work(name)).mkdir(exist_ok=True)
+        (self.work(name) / "hold").touch()
+        return ContainerSpec(
+            name=f"sbx-{self.topology}.m.{name}",
+            image="",
+            command=("/bin/sh", "-c", SCRIPT),
+            env={"SEAT": "wrong"},
+            labels={"sbx.topology": self.topology, "sbx.attempt": "1"},
+            work=str(self.work(name)),
+            lane=Lane(name=lane, seats=seats, variables={"SEAT": "seat "}),
+        )
+
+    def work(self, name: str) -> Path:
+        """Return the work directory of a run."""
+        return self._place / name
+
+    def let_go(self, *names: str) -> None:
+        """Let runs end, now or once they have begun."""
+        for name in names:
+            (self.work(name) / "hold").unlink()
+
+    def seat(self, name: str) -> str:
+        """Return which seat a run was told; empty if it has not begun."""
+        told = self.work(name) / "ran"
+        return told.read_text() if told.exists() else ""
+
+    async def began(self, name: str) -> str:
+        """Wait until a run has begun, and return its seat."""
+        async with asyncio.timeout(10):
+            while not self.seat(name):  # noqa: ASYNC110 - files send no events
+                await asyncio.sleep(0.01)
+        return self.seat(name)
+
+    async def clean(self) -> None:
+        """Remove everything this test has made."""
+        sweeper = await self.node()
+        for stray in await sweeper.stray({"sbx.topology": self.topology}):
+            await sweeper.remove(stray.name)
+        for runtime in self._open:
+            await runtime.close()
+
+
+async def _program(spec: ContainerSpec, work: Path) -> int:
+    with (work / "ran").open("a") as file:
+        file.write(spec.env["SEAT"] + "\n")
+    while (work / "hold").exists():  # noqa: ASYNC110 - files send no events
+        await asyncio.sleep(0.01)
+    return 0
+
+
+@pytest.fixture(params=["scripted", "process"])
+async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Lab]:
+    """Return a host with the runtime in question."""
+    made = Lab(request.param, tmp_path)
+    yield made
+    await made.clean()
+
+
+async def test_no_more_run_at_once_than_there_are_seats(lab: Lab) -> None:
+    """Who comes first begins first, each with a seat that nobody else has then."""
+    node = await lab.node()
+    assert node.lanes
+    runs = [await node.adopt_or_start(lab.spec(name, seats=2)) for name in ("a", "b", "c", "d")]
+
+    assert [run.waits for run in runs] == [False, False, True, True]
+    assert {await lab.began("a"), await lab.began("b")} == {"seat 0\n", "seat 1\n"}
+    assert (lab.seat("c"), lab.seat("d")) == ("", "")
+
+    lab.let_go("b")
+    assert (await runs[1].wait()).code == 0
+    assert await lab.began("c") == lab.seat("b")
+    assert lab.seat("d") == ""
+
+    lab.let_go("a", "c", "d")
+    ends = await asyncio.gather(*(run.wait() for run in runs))
+    assert [end.code for end in ends] == [0, 0, 0, 0]
+    assert ends[3].started >= min(end.finished for end in ends) - 0.01
+
+
+async def test_lanes_do_not_wait_for_each_other(lab: Lab) -> None:
+    """A full lane holds up nobody else."""
+    node = await lab.node()
+    await node.adopt_or_start(lab.spec("a"))
+
+    run = await node.adopt_or_start(lab.spec("b", lane="other"))
+
+    assert not run.waits
+    assert await lab.began("b") == "seat 0\n"
+
+
+async def test_a_run_says_when_its_turn_has_come(lab: Lab) -> None:
+    """At once if it has ended by then, else when the one who asks loses patience."""
+    node = await lab.node()
+    first = await node.adopt_or_start(lab.spec("a"))
+    second = await node.adopt_or_start(lab.spec("b"))
+    lab.let_go("a")
+    end = await first.wait()
+    await lab.began("b")
+
+    began = await second.begun(0.3)
+
+    assert began is not None
+    assert began >= end.started
+    lab.let_go("b")
+    assert (await second.wait()).code == 0
+    assert await second.begun(0.3) is not None
+
+
+async def test_who_waits_for_too_long_never_begins(lab: Lab) -> None:
+    """It is taken out of line; those behind it keep their places."""
+    node = await lab.node()
+    await node.adopt_or_start(lab.spec("a"))
+    second = await node.adopt_or_start(lab.spec("b"))
+    third = await node.adopt_or_start(lab.spec("c"))
+
+    assert await second.begun(0.1) is None
+
+    assert await node.find(second.name) is None
+    lab.let_go("a", "c")
+    assert (await third.wait()).code == 0
+    assert lab.seat("b") == ""
+
+
+async def test_one_that_waits_can_be_ended(lab: Lab) -> None:
+    """It ends as one that was terminated, and was never begun."""
+    node = await lab.node()
+    await node.adopt_or_start(lab.spec("a"))
+    second = await node.adopt_or_start(lab.spec("b"))
+    third = await node.adopt_or_start(lab.spec("c"))
+
+    await second.stop(5.0)
+
+    assert (await second.wait()).code == 143
+    lab.let_go("a", "c")
+    assert (await third.wait()).code == 0
+    assert lab.seat("b") == ""
+
+
+async def test_one_that_waits_can_be_removed(lab: Lab) -> None:
+    """As any other run; its name is free then."""
+    node = await lab.node()
+    first = await node.adopt_or_start(lab.spec("a"))
+    second = await node.adopt_or_start(lab.spec("b"))
+
+    await node.remove(second.name)
+
+    assert await node.find(second.name) is None
+    again = await node.adopt_or_start(lab.spec("b"))
+    assert (again.adopted, again.waits) == (False, True)
+    await node.remove(first.name)  # while it runs: its seat is free by that
+    assert await lab.began("b") == "seat 0\n"
+
+
+async def test_one_that_waited_for_a_killed_node_is_adopted(lab: Lab) -> None:
+    """It begins in its turn; the next node finds it, begun or not."""
+    node = await lab.node()
+    await node.adopt_or_start(lab.spec("a"))
+    wanted = lab.spec("b")
+    await node.adopt_or_start(wanted)
+    again = await lab.node()
+
+    run = await again.adopt_or_start(wanted)
+
+    assert (run.adopted, run.waits) == (True, True)
+    lab.let_go("a", "b")
+    assert await run.begun(10.0) is not None
+    assert (await run.wait()).code == 0
+    assert lab.seat("b") == "seat 0\n"
+
+
+@pytest.mark.parametrize("lab", ["process"], indirect=True)
+async def test_a_program_that_cannot_be_executed_holds_nobody_up(lab: Lab) -> None:
+    """Its seat is free again at once, also if it came to it by waiting."""
+    node = await lab.node()
+    first = await node.adopt_or_start(lab.spec("a"))
+    broken = msgspec.structs.replace(lab.spec("b"), command=("/absent/program",))
+    second = await node.adopt_or_start(broken)
+    third = await node.adopt_or_start(lab.spec("c"))
+
+    lab.let_go("a", "c")
+
+    assert (await second.wait()).not_started
+    assert [(await run.wait()).code for run in (first, third)] == [0, 0]
+    fourth = await node.adopt_or_start(
+        msgspec.structs.replace(lab.spec("d"), command=("/absent/program",))
+    )
+    assert (await fourth.wait()).not_started
+    assert not (await node.adopt_or_start(lab.spec("e"))).waits
