@@ -6,6 +6,7 @@ are joined by a leaf link take each other's messages and ack each other's tasks.
 
 import hashlib
 import re
+from functools import lru_cache
 
 import msgspec
 
@@ -78,6 +79,7 @@ def body_id(module: str, body: bytes) -> str:
     return digest(module, hashlib.sha256(body).hexdigest())
 
 
+@lru_cache(maxsize=1024)
 def run_name(topology: str, module: str, task_id: str) -> str:
     """Name the one container that a task may have on a host: `sbx-primes.count.<id>`."""
     token = task_id if _OWN_ID.fullmatch(task_id) else digest(task_id)

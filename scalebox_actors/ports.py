@@ -183,6 +183,9 @@ class Broker(Protocol):
     async def read(self, subject: str) -> Stored | None:
         """Return the last message on `subject`, which may not have wildcards."""
 
+    async def read_last(self, subjects: Sequence[str]) -> list[Stored]:
+        """Return the last message of each subject that has one; at most 256 subjects."""
+
     async def read_all(self, pattern: str, *, start: int = 1, most: int = 10_000) -> list[Stored]:
         """Return messages on subjects that match `pattern`, oldest first, from a sequence on."""
 

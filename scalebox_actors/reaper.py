@@ -111,7 +111,9 @@ class Reaper:
                     continue  # another node of this host may run in it
                 # In one of ours from before this life nothing runs: we were killed between the
                 # removal of its container and its own.
-                if _outlived(made, since) or (owner is not None and made < since):
+                # A spare one that has no owner any more was being removed by whoever was killed.
+                nobodys = owner is None and name.startswith(spare)
+                if nobodys or _outlived(made, since) or (owner is not None and made < since):
                     await self._discard(name)
         if left:
             log.warning("directories_left", extra={"count": len(left), "first": left[0]})

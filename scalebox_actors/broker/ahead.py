@@ -26,6 +26,8 @@ class Ahead:
         """Seconds between two slots that fell free, smoothed."""
         self._last = 0.0
         self._gaps = 0
+        self._busy = 0
+        """Slots in use: one that never was does not fall free."""
         self.slots_free = 0
         """Deliveries that may be handed out now."""
         self.amount = 0
@@ -37,11 +39,13 @@ class Ahead:
         if not self._most or slots <= 0:
             return 0
         self._slots = max(self._slots, self.slots_free)
-        if self._last:
+        fallen, self._busy = min(slots, self._busy), max(0, self._busy - slots)
+        if fallen and self._last:
             self._gaps += 1
             weight = max(_WEIGHT, 1 / self._gaps)
-            self._gap += weight * ((now - self._last) / slots - self._gap)
-        self._last = now
+            self._gap += weight * ((now - self._last) / fallen - self._gap)
+        if fallen or not self._last:
+            self._last = now
         busy = self._slots - self.slots_free + slots
         before = self.amount
         soon = max(self._slots, round(HORIZON / max(self._gap, 1e-6)))
@@ -51,6 +55,7 @@ class Ahead:
     def take(self) -> None:
         """Note that a delivery went into a slot."""
         self.slots_free -= 1
+        self._busy += 1
 
     def worth_asking(self, granted: int, coming: int) -> bool:
         """Whether to ask for `granted` now: for a slot at once, ahead by the half of `amount`."""

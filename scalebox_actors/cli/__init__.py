@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from scalebox_actors.cli.commands import commands
+from scalebox_actors.cli.commands import ReaderLeft, commands
 from scalebox_actors.cli.output import STDOUT_CLOSED, say
 from scalebox_actors.cli.show import shortened
 from scalebox_actors.errors import BadInput, SbxError
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _flushed(_invoked(given))
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderLeft):
         _forget_stdout()
         return PIPE_CLOSED
     except KeyboardInterrupt:

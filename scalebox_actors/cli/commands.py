@@ -37,6 +37,10 @@ _SECTIONS = {
 }
 
 
+class ReaderLeft(Exception):  # noqa: N818 - no error: a pipe that is long enough
+    """Whoever read our standard output is gone: click itself would end with exit code 1."""
+
+
 class Table(click.Group):
     """A group of commands that knows their names without importing them."""
 
@@ -54,6 +58,13 @@ class Table(click.Group):
         command = getattr(module, cmd_name)
         assert isinstance(command, click.Command)  # noqa: S101 - a table of our own
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command that was typed."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderLeft from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

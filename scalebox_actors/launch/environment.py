@@ -33,24 +33,38 @@ def data_root(module: Module, surroundings: Surroundings) -> str:
     return module.env.get(DATA_ROOT, surroundings.cluster_data_root)
 
 
+class Variables:
+    """The variables of a module's runs, of which most are the same for every task."""
+
+    def __init__(self, module: Module, surroundings: Surroundings) -> None:
+        self._lasting = lasting_environment(module, 0, surroundings, "/")
+        self._seat = seat_variables(module, surroundings)
+
+    def of(self, task: Task, work: str) -> dict[str, str]:
+        """Return the variables of a run: the module's own first, ours over them.
+
+        A module's `env` may not override identity, directories or control; variables of ours that
+        have no value are left out, so that a program can test for them.
+        """
+        message = task.message
+        of_the_task = {
+            "TASK_ID": message.id,
+            "SBX_RUN_ID": run_id(task),
+            "SBX_ATTEMPT": str(task.attempt),
+            "FROM_MODULE": message.from_module,
+            "FROM_IP": message.from_ip,
+            "WORK_DIR": work,
+        }
+        given = {name: value for name, value in of_the_task.items() if value}
+        given.update((name, f"{text}{task.slot}") for name, text in self._seat.items())
+        return self._lasting | given
+
+
 def environment(
     module: Module, task: Task, surroundings: Surroundings, work: str
 ) -> dict[str, str]:
-    """Return the variables of a run: the module's own first, ours over them.
-
-    A module's `env` may not override identity, directories or control; variables of ours that
-    have no value are left out, so that a program can test for them.
-    """
-    message = task.message
-    of_the_task = {
-        "TASK_ID": message.id,
-        "SBX_RUN_ID": run_id(task),
-        "SBX_ATTEMPT": str(task.attempt),
-        "FROM_MODULE": message.from_module,
-        "FROM_IP": message.from_ip,
-    }
-    given = {name: value for name, value in of_the_task.items() if value}
-    return lasting_environment(module, task.slot, surroundings, work) | given
+    """Return the variables of a single run; see `Variables`."""
+    return Variables(module, surroundings).of(task, work)
 
 
 def lasting_environment(

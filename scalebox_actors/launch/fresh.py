@@ -19,7 +19,7 @@ from scalebox_actors.errors import (
     SpecRejected,
 )
 from scalebox_actors.launch import gate
-from scalebox_actors.launch.environment import environment
+from scalebox_actors.launch.environment import Variables
 from scalebox_actors.launch.lead import TURN, Lead, lane_of
 from scalebox_actors.launch.outcomes import collect, outcome_of, unusable
 from scalebox_actors.launch.parked import Given
@@ -47,6 +47,7 @@ class FreshLauncher:
         self._module = module
         self._place = place
         self._runtime = place.runtime
+        self._variables = Variables(module, place.surroundings)
         self._warm = WarmContainers(module, place)
         # Its own: an empty folder is not handed on to another module's programs.
         apart = bool(place.runtime.work_path)
@@ -215,8 +216,7 @@ class FreshLauncher:
                 task_id=task.message.id,
                 attempt=task.attempt,
                 command=argv(self._module, task, inside),
-                env=environment(self._module, task, self._place.surroundings, inside)
-                | self._place.variables(share),
+                env=self._variables.of(task, inside) | self._place.variables(share),
                 work=str(directory),
                 lane=self._lane,
             ),

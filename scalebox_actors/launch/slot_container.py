@@ -12,7 +12,7 @@ from scalebox_actors.contract import Emission
 from scalebox_actors.errors import RuntimeUnavailable, SpecRejected
 from scalebox_actors.launch import slot_files
 from scalebox_actors.launch.agent import NO_HOOK, Agent, Door, Said, wrapper
-from scalebox_actors.launch.environment import environment
+from scalebox_actors.launch.environment import Variables
 from scalebox_actors.launch.outcomes import collect, outcome_of
 from scalebox_actors.launch.paths import remove_declared
 from scalebox_actors.launch.words import exports, words_of
@@ -50,7 +50,8 @@ class SlotContainer:
         self.inside = place.inside(self.directory)
         blank = Task(message=_NOBODY, slot=seq)
         self._share = place.share_of(seq)
-        known = environment(module, blank, around, self.inside) | place.variables(self._share)
+        self._variables = Variables(module, around)
+        known = self._variables.of(blank, self.inside) | place.variables(self._share)
         self._env = {name: value for name, value in known.items() if name not in _PER_TASK}
         self._door: Door | None = None
         self._agent: Agent | None = None
@@ -168,7 +169,7 @@ class SlotContainer:
     def _text(self, task: Task, program: bytes) -> bytes:
         """Return what the agent's shell executes: the task's own variables, then the program."""
         seated = msgspec.structs.replace(task, slot=self._seq)
-        env = environment(self._module, seated, self._place.surroundings, self.inside)
+        env = self._variables.of(seated, self.inside)
         own = {name: value for name, value in env.items() if self._env.get(name) != value}
         words = argv(msgspec.structs.replace(self._module, command=()), task, self.inside)
         return exports(own) + b"exec " + program + words_of(words) + b"\n"

@@ -61,6 +61,8 @@ class WorkDir:
         self._attempt = attempt
         self._owner, self._spares = owner, spares
         self._left: Path | None = None
+        self._doorless = False
+        """Whether it was made here, for no container that was started ahead."""
 
     @property
     def parent(self) -> Path:
@@ -100,6 +102,8 @@ class WorkDir:
     @property
     def opened(self) -> float | None:
         """When a container that was started ahead was told to go on; None if it never was."""
+        if self._doorless:
+            return None
         try:
             return os.stat(f"{self._parent}/{DOOR}/{OPENED}").st_mtime  # noqa: PTH116
         except (FileNotFoundError, NotADirectoryError):
@@ -107,6 +111,7 @@ class WorkDir:
 
     def prepare(self, task: Task) -> None:
         """Make it anew with the task's input files; what an earlier run left is removed."""
+        self._doorless = True
         if self._reuse(task):
             return
         try:

@@ -39,6 +39,15 @@ def test_a_few_short_runs_are_enough() -> None:
     assert ahead.amount == round(HORIZON / 0.005)
 
 
+def test_slots_that_were_never_used_do_not_fall_free() -> None:
+    """They are granted in quick succession when a module starts: no run was short."""
+    ahead = Ahead(64)
+    for moment in range(5):
+        ahead.free(2, 100.0 + moment * 1e-5)
+
+    assert ahead.amount == 0
+
+
 def test_long_runs_have_nothing_at_hand() -> None:
     """A message that would wait a second for its slot is left to others."""
     ahead, _ = after(1.0)

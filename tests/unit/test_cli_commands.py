@@ -3,6 +3,7 @@
 In one process; what needs real file descriptors or a server is in tests/integration.
 """
 
+import errno
 import re
 from pathlib import Path
 
@@ -343,3 +344,17 @@ def test_plan_shows_how_modules_are_launched(
     assert (many["launch"], many["batch"]) == ("slot", {"size": 9, "atomic": True})
     assert told["sites"][1]["link"]["rate"] == 5
     assert told["sites"][1]["priorities"] == {"hot": 3}
+
+
+def test_a_reader_that_leaves_in_the_middle_of_a_write(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system says so to whoever writes; click would end with exit code 1."""
+
+    def torn(*_: object, **__: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("scalebox_actors.cli.schema.lines", torn)
+
+    assert main(["schema"]) == 141
+    assert capsys.readouterr().err == ""

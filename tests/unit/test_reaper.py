@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from scalebox_actors.launch import workdir
-from scalebox_actors.launch.spares import Spares
-from scalebox_actors.launch.workdir import WorkDir
+from scalebox_actors.launch.spares import Spares, prefix
+from scalebox_actors.launch.workdir import OWNER, WorkDir
 from scalebox_actors.message import Message
 from scalebox_actors.names import Names, run_name, waits, warm_name
 from scalebox_actors.ports import Entry, Task
@@ -179,3 +179,29 @@ async def test_empty_work_directories_of_an_earlier_life_go(world: World) -> Non
 
     assert set(world.left()[1]) == kept
     assert len(kept) == 3
+
+
+@pytest.mark.parametrize("owner", ["n1", None], ids=["ours", "nobodys"])
+async def test_a_spare_directory_of_an_earlier_life_goes(world: World, owner: str | None) -> None:
+    """Wherever that life was killed: while it kept the directory, or while it removed it."""
+    spare = world.base / f"{prefix('t')}1.0"
+    spare.mkdir(parents=True)
+    if owner is not None:
+        (spare / OWNER).write_text(owner)
+        (spare / "1").mkdir()
+        (spare / "1" / "body").write_text("x")
+
+    await world.reaper.reap(time.time() + 1)
+
+    assert world.left() == ([], [])
+
+
+async def test_a_spare_directory_of_another_node_is_left(world: World) -> None:
+    """It is that node's to use again."""
+    spare = world.base / f"{prefix('t')}1.0"
+    spare.mkdir(parents=True)
+    (spare / OWNER).write_text("n2")
+
+    await world.reaper.reap(time.time() + 1)
+
+    assert world.left() == ([], [spare.name])
