@@ -37,7 +37,7 @@ _SECTIONS = {
 }
 
 
-class ReaderLeft(Exception):  # noqa: N818 - no error: a pipe that is long enough
+class ReaderLeft(Exception):
     """Whoever read our standard output is gone: click itself would end with exit code 1."""
 
 
