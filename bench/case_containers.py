@@ -36,9 +36,9 @@ BAR = Bar(limit=0.95, of_ratio=True)
 ROWS: tuple[tuple[Mode, int, int], ...] = (
     (FRESH_DOCKER, 1, 20),
     (FRESH_DOCKER, 2, 30),
-    (FRESH_DOCKER, 4, 40),
-    (FRESH_DOCKER, 8, 40),
-    (WARM_DOCKER, 4, 40),
+    (FRESH_DOCKER, 4, 60),
+    (FRESH_DOCKER, 8, 80),
+    (WARM_DOCKER, 4, 60),
 )
 """A mode, so many at once, so many tasks to a round."""
 DASK_AT_ONCE = 4

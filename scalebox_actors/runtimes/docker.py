@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self
@@ -42,12 +43,16 @@ from scalebox_actors.runtimes.docker_orphans import end_processes
 from scalebox_actors.runtimes.docker_usage import Meter
 from scalebox_actors.runtimes.init_words import judged_end
 from scalebox_actors.runtimes.mounts import real_mounts
+from scalebox_actors.runtimes.turns import Turns
 from scalebox_actors.spec import ContainerSpec
 
 START_WAIT = 2.0
 """So long a container is left to whoever created it before we start it ourselves."""
 TURNS = 25
 """So often a container that vanishes or changes under our hands is looked at anew."""
+REMOVALS = max(2, os.cpu_count() or 1)
+"""So many containers are removed at once, beside those that start: more slow an engine down."""
+REMOVAL_WAIT = 2.0
 OWNER = frozenset((OURS, "sbx.node"))
 """The labels that say whose containers they are; a list by these has all of them."""
 log = logging.getLogger(__name__)
@@ -139,6 +144,7 @@ class DockerRuntime:
         self._containers: dict[str, str] = {}
         """The ids of the containers in hand, by name: what has one need not be asked for labels."""
         self._names: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._removals = Turns(REMOVALS, REMOVAL_WAIT)
         self._meter = Meter.of(engine.traits, engine.host)
         self._boot = booted()
 
@@ -382,11 +388,10 @@ class DockerRuntime:
 
     async def _delete(self, container: str) -> None:
         self._events.watch(container).ended_by_us = True
-        await self.engine.call(
-            Step.OTHER,
-            lambda: self.engine.request("DELETE", f"containers/{container}", {"force": 1, "v": 1}),
-        )
-        self._meter.end(container)
+        path, how = f"containers/{container}", {"force": 1, "v": 1}
+        async with self._removals.turn():
+            await self.engine.call(Step.OTHER, lambda: self.engine.request("DELETE", path, how))
+            self._meter.end(container)
 
 
 class _Created(msgspec.Struct, rename="pascal"):
