@@ -125,8 +125,10 @@ class FreshLauncher:
             if left:
                 log.warning("files_not_removed", extra={"task": task.message.id, "files": left[:5]})
         name = self._place.name(task)
-        waiting = "" if await self._warm.named(name) else directory.container
-        for container in filter(None, (name, waiting)):
+        names = [self._warm.keep_name(name)]
+        if not names[0]:
+            names = [name, "" if await self._warm.named(name) else directory.container]
+        for container in filter(None, names):
             await self._runtime.remove(container)
         self._warm.forget(name)
         if not directory.remove_inputs():

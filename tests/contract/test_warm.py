@@ -89,6 +89,13 @@ class Host:
         strays = await self.runtime.stray({"sbx.topology": self.topology})
         return {stray.name for stray in strays}
 
+    async def names_with(self, *wanted: str) -> set[str]:
+        """Wait until there are containers of these names, and return all."""
+        async with asyncio.timeout(20):
+            while not (found := await self.names()).issuperset(wanted):  # noqa: ASYNC110 - an engine
+                await asyncio.sleep(0.02)
+        return found
+
     async def close(self) -> None:
         """End everything; raises if a launcher left something."""
         for launcher in self._launchers:
@@ -180,12 +187,11 @@ async def test_each_is_used_once(host: Host) -> None:
         outcomes = await asyncio.gather(*(launcher.run(each) for each in tasks))
     await host.full(launcher)
 
-    names = await host.names()
+    names = await host.names_with(*map(launcher._place.name, tasks))
     assert [outcome.stdout.text for outcome in outcomes] == ["x\n"] * 5
     assert len(before) == 2
     assert not before & names
     for each in tasks:
-        assert launcher._place.name(each) in names
         await launcher.clear(each)
 
 

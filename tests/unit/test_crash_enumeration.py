@@ -201,6 +201,7 @@ SCENARIOS: dict[str, tuple[Plan, Callable[[World], None]]] = {
     "fresh": (fresh(container), check_fresh),
     "lane": (lane, check_lane),
     "warm": (warm, check_warm),
+    "warm-unnamed": (warm, check_warm),
     "retry": (fresh(fails_first, Retry(rules={"75": 5})), check_retry),
     "group-of-three": (trio, check_trio),
     "fan-in": (fan_in, check_fan_in),
@@ -219,9 +220,12 @@ async def enact(make: Make, check: Callable[[World], None], faults: dict[int, Fa
 
 @pytest.fixture(params=SCENARIOS)
 def scenario(
-    request: pytest.FixtureRequest, tmp_path: Path
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Make, Callable[[World], None]]:
     """A scenario, each time in a folder of its own, and its check."""
+    # A warm container is given its task's name at once, or its run is over before.
+    named_after = 60.0 if request.param == "warm-unnamed" else 0.0
+    monkeypatch.setattr("scalebox_actors.launch.warm.NAMED_AFTER", named_after)
     make, check = SCENARIOS[request.param]
     numbers = itertools.count()
 

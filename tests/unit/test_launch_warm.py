@@ -84,6 +84,43 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     assert not [path for path in made.base.iterdir() if waits(path.name)]
 
 
+@pytest.fixture(autouse=True)
+def named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers get their task's name while its program runs, however short that is."""
+    monkeypatch.setattr(warm, "NAMED_AFTER", 0.0)
+
+
+async def test_a_short_run_is_not_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is over before: its container goes under the name it waited with."""
+    monkeypatch.setattr(warm, "NAMED_AFTER", 60.0)
+    monkeypatch.setattr(ScriptedRuntime, "rename", failing)
+    outcome = await world.launcher.run(task(body=b"hello"))
+    assert world.launcher._place.name(task()) not in world.host.containers
+
+    await world.launcher.clear(task(), outcome)
+
+    await until(lambda: world.pool.states["ready"] == 2)
+    assert [emission.body for emission in outcome.emissions] == [b"hello"]
+    assert set(world.host.containers) == world.waiting
+    assert not world.pool._namings
+    assert not world.pool._unnamed
+
+
+async def test_a_long_run_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks for its task finds it, soon after its start."""
+    monkeypatch.setattr(warm, "NAMED_AFTER", 0.01)
+    world.keeper.free.clear()
+    running = asyncio.create_task(world.launcher.run(task()))
+    await until(lambda: world.launcher._place.name(task()) in world.host.containers)
+    world.keeper.free.set()
+
+    outcome = await running
+    await world.launcher.clear(task(), outcome)
+
+    assert outcome.exit_code == 0
+    assert set(world.host.containers) == world.waiting
+
+
 async def test_a_task_is_run_in_one_that_waits(world: World) -> None:
     """Its container is named after it from then on, and another takes the place that it left."""
     before = world.waiting
