@@ -147,11 +147,11 @@ class Writer:
         return (None, "") if error_ is None else judge(error_)
 
     async def _single(self, entry: Entry) -> Reply:
-        """Publish one entry; the link repeats it until it is answered."""
+        """Publish one entry; the link repeats it until it is answered. No message follows it."""
         headers = dict(entry.headers)
         if entry.expect is not None:
             headers[EXPECT_LAST] = str(entry.expect)
-        return await self._link.call(entry.subject, entry.body, headers, patience=0.0)
+        return await self._link.call(entry.subject, entry.body, headers, patience=0.0, soon=False)
 
     async def _batch(self, entries: Sequence[Entry]) -> Reply:
         await self._link.up()

@@ -102,7 +102,7 @@ class WarmContainers:
 
         Raises RuntimeUnavailable; then nothing was started.
         """
-        if not gate.fits(given.arguments) or directory.is_known():
+        if not self._ready or not gate.fits(given.arguments) or directory.is_known():
             return None  # what an earlier attempt left has to go first
         parked = self._take()
         if parked is None:

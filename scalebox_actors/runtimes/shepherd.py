@@ -120,6 +120,7 @@ class Shepherd:
     def _patience(self) -> float:
         due = [p.kill_at for p in self.living.values() if p.kill_at]
         due += [p.due[0] for p in self.living.values() if p.due]
+        due += [self.clients.due] if self.clients.due else []
         return max(0.0, min([*due, time.monotonic() + IDLE]) - time.monotonic()) + 0.001
 
     def _happened(self, fd: int, event: int) -> None:
@@ -139,6 +140,8 @@ class Shepherd:
             self.poll.unregister(fd)
 
     def _do_what_is_due(self, now: float) -> None:
+        if self.clients.due and self.clients.due <= now:
+            self.clients.tell_kept()
         for program in self.living.values():
             if program.kill_at and program.kill_at <= now:
                 program.kill_at, program.due = 0.0, None
@@ -348,7 +351,8 @@ class Shepherd:
             step()
 
     def _tell(self, program: Program) -> None:
-        self.clients.tell({"name": program.name, "id": program.id, "exit": program.exit})
+        news = {"name": program.name, "id": program.id, "exit": program.exit}
+        self.clients.tell(news, soon=not self.lanes.waits(program.lane))
 
     def _sweep(self) -> None:
         """Kill descendants that left their group and whose program has ended.

@@ -4,6 +4,7 @@ import errno
 import json
 import select
 import socket
+import time
 from collections.abc import Callable
 
 from scalebox_actors.runtimes.shepherd_journal import Json, line_of
@@ -12,6 +13,12 @@ CLIENT_BACKLOG = 16 * 1024 * 1024
 RECEIVED_AT_ONCE = 64 * 1024
 """More would be mapped and unmapped by the allocator for every question."""
 
+KEPT = 0.002
+"""Seconds for which news that nobody waits for is kept, to be told with others: a node that is
+woken for each of many short runs does little else."""
+TOGETHER = 4
+"""So much news is told at once."""
+
 
 class Client:
     """One connection, with what was read of it in part and what it has not taken yet."""
@@ -19,6 +26,8 @@ class Client:
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.unread, self.unsent = bytearray(), bytearray()
+        self.more = 0
+        """What is waited for besides something to read."""
 
     def flush(self) -> None:
         """Send what the socket takes; raises OSError when the client is gone or asleep."""
@@ -39,6 +48,9 @@ class Clients:
     ) -> None:
         self._listener, self._poll, self._obey = listener, poll, obey
         self._all: dict[int, Client] = {}
+        self._news: list[Json] = []
+        self.due = 0.0
+        """When what was kept has to be told; 0 while there is nothing."""
         poll.register(listener, select.EPOLLIN)
 
     def __bool__(self) -> bool:
@@ -54,31 +66,46 @@ class Clients:
         elif fd in self._all:
             self._serve(self._all[fd], event)
 
-    def tell(self, news: Json) -> None:
-        """Let everybody know."""
-        for client in list(self._all.values()):
-            self.send(client, {"n": 0, "run": news})
+    def tell(self, news: Json, *, soon: bool = True) -> None:
+        """Let everybody know: `soon` now, with all that was kept, else a moment later."""
+        self._news.append({"n": 0, "run": news})
+        if soon or len(self._news) >= TOGETHER:
+            self.tell_kept()
+        elif not self.due:
+            self.due = time.monotonic() + KEPT
 
-    def send(self, client: Client, message: Json | None = None) -> None:
-        """Send a message, or what could not be sent before."""
+    def tell_kept(self, last: Client | None = None) -> None:
+        """Let everybody know what was kept; `last` is sent something more in the same piece."""
+        news, self._news, self.due = b"".join(map(line_of, self._news)), [], 0.0
+        for client in list(self._all.values()):
+            client.unsent += news
+            if client is not last:
+                self._flush(client)
+
+    def send(self, client: Client, message: Json) -> None:
+        """Send a message, after the news that there was before it."""
         if client.connection.fileno() not in self._all:
             return  # it left before its answer was ready
-        waited = bool(client.unsent)
-        if message is not None:
-            client.unsent += line_of(message)
+        if self._news:
+            self.tell_kept(client)
+        client.unsent += line_of(message)
+        self._flush(client)
+
+    def _flush(self, client: Client) -> None:
         try:
             client.flush()
         except OSError:
             self._drop(client)
             return
-        if waited != bool(client.unsent):
-            more = select.EPOLLOUT if client.unsent else 0
+        more = select.EPOLLOUT if client.unsent else 0
+        if more != client.more:
+            client.more = more
             self._poll.modify(client.connection, select.EPOLLIN | more)
 
     def _serve(self, client: Client, event: int) -> None:
         try:
             if event & select.EPOLLOUT:
-                self.send(client)
+                self._flush(client)
             if event & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
                 data = client.connection.recv(RECEIVED_AT_ONCE)
                 if not data:

@@ -46,6 +46,10 @@ class Lanes:
             asked, first.asked = first.asked, None
             yield first, asked or {}
 
+    def waits(self, name: str) -> bool:
+        """Whether somebody waits for a seat of a lane."""
+        return bool(self._waiting.get(name))
+
     def _seat(self, program: Program, asked: Json) -> bool:
         lane = asked["lane"]
         taken = self._taken.setdefault(lane["name"], {})

@@ -27,6 +27,8 @@ from scalebox_actors.runtimes.shepherd_link import (
 )
 from scalebox_actors.spec import ContainerSpec
 
+FORGET_TOGETHER = 0.003
+"""Seconds for which runs that have ended gather, to be forgotten with one question."""
 PATIENCE = 3 * ENGINE_CALL
 """So long a call is repeated while the shepherd cannot be reached."""
 
@@ -295,7 +297,7 @@ class ShepherdRuntime:
             self._mending = asyncio.get_running_loop().create_task(self._mend())
 
     async def _forgotten(self, name: str) -> None:
-        """Have an ended run forgotten, in one question with all others of this turn of the loop.
+        """Have an ended run forgotten, in one question with all others of this moment.
 
         Tasks are committed in groups, so their runs are removed in groups as well. One that still
         lives is asked for alone: the others need not wait for it to die.
@@ -307,6 +309,7 @@ class ShepherdRuntime:
         await asyncio.shield(self._asking)
 
     async def _forget(self) -> None:
+        await asyncio.sleep(FORGET_TOGETHER)
         names, self._leaving = self._leaving, []
         # An older shepherd knows one name only; the reaper then sees to the others.
         await self.ask({"do": "remove", "names": names, "name": names[0]})
