@@ -309,7 +309,7 @@ class Actor:
     async def _not_started(
         self, delivery: Delivery, task: Task, before: Attempts, error: SbxError
     ) -> None:
-        if isinstance(error, NotAdmitted):  # the node ends before it could, or it waited too long
+        if isinstance(error, NotAdmitted):  # the node ends before it could, or others run for long
             await self._settler.decline(delivery, task, before, 0.0)
         else:
             await self._suspend(delivery, task, before, str(error))

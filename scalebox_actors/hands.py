@@ -2,8 +2,9 @@
 
 A slot is asked for when it falls free and not before: a message that was fetched and lies waiting
 would be delivered to somebody else as well. It falls free when the run has ended: storing what came
-of it needs no slot, so the next run need not wait for the disk of the broker. Two deliveries of one
-task are worked on one after the other, so that a task never has two runs on a host.
+of it needs no slot, so the next run need not wait for the disk of the broker. A launcher may ask
+for more work than there are slots if it sees to it that no more runs at once (launch/lead.py). Two
+deliveries of one task are worked on one after the other: a task never has two runs on a host.
 """
 
 import asyncio

@@ -183,9 +183,6 @@ class Broker(Protocol):
     async def read(self, subject: str) -> Stored | None:
         """Return the last message on `subject`, which may not have wildcards."""
 
-    async def read_last(self, subjects: Sequence[str]) -> list[Stored]:
-        """Return the last message of each subject that has one; at most 256 subjects."""
-
     async def read_all(self, pattern: str, *, start: int = 1, most: int = 10_000) -> list[Stored]:
         """Return messages on subjects that match `pattern`, oldest first, from a sequence on."""
 
@@ -282,8 +279,11 @@ class Run(Protocol):
     def waits(self) -> bool:
         """Whether its lane was full when it was asked for, so that it waits for its turn."""
 
-    async def begun(self, patience: float) -> float | None:
-        """Return when its turn came; None: not within `patience`, and it never will."""
+    async def begun(self, patience: float, *, leave: bool) -> float | None:
+        """Return when it began, 0 if that is not known; None if it waits after `patience`, too.
+
+        With `leave` it is then taken out of line, and never begins.
+        """
 
     async def wait(self) -> Exit:
         """Return how it ended. Never raises for the program's own failure or an engine restart."""

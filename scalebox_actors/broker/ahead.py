@@ -12,6 +12,8 @@ HORIZON = 0.02
 """Seconds in which what is at hand may be worked off: a few ways to a server with a slow disk."""
 LATE = 1.0
 """Seconds without a slot that fell free, after which what is at hand is given back."""
+LONGEST = 2 * SHORT
+"""What a gap counts for at most: a module that had no message for an hour is no slower for that."""
 _WEIGHT = 0.1
 """Of a new gap in the smoothed one; the first few count as much as those before them together."""
 
@@ -22,7 +24,7 @@ class Ahead:
     def __init__(self, most: int) -> None:
         self._most = most
         self._slots = 0
-        self._gap = 1.0
+        self._gap = LONGEST
         """Seconds between two slots that fell free, smoothed."""
         self._last = 0.0
         self._gaps = 0
@@ -43,7 +45,8 @@ class Ahead:
         if fallen and self._last:
             self._gaps += 1
             weight = max(_WEIGHT, 1 / self._gaps)
-            self._gap += weight * ((now - self._last) / fallen - self._gap)
+            gap = min((now - self._last) / fallen, LONGEST)
+            self._gap += weight * (gap - self._gap)
         if fallen or not self._last:
             self._last = now
         busy = self._slots - self.slots_free + slots
@@ -68,9 +71,9 @@ class Ahead:
     def give_up(self) -> int:
         """Ask for nothing ahead until runs are short again; returns what `amount` was."""
         before, self.amount = self.amount, 0
-        self._gap, self._gaps = LATE, round(1 / _WEIGHT)
+        self._gap, self._gaps = LONGEST, round(1 / _WEIGHT)
         return before
 
     def forget_slots(self) -> None:
-        """Forget what is free, and ask for nothing ahead."""
-        self.slots_free = self.amount = 0
+        """Forget what is free or in use, and ask for nothing ahead."""
+        self.slots_free = self.amount = self._busy = 0

@@ -87,10 +87,6 @@ class JetStreamBroker:
         """Return the last message on `subject`, which may not have wildcards."""
         return await self._reader.last(self.names.stream, subject)
 
-    async def read_last(self, subjects: Sequence[str]) -> list[Stored]:
-        """Return the last message of each subject that has one."""
-        return await self._reader.last_of_each(self.names.stream, subjects)
-
     async def read_all(self, pattern: str, *, start: int = 1, most: int = 10_000) -> list[Stored]:
         """Return messages on subjects that match `pattern`, oldest first, from a sequence on."""
         pages = self._reader.pages(self.names.stream, pattern, start=start, most=most)

@@ -1,7 +1,7 @@
 """Reading what is stored: last messages, pages of a pattern, the state bucket, backlogs, time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import msgspec
@@ -52,15 +52,6 @@ class Reader:
         api = f"$JS.API.DIRECT.GET.{stream}.{subject}"
         reply = await self._link.call(api, patience=ABSENT_SECONDS)
         return stored(reply) if not reply.status else None
-
-    async def last_of_each(self, stream: str, subjects: Sequence[str]) -> list[Stored]:
-        """Return the last messages on several subjects, with one question."""
-        if len(subjects) == 1:
-            found = await self.last(stream, subjects[0])
-            return [found] if found is not None else []
-        request: dict[str, object] = {"multi_last": list(subjects), "batch": len(subjects)}
-        page, _ = await self._page(stream, request)
-        return page
 
     async def pages(
         self,

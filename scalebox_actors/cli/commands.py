@@ -1,6 +1,9 @@
 """The table of commands; each is imported when it is called, so that `--help` stays quick."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module, metadata
+from typing import Any
 
 import click
 
@@ -41,6 +44,14 @@ class ReaderLeft(Exception):
     """Whoever read our standard output is gone: click itself would end with exit code 1."""
 
 
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderLeft from error
+
+
 class Table(click.Group):
     """A group of commands that knows their names without importing them."""
 
@@ -59,12 +70,15 @@ class Table(click.Group):
         assert isinstance(command, click.Command)  # noqa: S101 - a table of our own
         return command
 
+    def make_context(self, *given: Any, **more: Any) -> click.Context:
+        """Read the command line, and answer what is asked at once, as `--help`."""
+        with _told_apart():
+            return super().make_context(*given, **more)
+
     def invoke(self, ctx: click.Context) -> object:
         """Run the command that was typed."""
-        try:
+        with _told_apart():
             return super().invoke(ctx)
-        except BrokenPipeError as error:
-            raise ReaderLeft from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

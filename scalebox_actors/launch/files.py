@@ -4,6 +4,7 @@ Text and plain calls of the system: with `Path` they take longer than what they 
 blocks.
 """
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -21,9 +22,15 @@ def overwrite(path: str, data: bytes) -> None:
 
 
 def rewrite(path: str, data: bytes) -> None:
-    """Write a file of ours anew; what there was more of it is cut off afterwards."""
-    handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Write a file of ours anew; what there was more of it is cut off afterwards.
+
+    Raises OSError if it is no file of ours any more: something may have outlived its program.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
+            raise OSError(errno.EEXIST, "not the file that was kept", path)
         _write_whole(handle, data)
         os.ftruncate(handle, len(data))
     finally:

@@ -54,6 +54,9 @@ class FreshLauncher:
         self._spares = Spares(place.base, place.surroundings.topology, with_files=not apart)
         self._lane = lane_of(module, place.surroundings) if place.runtime.lanes else None
         self._lead = Lead(module.slots)
+        self._handed = 0
+        """Runs of ours that have not ended, those that wait for their turn among them."""
+        self._held = False
 
     @property
     def costly(self) -> bool:
@@ -145,7 +148,8 @@ class FreshLauncher:
         self._warm.open()
 
     def hold(self) -> None:
-        """Start no more containers ahead."""
+        """Start no more containers ahead, and let go of what waits for its turn."""
+        self._held = True
         self._warm.hold()
 
     def holds(self, name: str) -> bool:
@@ -225,27 +229,43 @@ class FreshLauncher:
             self._place.ceiling,
         )
 
-    async def _turn(self, run: Run) -> float:
-        """Return when a run's turn came; raises NotAdmitted if others before it take long."""
-        began = await run.begun(min(TURN, self._module.timeout))
-        if began is None:
-            self._lead.give_up()
-            raise NotAdmitted(f"{run.name} waited for its turn behind long runs")
-        return began
-
     async def _wait(self, run: Run, directory: WorkDir) -> tuple[Exit, bool]:
         """Wait for a run and say whether it had to be ended at its time limit."""
-        left = float(self._module.timeout)
-        if run.waits:
-            left -= max(0.0, time.time() - await self._turn(run))
-        elif run.adopted:
-            left -= max(0.0, time.time() - (await aios.stat(directory.parent)).st_mtime)
-            left = max(left, LOOK_SECONDS)  # it may have ended long ago, within its limit
+        self._handed += 1
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(await self._left(run, directory)):
                 return await run.wait(), False
         except TimeoutError:
             now = time.time()
             await run.stop(STOP_GRACE)
             exit_ = await run.wait()
             return exit_, not (run.adopted and 0.0 < exit_.finished < now)
+        finally:
+            self._handed -= 1
+
+    async def _left(self, run: Run, directory: WorkDir) -> float:
+        """Return what is left of a run's time limit, once its turn has come."""
+        limit = float(self._module.timeout)
+        if not (run.waits or run.adopted):
+            return limit
+        began = await self._turn(run) if self._lane is not None else 0.0
+        began = began or (await aios.stat(directory.parent)).st_mtime
+        left = limit - max(0.0, time.time() - began)
+        # One that was adopted may have ended long ago, within its limit.
+        return max(left, LOOK_SECONDS) if run.adopted else left
+
+    async def _turn(self, run: Run) -> float:
+        """Return when a run's turn came; raises NotAdmitted if it is given back.
+
+        That is if runs of ours before it take long, since another node may have a free slot, or
+        the node ends. Behind runs that are not in hand, which an earlier life has left, it waits:
+        given back, it would come again at once.
+        """
+        while True:
+            leave = self._held or self._handed > self._module.slots
+            began = await run.begun(min(TURN, self._module.timeout), leave=leave)
+            if began is not None:
+                return began
+            if leave:
+                self._lead.give_up()
+                raise NotAdmitted(f"{run.name} waited for its turn behind long runs")

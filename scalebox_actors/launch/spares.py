@@ -1,4 +1,4 @@
-"""Empty work directories of a node, used again.
+"""Work directories of a node, used again.
 
 On a disk a new directory costs more than all that is written into it: the file system looks for a
 place for it, far from the others, and has to record that. So a few that are empty again are kept:
@@ -32,7 +32,7 @@ _MODE = stat.S_IFDIR | 0o777
 
 
 class Spares:
-    """The empty work directories below a base, by the name of the folder around each."""
+    """The work directories that are kept below a base, by the name of the folder around each."""
 
     def __init__(self, base: Path, topology: str, *, with_files: bool = False) -> None:
         self.with_files = with_files

@@ -217,7 +217,7 @@ class WorkDir:
 
         A few system calls, where a tree is walked and may be of any size. Killed in the middle,
         what is left has a name by which it is known as nobody's. If a further one can be of use,
-        the empty folders are kept.
+        it is kept; see `Spares`.
         """
         spares = None if self.has_door() else self._spares
         spare = spares.reserve() if spares else None

@@ -79,9 +79,9 @@ class DockerRun:
         """Whether it was there before we asked for it."""
         return self._adopted
 
-    async def begun(self, patience: float) -> float | None:  # noqa: ARG002 - it never waits
-        """Say that it did when it was asked for."""
-        return self._watch.since
+    async def begun(self, patience: float, *, leave: bool) -> float | None:  # noqa: ARG002
+        """Say that it did, and that nobody knows when: it never waits."""
+        return 0.0
 
     def failed_to_start(self, answer: Answer) -> None:
         """Settle that the engine could not execute the program."""

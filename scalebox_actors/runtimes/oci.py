@@ -34,7 +34,7 @@ from scalebox_actors.runtimes.oci_config import (
 from scalebox_actors.runtimes.oci_images import Image, ImageStore, Stored
 from scalebox_actors.runtimes.oci_tools import look_around
 from scalebox_actors.runtimes.oci_users import UnknownUserError, identity
-from scalebox_actors.runtimes.shepherd import CONTAINERS
+from scalebox_actors.runtimes.shepherd_main import CONTAINERS
 from scalebox_actors.runtimes.shepherded import ShepherdRun, ShepherdRuntime
 from scalebox_actors.spec import ContainerSpec
 

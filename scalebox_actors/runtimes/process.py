@@ -8,7 +8,7 @@ import logging
 import os
 import pwd
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -33,18 +33,17 @@ class ProcessRuntime(ShepherdRuntime):
 
     kind = "process"
     folder = "sbx-process"
-    LANES = "lanes"
-    """The question that tells whether a shepherd knows them."""
 
-    passed_on: Mapping[str, str] = {}
+    def __init__(self, state: Path) -> None:
+        super().__init__(state)
+        self._passed_on = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
 
     @classmethod
     async def open(cls, state: str | Path | None = None) -> Self:
         """Find or start the shepherd of a state directory; without one, this user's."""
         runtime = await super().open(state)
-        runtime.passed_on = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
         # One that was started by an older version may still be there.
-        runtime.lanes = (await runtime.ask({"do": cls.LANES})).lanes
+        runtime.lanes = (await runtime.ask({"do": "lanes"})).lanes
         log.warning("runtime_process", extra={"detail": "programs run without any isolation"})
         return runtime
 
@@ -55,7 +54,7 @@ class ProcessRuntime(ShepherdRuntime):
     async def adopt_or_start(self, spec: ContainerSpec) -> ShepherdRun:
         """Return the run named `spec.name`; start it if there is none of this attempt."""
         _check(spec)
-        argv, env = (*spec.wrapper, *spec.command), {**self.passed_on, **spec.env}
+        argv, env = (*spec.wrapper, *spec.command), {**self._passed_on, **spec.env}
         lane = {"lane": spec.lane} if spec.lane is not None else {}
         told, adopted = await self.start(spec, argv=argv, env=env, **lane)
         return self.run(told, adopted=adopted)

@@ -12,24 +12,21 @@ over; processes it ends (only a parent is told an exit code) and reports as lost
 after a power cut no program runs anyway.
 """
 
-import fcntl
 import math
 import os
 import select
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from resource import RUSAGE_SELF, getrusage
 
 from scalebox_actors.runtimes.shepherd_client import Client, Clients
-from scalebox_actors.runtimes.shepherd_container import Container, prepare
 from scalebox_actors.runtimes.shepherd_journal import Journal, Json
-from scalebox_actors.runtimes.shepherd_kernel import become_subreaper, enter_mount_namespace
 from scalebox_actors.runtimes.shepherd_lanes import Lanes
-from scalebox_actors.runtimes.shepherd_process import AGAIN, Process
+from scalebox_actors.runtimes.shepherd_process import AGAIN
 from scalebox_actors.runtimes.shepherd_program import (
+    LOOK_AGAIN,
     PID,
     Output,
     Program,
@@ -41,8 +38,6 @@ from scalebox_actors.runtimes.shepherd_program import (
 IDLE = 20.0
 """Without run and client the shepherd ends after so many seconds."""
 JOURNAL_BYTES = 4 * 1024 * 1024
-CONTAINERS = "containers"
-"""The word that makes it a shepherd of containers, in a mount namespace of its own."""
 BLOCK = 512
 """What the kernel counts blocks of input and output in, whatever the disk's own are."""
 
@@ -56,6 +51,8 @@ class Shepherd:
         self.programs: dict[str, Program] = {}
         self.living: dict[int, Program] = {}
         self.lanes = Lanes()
+        self.stuck: dict[str, float] = {}
+        """Lanes in which somebody could not be begun, and when that is tried again."""
         self.pipes: dict[int, Output] = {}
         self.adopted: dict[int, Program] = {}
         """By the descriptor of their process: living runs whose parent we are not."""
@@ -99,7 +96,8 @@ class Shepherd:
         self._compact()
 
     def _compact(self) -> None:
-        lines = [{"run": {**p.kept, "exit": p.exit}} for p in self.programs.values()]
+        known = (p for p in self.programs.values() if p.asked is None)  # else it has not begun
+        lines = [{"run": {**p.kept, "exit": p.exit}} for p in known]
         self.journal.begin(lines)
 
     # --- the loop -------------------------------------------------------------------------------
@@ -121,6 +119,7 @@ class Shepherd:
         due = [p.kill_at for p in self.living.values() if p.kill_at]
         due += [p.due[0] for p in self.living.values() if p.due]
         due += [self.clients.due] if self.clients.due else []
+        due += self.stuck.values()
         return max(0.0, min([*due, time.monotonic() + IDLE]) - time.monotonic()) + 0.001
 
     def _happened(self, fd: int, event: int) -> None:
@@ -142,6 +141,9 @@ class Shepherd:
     def _do_what_is_due(self, now: float) -> None:
         if self.clients.due and self.clients.due <= now:
             self.clients.tell_kept()
+        for lane in [name for name, at in self.stuck.items() if at <= now]:
+            del self.stuck[lane]
+            self._advance(lane)
         for program in self.living.values():
             if program.kill_at and program.kill_at <= now:
                 program.kill_at, program.due = 0.0, None
@@ -198,11 +200,11 @@ class Shepherd:
             self._begin(program, asked)
         except OSError as error:
             answer(error=f"{error.filename}: {error.strerror}", again=error.errno in AGAIN)
-            self._advance(program)
+            self._leave(program)
             return
         answer(run=program.told(), adopted=False)
         if program.exit is not None:
-            self._advance(program)
+            self._leave(program)
 
     def _begin(self, program: Program, asked: Json) -> None:
         program.begin(asked)
@@ -215,17 +217,25 @@ class Shepherd:
         else:
             self.journal.write(end=program.name, exit=program.exit)
 
-    def _advance(self, program: Program) -> None:
+    def _leave(self, program: Program) -> None:
         """Let a run go from its lane, and begin those whose turn it is by that."""
-        for following, asked in self.lanes.leave(program):
+        self.lanes.leave(program)
+        self._advance(program.lane)
+
+    def _advance(self, lane: str) -> None:
+        for program, asked in self.lanes.next(lane):
             try:
-                self._begin(following, asked)
-            except OSError as error:  # the host has no room just now: the node tries again
+                self._begin(program, asked)
+            except OSError as error:
+                if error.errno in AGAIN:  # the host has no room just now
+                    self.lanes.put_back(program, asked)
+                    self.stuck[lane] = time.monotonic() + LOOK_AGAIN
+                    return
                 detail = f"{error.filename}: {error.strerror}"
-                following.exit = following.end(code=137, lost=True, detail=detail)
-            if following.exit is not None:
-                self._tell(following)
-                self._advance(following)
+                program.exit = program.end(code=126, not_started=True, detail=detail)
+            if program.exit is not None:
+                self.lanes.leave(program)
+                self._tell(program)
 
     def _tend(self, program: Program, process: int = -1) -> None:
         """Look after a run that lives; `process`: its descriptor, if it is no child of ours."""
@@ -265,10 +275,12 @@ class Shepherd:
     def _withdraw(self, name: str, run: str, answer: Callable[..., None]) -> None:
         """Forget a run that waits for its turn; one whose turn has come is told."""
         program = self.programs.get(name)
-        if program is not None and program.id == run and program.asked is not None:
+        if program is None or program.id != run:
+            answer()
+        elif program.asked is not None:
             self._remove([name], lambda **_: answer())
         else:
-            answer(run=program and program.told())
+            answer(run=program.told())
 
     def _stop(self, name: str, grace: float, answer: Callable[..., None]) -> None:
         program = self.programs.get(name)
@@ -276,7 +288,8 @@ class Shepherd:
             answer()
             return
         if program.asked is not None:
-            self._advance(program)
+            self._leave(program)
+            program.started = time.time()
             self._settle(program, program.end(code=128 + signal.SIGTERM))
             answer()
             return
@@ -288,7 +301,8 @@ class Shepherd:
         found = [self.programs[name] for name in dict.fromkeys(names) if name in self.programs]
         for program in found:
             if program.asked is not None:
-                self._advance(program)
+                self._leave(program)
+                program.exit = program.end(code=128 + signal.SIGKILL)
             elif program.exit is None:
                 program.then.append(lambda: self._remove(names, answer))
                 program.kill()
@@ -341,7 +355,7 @@ class Shepherd:
             output.close()
         end["stdout_size"], end["stderr_size"] = (output.size for output in program.outputs)
         self._settle(program, end)
-        self._advance(program)
+        self._leave(program)
 
     def _settle(self, program: Program, end: Json) -> None:
         self.journal.write(end=program.name, exit=end)
@@ -367,32 +381,3 @@ class Shepherd:
             state, _, run = mark_of(pid).rpartition(b"/")
             if state and os.fsdecode(run) not in running:
                 os.kill(pid, signal.SIGKILL)
-
-
-def main(state: str, address: str, kind: str = "") -> int:
-    """Take the state directory, listen, go into the background, serve."""
-    lock = os.open(f"{state}/shepherd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return 0  # another one is at work, or was started at the same moment
-    if kind == CONTAINERS:
-        enter_mount_namespace()
-        prepare(state)
-    if os.path.exists(address):  # noqa: PTH110
-        os.unlink(address)  # noqa: PTH108 - of one that was killed; we hold its lock
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
-    listener.listen(64)
-    if os.fork():
-        os._exit(0)  # whoever started us sees a shepherd that listens
-    os.setsid()
-    os.chdir("/")
-    become_subreaper()
-    Shepherd(state, listener, Container if kind == CONTAINERS else Process).run()
-    os.unlink(address)  # noqa: PTH108
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -15,11 +15,12 @@ import msgspec
 
 from scalebox_actors.errors import NotPermitted
 from scalebox_actors.limits import ENGINE_CALL
-from scalebox_actors.runtimes import shepherd
+from scalebox_actors.runtimes import shepherd_main
 
 ADDRESS_BYTES = 107
 _encode = msgspec.json.Encoder().encode
-PACKAGE_ROOT = Path(shepherd.__file__).parents[2]
+MAIN = shepherd_main.__name__
+PACKAGE_ROOT = Path(shepherd_main.__file__).parents[2]
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,8 +114,9 @@ class Link(asyncio.Protocol):
             raise ConnectionResetError("the shepherd has gone")
         self._number += 1
         number = self._number
+        line = _line({"n": number, **question})
         self._asked[number] = asyncio.get_running_loop().create_future()
-        self._transport.write(_line({"n": number, **question}))
+        self._transport.write(line)
         try:
             return await self._asked[number]
         finally:
@@ -130,7 +132,7 @@ def _line(question: Mapping[str, object]) -> bytes:
     try:
         return _encode(question) + b"\n"
     except UnicodeEncodeError:  # an argument holds bytes that are no text
-        return json.dumps(question).encode() + b"\n"
+        return json.dumps(msgspec.to_builtins(question)).encode() + b"\n"
 
 
 def start_shepherd(state: Path, address: str, kind: str = "") -> None:
@@ -141,7 +143,7 @@ def start_shepherd(state: Path, address: str, kind: str = "") -> None:
     """
     with (state / "shepherd.log").open("wb") as printed:
         subprocess.run(  # noqa: S603 - our own file, our own arguments
-            [sys.executable, "-E", "-s", "-S", "-m", shepherd.__name__, str(state), address, kind],
+            [sys.executable, "-E", "-s", "-S", "-m", MAIN, str(state), address, kind],
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=printed,

@@ -39,7 +39,8 @@ class Watch:
     """What we know of a run that somebody holds, and a future for its end."""
 
     def __init__(self, told: Told) -> None:
-        self.id, self.name, self.waits = told.id, told.name, told.waits
+        self.id, self.name = told.id, told.name
+        self.waits, self.started = told.waits, told.started
         self.becomes = ""
         """Its name to come, while it is being renamed."""
         self.end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
@@ -67,14 +68,19 @@ class ShepherdRun:
         """Whether its lane was full when it was asked for."""
         return self._watch.waits
 
-    async def begun(self, patience: float) -> float | None:
-        """Return when its turn came; None if that took too long, and it was taken out of line."""
+    async def begun(self, patience: float, *, leave: bool) -> float | None:
+        """Return when it began; None if it waits for its turn after `patience`, too.
+
+        `leave`: then it never will. Raises RuntimeUnavailable if its shepherd is killed before.
+        """
+        if not self._watch.waits:
+            return self._watch.started
         try:
             async with asyncio.timeout(patience):
                 return (await asyncio.shield(self._watch.end)).started
         except TimeoutError:
-            told = await self._runtime.withdraw(self._watch)
-            return told.started if told is not None else None
+            told = await self._runtime.turn_of(self._watch, leave=leave)
+            return None if told is None or told.waits else told.started
 
     async def wait(self) -> Exit:
         """Return how it ended."""
@@ -123,7 +129,7 @@ class ShepherdRuntime:
     work_path = ""
     lanes = False
     shepherd_of = ""
-    """What its shepherd is told to look after; see `shepherd.main`."""
+    """What its shepherd is told to look after; see `shepherd_main.main`."""
     run_class = ShepherdRun
     folder = ""
     """The state directory of a user, where none is given."""
@@ -204,8 +210,10 @@ class ShepherdRuntime:
         if watch is not None and self._watches.get(watch.name) is watch:
             del self._watches[watch.name]
 
-    async def withdraw(self, watch: Watch) -> Told | None:
-        """Take a run out of its lane's line; what is told of it if its turn has come before."""
+    async def turn_of(self, watch: Watch, *, leave: bool) -> Told | None:
+        """Return what is told of a run that may wait for its turn; `leave`: it shall no more."""
+        if not leave:
+            return (await self.ask({"do": "find", "name": watch.name})).run
         told = (await self.ask({"do": "withdraw", "name": watch.name, "id": watch.id})).run
         if told is None and self._watches.get(watch.name) is watch:
             del self._watches[watch.name]
@@ -310,6 +318,8 @@ class ShepherdRuntime:
 
     async def _forget(self) -> None:
         await asyncio.sleep(FORGET_TOGETHER)
+        if self._closed:  # the reaper of the next life sees to them
+            return
         names, self._leaving = self._leaving, []
         # An older shepherd knows one name only; the reaper then sees to the others.
         await self.ask({"do": "remove", "names": names, "name": names[0]})
@@ -324,7 +334,13 @@ class ShepherdRuntime:
                 except RuntimeUnavailable as error:
                     log.warning("shepherd_gone", extra={"detail": str(error)})
                     continue
-                if found is None or found.id != watch.id:
+                if watch.waits and found is None:
+                    # The shepherd's journal knows nothing of it: its turn had not come.
+                    watch.end.set_exception(
+                        RuntimeUnavailable("the shepherd and its line are gone")
+                    )
+                    watch.end.exception()  # perhaps nobody waits, and that is no fault
+                elif found is None or found.id != watch.id:
                     detail = "the run has vanished"
                     watch.end.set_result(End(code=137, lost=True, detail=detail))
                 break

@@ -116,13 +116,6 @@ class MemoryBroker:
         await self.tape.after(number)
         return found
 
-    async def read_last(self, subjects: Sequence[str]) -> list[Stored]:
-        """Return the last message of each subject that has one."""
-        number = await self.tape.before("broker.read_last")
-        found = [stored for one in subjects if (stored := self.shelf.last(one)) is not None]
-        await self.tape.after(number)
-        return found
-
     async def read_all(self, pattern: str, *, start: int = 1, most: int = 10_000) -> list[Stored]:
         """Return messages on subjects that match `pattern`, oldest first, from a sequence on."""
         number = await self.tape.before("broker.read_all")

@@ -69,9 +69,14 @@ class Container:
         return OURS in self.spec.labels
 
     @property
+    def lane(self) -> str:
+        """The name of its lane; empty if it has none."""
+        return self.spec.lane.name if self.spec.lane is not None else ""
+
+    @property
     def waits(self) -> bool:
         """Whether it stands in the line of its lane."""
-        return self.spec.lane is not None and self.seat is None and self.end is None
+        return bool(self.lane) and self.seat is None and self.end is None
 
 
 class Host(msgspec.Struct):
@@ -83,6 +88,8 @@ class Host(msgspec.Struct):
     """None: every image is there."""
     starts: list[str] = []
     """The name of each container that was started, in order: how often programs really ran."""
+    seats: dict[str, int] = {}
+    """Of each lane, as its newest run says."""
     down: bool = False
     """The engine does not answer."""
     clock: Callable[[], float] = time.time
@@ -97,9 +104,10 @@ class Host(msgspec.Struct):
         lane = container.spec.lane
         if lane is not None:
             container.advance = lambda: self._advance(lane.name)
-            others = [c for c in self.containers.values() if c.spec.lane == lane and not c.end]
-            free = set(range(lane.seats)) - {c.seat for c in others}
-            if not free or next((c for c in others if c.waits), container) is not container:
+            others = [c for c in self.containers.values() if c.lane == lane.name and not c.end]
+            seats, taken = self.seats[lane.name], {c.seat for c in others if c.seat is not None}
+            free = set(range(seats)) - taken
+            if len(taken) >= seats or next(c for c in others if c.waits) is not container:
                 return
             container.seat = min(free)
             told = {name: f"{text}{container.seat}" for name, text in lane.variables.items()}
@@ -111,7 +119,7 @@ class Host(msgspec.Struct):
 
     def _advance(self, lane: str) -> None:
         for container in list(self.containers.values()):
-            if container.waits and container.spec.lane and container.spec.lane.name == lane:
+            if container.waits and container.lane == lane:
                 self.begin(container)
 
     def prints(self, name: str, *, stdout: bytes = b"", stderr: bytes = b"") -> None:
@@ -145,16 +153,19 @@ class ScriptedRun:
         """Whether it waits for its turn."""
         return self._container.waits
 
-    async def begun(self, patience: float) -> float | None:
-        """Return when its turn came; None: not within `patience`, and it was taken away."""
+    async def begun(self, patience: float, *, leave: bool) -> float | None:
+        """Return when it began; None if it waits after `patience`, too: it goes if it may leave."""
         await self._runtime.step("run.begun")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                await self._container.over.wait()
-        if self._container.waits:
-            await self._runtime.remove(self.name)
+        container = self._container
+        if container.waits:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await container.over.wait()
+        if container.waits:
+            if leave:
+                await self._runtime.remove(self.name)
             return None
-        return self._container.began
+        return container.began
 
     async def wait(self) -> Exit:
         """Return how it ended."""
@@ -224,6 +235,8 @@ class ScriptedRuntime:
                 _end(found, Exit(code=KILLED))
             adopted = False
             container = host.containers[spec.name] = Container(spec, host.clock())
+            if spec.lane is not None:
+                host.seats[spec.lane.name] = spec.lane.seats
         if container.task is None and container.end is None:
             # Killed in between, a container that was created and never started is adopted.
             await self.step("runtime.start")

@@ -247,21 +247,6 @@ async def test_what_is_not_there_is_none(bench: Bench) -> None:
     assert await bench.broker.get_state("try.calc.x") is None
 
 
-@pytest.mark.parametrize("asked", [(0,), (1,), (0, 1), (1, 2, 3), (1, 3), range(200)])
-async def test_the_last_of_each_subject_is_read(bench: Bench, asked: Sequence[int]) -> None:
-    """Of those that have one, with one question; the newest where there are several."""
-    subjects = [NAMES.done("calc", f"m{number}") for number in range(200)]
-    await bench.broker.write([Entry(subject=subjects[1], body=b"old")])
-    for number in (1, 2, 150):
-        await bench.broker.write([Entry(subject=subjects[number], body=b"%d" % number)])
-
-    found = await bench.broker.read_last([subjects[number] for number in asked])
-
-    there = [number for number in asked if number in (1, 2, 150)]
-    assert {one.subject: one.body for one in found} == {subjects[n]: b"%d" % n for n in there}
-    assert len(found) == len(there)
-
-
 async def test_read_all_takes_the_oldest(bench: Bench) -> None:
     """With a bound the oldest messages are returned, over as many pages as it takes."""
     await bench.write([task(n) for n in range(1000)])

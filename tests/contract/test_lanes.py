@@ -1,6 +1,8 @@
 """What a runtime promises that lets runs take turns: the double and plain processes alike."""
 
 import asyncio
+import os
+import signal
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from scalebox_actors.errors import RuntimeUnavailable
 from scalebox_actors.ports import Runtime
 from scalebox_actors.runtimes.process import ProcessRuntime
 from scalebox_actors.spec import ContainerSpec, Lane
@@ -26,6 +29,7 @@ class Lab:
 
     def __init__(self, kind: str, place: Path) -> None:
         self.kind, self._place = kind, place
+        self.state = place / "state"
         self._host = Host(program=_program)
         self.topology = f"t{uuid.uuid4().hex[:12]}"
         self._open: list[Runtime] = []
@@ -36,7 +40,7 @@ class Lab:
         if self.kind == "scripted":
             runtime = ScriptedRuntime(self._host, lanes=True)
         else:
-            runtime = await ProcessRuntime.open(self._place / "state")
+            runtime = await ProcessRuntime.open(self.state)
         self._open.append(runtime)
         return runtime
 
@@ -141,13 +145,13 @@ async def test_a_run_says_when_its_turn_has_come(lab: Lab) -> None:
     end = await first.wait()
     await lab.began("b")
 
-    began = await second.begun(0.3)
+    began = await second.begun(0.3, leave=False)
 
     assert began is not None
     assert began >= end.started
     lab.let_go("b")
     assert (await second.wait()).code == 0
-    assert await second.begun(0.3) is not None
+    assert await second.begun(0.3, leave=True) is not None
 
 
 async def test_who_waits_for_too_long_never_begins(lab: Lab) -> None:
@@ -157,7 +161,9 @@ async def test_who_waits_for_too_long_never_begins(lab: Lab) -> None:
     second = await node.adopt_or_start(lab.spec("b"))
     third = await node.adopt_or_start(lab.spec("c"))
 
-    assert await second.begun(0.1) is None
+    assert await second.begun(0.1, leave=False) is None
+    assert await node.find(second.name) is not None
+    assert await second.begun(0.1, leave=True) is None
 
     assert await node.find(second.name) is None
     lab.let_go("a", "c")
@@ -207,7 +213,7 @@ async def test_one_that_waited_for_a_killed_node_is_adopted(lab: Lab) -> None:
 
     assert (run.adopted, run.waits) == (True, True)
     lab.let_go("a", "b")
-    assert await run.begun(10.0) is not None
+    assert await run.begun(10.0, leave=False) is not None
     assert (await run.wait()).code == 0
     assert lab.seat("b") == "seat 0\n"
 
@@ -230,3 +236,73 @@ async def test_a_program_that_cannot_be_executed_holds_nobody_up(lab: Lab) -> No
     )
     assert (await fourth.wait()).not_started
     assert not (await node.adopt_or_start(lab.spec("e"))).waits
+
+
+async def test_one_that_has_begun_meanwhile_says_when(lab: Lab) -> None:
+    """A node comes back after its turn: what it waited in line is not taken for its own time."""
+    node = await lab.node()
+    first = await node.adopt_or_start(lab.spec("a"))
+    wanted = lab.spec("b")
+    await node.adopt_or_start(wanted)
+    await asyncio.sleep(0.5)
+    lab.let_go("a")
+    end = await first.wait()
+    await lab.began("b")
+
+    run = await (await lab.node()).adopt_or_start(wanted)
+
+    assert (run.adopted, run.waits) == (True, False)
+    began = await run.begun(0.0, leave=True)
+    assert began is not None
+    assert began >= end.started + 0.4
+
+
+async def test_a_lane_has_the_seats_of_its_newest_run(lab: Lab) -> None:
+    """A node comes back with more slots than before, or with fewer."""
+    node = await lab.node()
+    for name in ("a", "b"):
+        await node.adopt_or_start(lab.spec(name))
+    more = [await node.adopt_or_start(lab.spec(name, seats=3)) for name in ("c", "d")]
+    lab.let_go("a")
+    assert [await lab.began(name) for name in ("b", "c", "d")]
+    assert len({lab.seat(name) for name in ("b", "c", "d")}) == 3
+
+    fewer = await node.adopt_or_start(lab.spec("e", seats=1))
+    lab.let_go("b", "c")
+    await more[0].wait()
+    assert fewer.waits
+    assert lab.seat("e") == ""
+    lab.let_go("d", "e")
+    assert (await fewer.wait()).code == 0
+
+
+@pytest.mark.parametrize("lab", ["process"], indirect=True)
+async def test_text_that_is_none_takes_its_turn_as_well(lab: Lab) -> None:
+    """Arguments and variables are bytes to the system."""
+    node = await lab.node()
+    await node.adopt_or_start(lab.spec("a"))
+    odd = msgspec.structs.replace(lab.spec("b"), env={"ODD": "j\udcf6rg"})
+
+    run = await node.adopt_or_start(odd)
+
+    assert run.waits
+    lab.let_go("a", "b")
+    assert (await run.wait()).code == 0
+
+
+@pytest.mark.parametrize("lab", ["process"], indirect=True)
+async def test_a_killed_shepherd_has_begun_nothing_that_waited(lab: Lab) -> None:
+    """Its line goes with it: who waited is told so, and may be started anew."""
+    node = await lab.node()
+    first = await node.adopt_or_start(lab.spec("a"))
+    wanted = lab.spec("b")
+    second = await node.adopt_or_start(wanted)
+    os.kill(int((lab.state / "shepherd.pid").read_text()), signal.SIGKILL)
+
+    with pytest.raises(RuntimeUnavailable):
+        await second.begun(20.0, leave=False)
+
+    assert (await first.wait()).lost
+    again = await node.adopt_or_start(wanted)
+    assert (again.adopted, again.waits) == (False, False)
+    assert await lab.began("b") == "seat 0\n"

@@ -131,7 +131,13 @@ async def test_an_older_shepherd_is_given_no_lanes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that was started by an earlier version does not know the word, and says so."""
-    monkeypatch.setattr(ProcessRuntime, "LANES", "a word of the future")
+    real = ProcessRuntime.ask
+
+    async def older(runtime: ProcessRuntime, question: dict[str, object], **how: float) -> Answer:
+        unknown = {"do": "a word of the future"}
+        return await real(runtime, unknown if question["do"] == "lanes" else question, **how)
+
+    monkeypatch.setattr(ProcessRuntime, "ask", older)
 
     runtime = await ProcessRuntime.open(tmp_path / "state")
 

@@ -1,5 +1,7 @@
 """When messages are asked for ahead of a free slot, and when not."""
 
+import pytest
+
 from scalebox_actors.broker.ahead import HORIZON, LATE, Ahead
 
 
@@ -37,6 +39,20 @@ def test_a_few_short_runs_are_enough() -> None:
     ahead, _ = after(0.005, slots=1, turns=2)
 
     assert ahead.amount == round(HORIZON / 0.005)
+
+
+@pytest.mark.parametrize("idle", [0.0, 5.0, 600.0])
+def test_a_rest_is_soon_forgotten(idle: float) -> None:
+    """However long no message came: where runs are short, that is known after some of them."""
+    ahead, now = Ahead(64), 100.0
+    ahead.free(1, now)
+    now += idle
+    for _ in range(10):
+        ahead.take()
+        now += 0.002
+        ahead.free(1, now)
+
+    assert ahead.amount > 0
 
 
 def test_slots_that_were_never_used_do_not_fall_free() -> None:

@@ -346,8 +346,9 @@ def test_plan_shows_how_modules_are_launched(
     assert told["sites"][1]["priorities"] == {"hot": 3}
 
 
+@pytest.mark.parametrize("typed", ["schema", "--help", "--version", "check --help"])
 def test_a_reader_that_leaves_in_the_middle_of_a_write(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    typed: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The system says so to whoever writes; click would end with exit code 1."""
 
@@ -355,6 +356,9 @@ def test_a_reader_that_leaves_in_the_middle_of_a_write(
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
     monkeypatch.setattr("scalebox_actors.cli.schema.lines", torn)
+    monkeypatch.setattr("click.core.echo", torn)
+    monkeypatch.setattr("click.decorators.echo", torn)
+    monkeypatch.setattr("click.echo", torn)
 
-    assert main(["schema"]) == 141
+    assert main(typed.split()) == 141
     assert capsys.readouterr().err == ""

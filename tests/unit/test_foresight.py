@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -25,20 +25,12 @@ class Asked(MemoryBroker):
 
     async def read(self, subject: str) -> Stored | None:
         """Return the last message on `subject`."""
-        await self._asked()
-        return await super().read(subject)
-
-    async def read_last(self, subjects: Sequence[str]) -> list[Stored]:
-        """Return the last message of each subject that has one."""
-        await self._asked()
-        return await super().read_last(subjects)
-
-    async def _asked(self) -> None:
         self.questions += 1
         await asyncio.sleep(0)
         if self.refusals:
             self.refusals -= 1
             raise Unavailable("not now")
+        return await super().read(subject)
 
 
 @pytest.fixture
@@ -145,42 +137,3 @@ async def test_messages_that_never_get_their_slot_leave_nothing(
         looking.look(again)
 
     assert len(looking._looks) == 1
-
-
-async def test_messages_that_come_together_are_asked_for_with_one_question(broker: Asked) -> None:
-    """Each gets its own answer: a record, or that there is none."""
-    ids = [f"m{number}" for number in range(5)]
-    for one in ids:
-        headers = {"Nats-Msg-Id": one}
-        await broker.write([Entry(subject=NAMES.task("a"), body=b"x", headers=headers)])
-    await broker.write([Entry(subject=NAMES.done("a", "m3"), body=b"{}", expect=0)])
-    looking = Foresight(broker, "a")
-    async with broker.intake("a") as intake:
-        intake.grant(6)
-        deliveries = [await anext(aiter(intake)) for _ in range(6)]
-        for delivery in deliveries:
-            looking.look(delivery)
-        records = [await looking.record(delivery) for delivery in deliveries]
-
-    assert [record is not None for record in records] == [
-        delivery.message_id == "m3" for delivery in deliveries
-    ]
-    assert sum(record is not None for record in records) == 1
-    assert broker.questions == 1
-
-
-async def test_no_question_is_too_long(broker: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many messages that come at once are asked for with several questions."""
-    monkeypatch.setattr(foresight, "TOGETHER", 2)
-    for number in range(4):
-        headers = {"Nats-Msg-Id": f"m{number}"}
-        await broker.write([Entry(subject=NAMES.task("a"), body=b"x", headers=headers)])
-    looking = Foresight(broker, "a")
-    async with broker.intake("a") as intake:
-        intake.grant(5)
-        deliveries = [await anext(aiter(intake)) for _ in range(5)]
-        for delivery in deliveries:
-            looking.look(delivery)
-        assert [await looking.record(delivery) for delivery in deliveries] == [None] * 5
-
-    assert broker.questions == 3

@@ -182,3 +182,50 @@ async def test_behind_a_long_run_nothing_is_started(
     assert len(host.starts) == len(host.containers) == 1
     await node.stop(numbered(1))
     await first
+
+
+async def test_behind_runs_of_an_earlier_life_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given back, the message would come again at once: it is in hand until its turn comes."""
+    monkeypatch.setattr("scalebox_actors.launch.fresh.TURN", 0.02)
+    hold = asyncio.Event()
+
+    async def program(spec: ContainerSpec, _: Path) -> int:
+        if spec.labels["sbx.id"] == "m1":
+            await hold.wait()
+        return 0
+
+    host = Host(program=program)
+    died = asyncio.create_task(launcher(host, tmp_path, lanes=True).run(numbered(1)))
+    await started(host)
+    died.cancel()
+    await asyncio.wait([died])
+    waiting = asyncio.create_task(launcher(host, tmp_path, lanes=True).run(numbered(2)))
+    await asyncio.sleep(0.2)
+    assert not waiting.done()
+    assert len(host.starts) == 1
+    hold.set()
+
+    assert (await waiting).exit_code == 0
+
+
+async def test_what_waits_is_given_back_when_the_node_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drain need not wait for runs that are not its own."""
+    monkeypatch.setattr("scalebox_actors.launch.fresh.TURN", 0.02)
+    host = Host(program=forever)
+    died = asyncio.create_task(launcher(host, tmp_path, lanes=True).run(numbered(1)))
+    await started(host)
+    died.cancel()
+    await asyncio.wait([died])
+    node = launcher(host, tmp_path, lanes=True)
+    waiting = asyncio.create_task(node.run(numbered(2)))
+    await asyncio.sleep(0.05)
+
+    node.hold()
+
+    with pytest.raises(NotAdmitted):
+        await asyncio.wait_for(waiting, 5)
+    assert len(host.starts) == 1

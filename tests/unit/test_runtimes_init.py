@@ -56,7 +56,7 @@ class Spoke:
     def __init__(self, end: Exit) -> None:
         self._end, self.read = end, 0
 
-    async def begun(self, patience: float) -> float | None:  # noqa: ARG002 - the port's
+    async def begun(self, patience: float, *, leave: bool) -> float | None:  # noqa: ARG002
         """Return when its turn came."""
         return 0.0
 
