@@ -19,7 +19,7 @@ Every tool, and ours, works off the same number of tasks with the same number at
 a round alone on the machine. Ours as in `processes` and `chain`: messages wait in the stream, and
 the time is to the last ack with everything removed; every task is synced to disk and its effects
 happen once. The others are installed from PyPI at the versions given, each in an environment of its
-own, and started before the clock. All are warmed up with two tasks per slot. The others' time is
+own, and started before the clock. All are warmed up with five tasks per slot. The others' time is
 from the submission to the last result (taskiq: from the first task's start to the last one's end,
 over our own server, synced). What they keep stands beside each: beware of comparing what is in
 memory with what is on disk. A ratio below 1 means that ours is quicker. Ends within 25 minutes;
@@ -69,7 +69,7 @@ class Table:
 
     async def rows(self, effort: Effort, kind: str, slots: int) -> list[Figure | Gap]:
         """Measure one kind of task at one concurrency."""
-        tasks = effort.pick(TASKS[kind], TASKS[kind] // 4)
+        tasks = effort.pick(TASKS[kind], TASKS[kind] // 2)
         able = [peer for peer in self._peers if kind == "program" or peer.functions]
         sides: list[Measure] = [partial(self._ours, kind, slots, tasks)]
         sides += [partial(self._theirs, peer, kind, slots, tasks) for peer in able]

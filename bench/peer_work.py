@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-WARM_ROUNDS = 2
+WARM_ROUNDS = 5
 """So many tasks for each slot before the clock runs: workers are up and have imported all."""
 
 
