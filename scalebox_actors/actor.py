@@ -137,7 +137,8 @@ class Actor:
         """Kill every run in hand and give their messages back, as if they had not been taken."""
         self._killing = True
         self.hold()
-        await asyncio.gather(*(self._launcher.stop(task) for task in list(self._tasks.values())))
+        last_first = list(self._tasks.values())[::-1]  # what waits for its turn does not get it
+        await asyncio.gather(*(self._launcher.stop(task) for task in last_first))
         await self.drain()
 
     async def cancel(self, message_id: str) -> bool:

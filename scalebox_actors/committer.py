@@ -144,7 +144,7 @@ class Committer:
 
     async def _settle_single(self, pending: _Pending) -> None:
         """Store the one message of a task without outputs."""
-        refusal = await self._broker.write(pending.effects.records)
+        refusal = await self._broker.write(pending.effects.records, soon=False)
         if refusal is None:
             _answer(pending, _COMMITTED)
         else:

@@ -172,12 +172,13 @@ class Broker(Protocol):
         hand one over again.
         """
 
-    async def write(self, entries: Sequence[Entry]) -> Refusal | None:
+    async def write(self, entries: Sequence[Entry], *, soon: bool = True) -> Refusal | None:
         """Store all entries or none, in their order; None means stored and synced to disk.
 
         At most 1,000 entries and 16 MiB. A full stream, a lost connection or too many batches in
         flight are waited out here. An answer that was lost is repeated: entries with `expect`
-        then come back as CONFLICT, which is why the first entry of every commit has one.
+        then come back as CONFLICT, which is why the first entry of every commit has one. What
+        need not be stored `soon` may wait a moment for company.
         """
 
     async def read(self, subject: str) -> Stored | None:

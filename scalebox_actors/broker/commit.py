@@ -61,7 +61,7 @@ class Writer:
         self._batches = itertools.count(1)
         self._prefix = digest(link.new_inbox())[:12]
 
-    async def write(self, entries: Sequence[Entry]) -> Refusal | None:
+    async def write(self, entries: Sequence[Entry], *, soon: bool = True) -> Refusal | None:
         """Store all entries or none; see the port."""
         if not entries:
             return None
@@ -70,7 +70,7 @@ class Writer:
             return Refusal(Refused.UNACCEPTABLE, fault)
         pauses, said, incomplete = _pauses(), "", False
         while True:
-            refusal, reason = await self._try(entries)
+            refusal, reason = await self._try(entries, soon=soon)
             if not reason:
                 return refusal
             if refusal is not None and incomplete and await self._is_to_blame(entries):
@@ -130,10 +130,11 @@ class Writer:
 
     # --- inside -----------------------------------------------------------------------------
 
-    async def _try(self, entries: Sequence[Entry]) -> tuple[Refusal | None, str]:
+    async def _try(self, entries: Sequence[Entry], *, soon: bool) -> tuple[Refusal | None, str]:
         """Send once. Returns the outcome and, if it should be sent again, the reason."""
         try:
-            reply = await (self._single(entries[0]) if len(entries) == 1 else self._batch(entries))
+            alone = len(entries) == 1
+            reply = await (self._single(entries[0], soon) if alone else self._batch(entries))
         except NotPermitted as error:
             return Refusal(Refused.UNACCEPTABLE, str(error), denied=True), ""
         except NoResponders:
@@ -146,12 +147,12 @@ class Writer:
         error_ = error_of(answer)
         return (None, "") if error_ is None else judge(error_)
 
-    async def _single(self, entry: Entry) -> Reply:
-        """Publish one entry; the link repeats it until it is answered. No message follows it."""
+    async def _single(self, entry: Entry, soon: bool) -> Reply:
+        """Publish one entry; the link repeats it until it is answered."""
         headers = dict(entry.headers)
         if entry.expect is not None:
             headers[EXPECT_LAST] = str(entry.expect)
-        return await self._link.call(entry.subject, entry.body, headers, patience=0.0, soon=False)
+        return await self._link.call(entry.subject, entry.body, headers, patience=0.0, soon=soon)
 
     async def _batch(self, entries: Sequence[Entry]) -> Reply:
         await self._link.up()

@@ -71,9 +71,9 @@ class JetStreamBroker:
         """Store entries in another site's stream, and say of each what became of it."""
         return await self._forwarder.forward(entries, seconds=seconds)
 
-    async def write(self, entries: Sequence[Entry]) -> Refusal | None:
+    async def write(self, entries: Sequence[Entry], *, soon: bool = True) -> Refusal | None:
         """Store all entries or none, in their order; None means stored and synced to disk."""
-        return await self._writer.write(entries)
+        return await self._writer.write(entries, soon=soon)
 
     async def inject(self, entries: Sequence[Entry]) -> Injected:
         """Store entries in batches, leaving out those that are stored already or not taken."""

@@ -97,8 +97,8 @@ class MemoryBroker:
             return silent
         return passages
 
-    async def write(self, entries: Sequence[Entry]) -> Refusal | None:
-        """Store all entries or none, in their order."""
+    async def write(self, entries: Sequence[Entry], *, soon: bool = True) -> Refusal | None:  # noqa: ARG002
+        """Store all entries or none, in their order; always at once."""
         number = await self.tape.before("broker.write")
         await self._room.wait()
         refusal = self.shelf.refusal(entries)

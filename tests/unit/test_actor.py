@@ -168,3 +168,77 @@ async def test_a_task_that_waits_for_its_turn_can_be_cancelled(
         await stand.until(lambda: len(stand.stored("done")) == 4)
 
     assert ran == ["m1", "m3", "m4"]
+
+
+async def lined_up(stand: Stand, ran: list[str]) -> None:
+    """Let one task run and three wait for their turn behind it."""
+    stand.actor._hands.resize(4)
+    for number in range(1, 5):
+        stand.broker.send("a", b"x", {"Nats-Msg-Id": f"m{number}"})
+    await stand.until(lambda: len(stand.host.containers) == 4 and ran == ["m1"])
+
+
+def holding(hold: asyncio.Event, ran: list[str]) -> Host:
+    """Return a host whose programs run until they may end."""
+
+    async def program(spec: ContainerSpec, _: Path) -> int:
+        ran.append(spec.labels["sbx.id"])
+        await hold.wait()
+        return 0
+
+    return Host(program=program)
+
+
+async def test_what_waits_for_its_turn_is_stopped_with_the_rest(tmp_path: Path) -> None:
+    """A second Ctrl-C: every message goes back, and nothing begins after it."""
+    ran: list[str] = []
+    host = holding(asyncio.Event(), ran)
+    async with standing(host, tmp_path, lanes=True) as stand:
+        await lined_up(stand, ran)
+
+        await stand.actor.stop_runs()
+
+        assert (len(stand.actor._hands), host.containers, stand.stored("done")) == (0, {}, [])
+        assert len(stand.stored("task")) == 4
+    assert ran == ["m1"]
+
+
+async def test_a_drain_does_not_wait_for_what_has_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs comes to its end, what waits for its turn goes back."""
+    monkeypatch.setattr("scalebox_actors.launch.fresh.TURN", 0.05)
+    hold, ran = asyncio.Event(), list[str]()
+    async with standing(holding(hold, ran), tmp_path, lanes=True) as stand:
+        await lined_up(stand, ran)
+        draining = asyncio.create_task(stand.actor.drain())
+        await stand.until(lambda: len(stand.actor._hands) == 1)
+        hold.set()
+        await draining
+
+    assert ran == ["m1"]
+    assert len(stand.stored("done")) == 1
+    assert len(stand.stored("task")) == 3
+
+
+async def test_what_an_ending_node_has_lined_up_is_adopted(tmp_path: Path) -> None:
+    """It lets go; its runs begin in their turn, and the next node finds them as they are."""
+    hold, ran = asyncio.Event(), list[str]()
+    host = holding(hold, ran)
+    async with standing(host, tmp_path, lanes=True) as stand:
+        await lined_up(stand, ran)
+        await stand.actor.abandon()
+        assert len(host.containers) == 4
+        broker = stand.broker
+    hold.set()
+    broker.advance(61)
+    successor = Stand(host, tmp_path, 1, lanes=True)
+    successor.node = Node(successor.node.topology, broker, ScriptedRuntime(host, lanes=True),
+                          Settings(name="n1", base=tmp_path))  # fmt: skip
+    successor.broker, successor.actor = broker, successor.node.actors["a"]
+    work = asyncio.create_task(successor.node.run())
+    await successor.until(lambda: len(successor.stored("done")) == 4)
+    successor.node.stop()
+    await work
+
+    assert sorted(ran) == ["m1", "m2", "m3", "m4"]

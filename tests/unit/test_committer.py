@@ -24,10 +24,10 @@ class Noting(MemoryBroker):
         super().__init__(NAMES, ["a"])
         self.batches: list[tuple[float, int]] = []
 
-    async def write(self, entries: Sequence[Entry]) -> Refusal | None:
+    async def write(self, entries: Sequence[Entry], *, soon: bool = True) -> Refusal | None:
         """Store a batch, as quickly as memory does."""
         self.batches.append((asyncio.get_running_loop().time(), len(entries)))
-        return await super().write(entries)
+        return await super().write(entries, soon=soon)
 
 
 class Office:
