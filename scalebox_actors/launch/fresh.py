@@ -194,7 +194,11 @@ class FreshLauncher:
         run = None if task.share.gpus else await self._warm.admit(task, directory, given)
         if run is not None:
             return run
-        if waiting := directory.container:  # an earlier attempt's, which never got its name
+        name = self._place.name(task)
+        if not (waiting := self._warm.keep_name(name)):
+            await self._warm.named(name)
+            waiting = directory.container
+        if waiting:  # an earlier attempt's, which never got its name, and shall not get it now
             await self._runtime.remove(waiting)
         await prepare(directory, task)
         # Killed here, a complete work directory is left; the next start makes it anew.

@@ -24,12 +24,13 @@ class Gatekeeper:
         self.runs: list[str] = []
         """The body of every task that was really run, in order."""
         self.free = asyncio.Event()
-        """Until it is set, a program does not get further than the gate."""
+        """Until it is set, no program begins."""
         self.free.set()
 
     async def __call__(self, spec: ContainerSpec, work: Path) -> int:
         """Wait at the gate if there is one, then run."""
         if spec.labels.get("sbx.role") != "warm":
+            await self.free.wait()
             return self._run(spec, work)
         with contextlib.ExitStack() as stack:
             place, door = (_hold(stack, path) for path in (work, spec.mounts[-1].source))

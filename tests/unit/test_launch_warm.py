@@ -106,6 +106,25 @@ async def test_a_short_run_is_not_named(world: World, monkeypatch: pytest.Monkey
     assert not world.pool._unnamed
 
 
+@pytest.mark.parametrize("named_after", [0.0, 0.03])
+async def test_the_next_attempt_keeps_its_name(
+    world: World, monkeypatch: pytest.MonkeyPatch, named_after: float
+) -> None:
+    """The one before it ended so soon that it had no name yet, and gets none any more."""
+    monkeypatch.setattr(warm, "NAMED_AFTER", named_after)
+    await world.launcher.run(task())
+    world.keeper.free.clear()
+    second = msgspec.structs.replace(task(), attempt=2)
+    running = asyncio.create_task(world.launcher.run(second))
+    await asyncio.sleep(0.1)
+    world.keeper.free.set()
+
+    assert (await running).exit_code == 0
+    await world.launcher.clear(second)
+    await until(lambda: world.pool.states["ready"] == 2)
+    assert set(world.host.containers) == world.waiting
+
+
 async def test_a_long_run_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever looks for its task finds it, soon after its start."""
     monkeypatch.setattr(warm, "NAMED_AFTER", 0.01)
@@ -260,7 +279,10 @@ async def test_an_earlier_attempt_that_never_got_its_name_is_removed(
     (naming,) = world.pool._namings.values()
     left = world.launcher._directory(task()).container
     successor = FreshLauncher(MODULE, world.launcher._place)
-    outcome = await successor.run(msgspec.structs.replace(task(), attempt=2))
+    following = asyncio.create_task(successor.run(msgspec.structs.replace(task(), attempt=2)))
+    await until(lambda: left not in world.host.containers)
+    world.keeper.free.set()
+    outcome = await following
 
     assert outcome.exit_code == 0
     assert world.keeper.runs == ["x"]
