@@ -114,7 +114,6 @@ class FreshLauncher:
 
     async def stop(self, task: Task) -> None:
         """Kill the task's container; whoever waits for it gets its exit."""
-        await self._warm.named(self._place.name(task))
         run = await self._find(task, self._directory(task))
         if run is not None:
             await run.stop(STOP_GRACE)
@@ -181,6 +180,7 @@ class FreshLauncher:
     async def _find(self, task: Task, directory: WorkDir) -> Run | None:
         """Return the task's container; one that was started ahead gets its name, if it has not."""
         name = self._place.name(task)
+        await self._warm.named(name)
         run = await self._runtime.find(name)
         if run is None and (waiting := directory.container):
             await self._runtime.rename(waiting, name)
