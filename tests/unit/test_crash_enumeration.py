@@ -223,9 +223,8 @@ def scenario(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Make, Callable[[World], None]]:
     """A scenario, each time in a folder of its own, and its check."""
-    # A warm container is given its task's name at once, or its run is over before.
-    named_after = 60.0 if request.param == "warm-unnamed" else 0.0
-    monkeypatch.setattr("scalebox_actors.launch.warm.NAMED_AFTER", named_after)
+    if request.param == "warm":  # its container is named at once; else the run is over before
+        monkeypatch.setattr("scalebox_actors.launch.warm.NAMED_AFTER", 0.0)
     make, check = SCENARIOS[request.param]
     numbers = itertools.count()
 
