@@ -123,11 +123,13 @@ class WarmContainers:
         naming = self._namings.get(name)
         if naming is None:
             return False
-        try:
-            await asyncio.shield(naming)
-        except SbxError:
+        await asyncio.wait([naming])
+        if naming.cancelled():
             return False
-        return True
+        error = naming.exception()
+        if error is not None and not isinstance(error, SbxError):
+            raise error
+        return error is None
 
     def keep_name(self, name: str) -> str:
         """Let a container that is to go keep the name it waited with; empty if it is too late."""
