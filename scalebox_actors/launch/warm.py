@@ -22,9 +22,9 @@ from scalebox_actors.topology.model import Module
 
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 """After so many failures on end, the wait before the next start."""
-NAMED_AFTER = 0.05
-"""Seconds after which a container is given its task's name: one whose program has ended by then
-needs none, and the engine has something else to do while a program starts."""
+NAMED_AFTER = 0.0
+"""Seconds after which a container is given its task's name. Later would spare the engine a rename
+for short runs; with 50 ms a random walk of many faults ran a task twice (ADR 0022)."""
 _CLOSE_SECONDS = 10.0
 """So long the end of a node waits for a start that is on its way."""
 

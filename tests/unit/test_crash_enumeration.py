@@ -201,7 +201,6 @@ SCENARIOS: dict[str, tuple[Plan, Callable[[World], None]]] = {
     "fresh": (fresh(container), check_fresh),
     "lane": (lane, check_lane),
     "warm": (warm, check_warm),
-    "warm-unnamed": (warm, check_warm),
     "retry": (fresh(fails_first, Retry(rules={"75": 5})), check_retry),
     "group-of-three": (trio, check_trio),
     "fan-in": (fan_in, check_fan_in),
@@ -220,11 +219,9 @@ async def enact(make: Make, check: Callable[[World], None], faults: dict[int, Fa
 
 @pytest.fixture(params=SCENARIOS)
 def scenario(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, tmp_path: Path
 ) -> tuple[Make, Callable[[World], None]]:
     """A scenario, each time in a folder of its own, and its check."""
-    if request.param == "warm":  # its container is named at once; else the run is over before
-        monkeypatch.setattr("scalebox_actors.launch.warm.NAMED_AFTER", 0.0)
     make, check = SCENARIOS[request.param]
     numbers = itertools.count()
 
