@@ -127,10 +127,8 @@ class FreshLauncher:
             if left:
                 log.warning("files_not_removed", extra={"task": task.message.id, "files": left[:5]})
         name = self._place.name(task)
-        names = [self._warm.keep_name(name)]
-        if not names[0]:
-            names = [name, "" if await self._warm.named(name) else directory.container]
-        for container in filter(None, names):
+        waiting = "" if await self._warm.named(name) else directory.container
+        for container in filter(None, (name, waiting)):
             await self._runtime.remove(container)
         self._warm.forget(name)
         if not directory.remove_inputs():
@@ -194,11 +192,10 @@ class FreshLauncher:
         run = None if task.share.gpus else await self._warm.admit(task, directory, given)
         if run is not None:
             return run
-        name = self._place.name(task)
-        if not (waiting := self._warm.keep_name(name)):
-            await self._warm.named(name)
-            waiting = directory.container
-        if waiting:  # an earlier attempt's, which never got its name, and shall not get it now
+        await self._warm.named(
+            self._place.name(task)
+        )  # an earlier attempt's shall not get it later
+        if waiting := directory.container:  # and one that never got its name has to go
             await self._runtime.remove(waiting)
         await prepare(directory, task)
         # Killed here, a complete work directory is left; the next start makes it anew.

@@ -69,9 +69,10 @@ class Spares:
         same = _is_ours(inner, os.lstat(inner), _MODE)
         same = same and all(_can_be_kept(f"{inner}/{file}") for file in files)
         same = same and {*os.listdir(inner)} == files and {*os.listdir(path)} == around | {INNER}  # noqa: PTH208
-        if same and not self._closed:
+        kept = same and not self._closed
+        if kept:
             self._ready.append(name)
-        return same and not self._closed
+        return kept
 
     def forget(self, path: str) -> None:
         """Keep nothing at a reserved path."""

@@ -22,9 +22,6 @@ from scalebox_actors.topology.model import Module
 
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 """After so many failures on end, the wait before the next start."""
-NAMED_AFTER = 0.0
-"""Seconds after which a container is given its task's name. Later would spare the engine a rename
-for short runs; with 50 ms a random walk of many faults ran a task twice (ADR 0022)."""
 _CLOSE_SECONDS = 10.0
 """So long the end of a node waits for a start that is on its way."""
 
@@ -44,9 +41,7 @@ class WarmContainers:
         self._starts: set[asyncio.Task[None]] = set()
         self._removals: set[asyncio.Task[None]] = set()
         self._namings: dict[str, asyncio.Task[None]] = {}
-        """By the name that a container is given, its task's."""
-        self._unnamed: dict[str, str] = {}
-        """By the same, what a container is called whose renaming has not begun."""
+        """By the name that a container is being given, its task's."""
         self._closed = False
         self._failures = 0
         self._image = ""
@@ -119,7 +114,7 @@ class WarmContainers:
         return run
 
     async def named(self, name: str) -> bool:
-        """Whether a container was given this name here; one that is to be renamed is waited for."""
+        """Whether a container was given this name here; one that is being renamed is waited for."""
         naming = self._namings.get(name)
         if naming is None:
             return False
@@ -131,20 +126,12 @@ class WarmContainers:
             raise error
         return error is None
 
-    def keep_name(self, name: str) -> str:
-        """Let a container that is to go keep the name it waited with; empty if it is too late."""
-        waiting = self._unnamed.pop(name, "")
-        if waiting:
-            self._namings.pop(name).cancel()
-        return waiting
-
     def forget(self, name: str) -> None:
         """Know nothing more of a task's container, which has been removed."""
         self._namings.pop(name, None)
 
     def _name(self, waiting: str, name: str) -> None:
-        """Let a container have its task's name soon; its program runs meanwhile."""
-        self._unnamed[name] = waiting
+        """Let a container have its task's name; its program runs meanwhile."""
         naming = asyncio.get_running_loop().create_task(self._rename(waiting, name))
         naming.add_done_callback(_retrieve)
         self._namings[name] = naming
@@ -153,8 +140,6 @@ class WarmContainers:
         # Killed before it is done, the next life finds the container by the directory's note.
         runtime = self._place.runtime
         try:
-            await asyncio.sleep(NAMED_AFTER)
-            del self._unnamed[name]
             if not await runtime.rename(waiting, name):
                 # Whoever has the name has no directory here: it has lost the task, to us.
                 await runtime.remove(name)

@@ -84,34 +84,18 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     assert not [path for path in made.base.iterdir() if waits(path.name)]
 
 
-@pytest.fixture(autouse=True)
-def named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Containers get their task's name while its program runs, however short that is."""
-    monkeypatch.setattr(warm, "NAMED_AFTER", 0.0)
-
-
-async def test_a_short_run_is_not_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is over before: its container goes under the name it waited with."""
-    monkeypatch.setattr(warm, "NAMED_AFTER", 60.0)
-    monkeypatch.setattr(ScriptedRuntime, "rename", failing)
-    outcome = await world.launcher.run(task(body=b"hello"))
-    assert world.launcher._place.name(task()) not in world.host.containers
-
-    await world.launcher.clear(task(), outcome)
-
-    await until(lambda: world.pool.states["ready"] == 2)
-    assert [emission.body for emission in outcome.emissions] == [b"hello"]
-    assert set(world.host.containers) == world.waiting
-    assert not world.pool._namings
-    assert not world.pool._unnamed
-
-
-@pytest.mark.parametrize("named_after", [0.0, 0.03])
+@pytest.mark.parametrize("seconds", [0.0, 0.03])
 async def test_the_next_attempt_keeps_its_name(
-    world: World, monkeypatch: pytest.MonkeyPatch, named_after: float
+    world: World, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    """The one before it ended so soon that it had no name yet, and gets none any more."""
-    monkeypatch.setattr(warm, "NAMED_AFTER", named_after)
+    """The one before it ended so soon that it had no name yet: the engine takes so long for it."""
+    real = ScriptedRuntime.rename
+
+    async def slow(runtime: ScriptedRuntime, name: str, new: str) -> bool:
+        await asyncio.sleep(seconds)
+        return await real(runtime, name, new)
+
+    monkeypatch.setattr(ScriptedRuntime, "rename", slow)
     await world.launcher.run(task())
     world.keeper.free.clear()
     second = msgspec.structs.replace(task(), attempt=2)
@@ -125,9 +109,8 @@ async def test_the_next_attempt_keeps_its_name(
     assert set(world.host.containers) == world.waiting
 
 
-async def test_a_long_run_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_run_is_named(world: World) -> None:
     """Whoever looks for its task finds it, soon after its start."""
-    monkeypatch.setattr(warm, "NAMED_AFTER", 0.01)
     world.keeper.free.clear()
     running = asyncio.create_task(world.launcher.run(task()))
     await until(lambda: world.launcher._place.name(task()) in world.host.containers)
