@@ -192,10 +192,9 @@ class FreshLauncher:
         run = None if task.share.gpus else await self._warm.admit(task, directory, given)
         if run is not None:
             return run
-        await self._warm.named(
-            self._place.name(task)
-        )  # an earlier attempt's shall not get it later
-        if waiting := directory.container:  # and one that never got its name has to go
+        # Of an earlier attempt: it shall not get its name later, and without one it has to go.
+        await self._warm.named(self._place.name(task))
+        if waiting := directory.container:
             await self._runtime.remove(waiting)
         await prepare(directory, task)
         # Killed here, a complete work directory is left; the next start makes it anew.
