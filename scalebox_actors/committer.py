@@ -1,10 +1,11 @@
 """Group commit: what finishes while a batch is in flight goes out together in the next.
 
 One committer serves all modules of a topology on a node, with one batch in flight. A batch costs
-the broker the same whatever its size, so the group is what makes exactly-once effects cheap. And
-so batches do not follow each other more quickly than `PACE`: on a quick disk every task would get
-one of its own, and the broker would do little else. A few tasks that have no outputs need no batch
-at all: each is one message, and that is stored whole or not.
+the broker the same whatever its size, so the group is what makes exactly-once effects cheap. So
+batches do not follow each other more quickly than `PACE`: on a quick disk every task would get one
+of its own, and the broker would do little else. Where many tasks end they follow each other at
+`LONG_PACE`, for a batch waits behind the acks of the one before it in any case. A few tasks that
+have no outputs need no batch at all: each is one message, and that is stored whole or not.
 
 A broker refuses a batch whole and does not say which member is to blame. The committer then
 splits the group until the culprit stands alone with its own answer; the others are stored.
@@ -26,7 +27,10 @@ from scalebox_actors.records import Settled, Settlement
 
 PACE = 0.01
 """Seconds from the start of a batch to the next: of 3 to 4 ms of the broker's CPU each."""
-ENOUGH = 64
+MANY = 16
+"""So many in one pace keep a broker busy with batches and acks; they then go in larger groups."""
+LONG_PACE = 4 * PACE
+ENOUGH = 256
 """So many waiting make a group that need not grow."""
 
 FEW = 8
@@ -53,7 +57,8 @@ class Committer:
         self._waiting: deque[_Pending] = deque()
         self._wake = asyncio.Event()
         self._enough = asyncio.Event()
-        self._earliest = 0.0
+        self._begun = -LONG_PACE
+        """When the newest batch was sent."""
         self._failure: BaseException | None = None
 
     async def commit(self, effects: Effects) -> Settlement:
@@ -85,7 +90,7 @@ class Committer:
                 if _are_single(group):
                     await asyncio.gather(*map(self._settle_single, group))
                 else:
-                    self._earliest = asyncio.get_running_loop().time() + PACE
+                    self._begun = asyncio.get_running_loop().time()
                     await self._settle(group)
         except BaseException as error:
             self._failure = error
@@ -95,12 +100,17 @@ class Committer:
             raise
 
     async def _keep_pace(self) -> None:
-        """Let the group grow for as long as the batch before it is younger than `PACE`."""
-        loop = asyncio.get_running_loop()
-        if len(self._waiting) < ENOUGH and loop.time() < self._earliest:
+        """Let the group grow while the batch before it is young; for longer where many come."""
+        began = self._begun
+        await self._grow(began + PACE)
+        if len(self._waiting) >= MANY:
+            await self._grow(began + LONG_PACE)
+
+    async def _grow(self, until: float) -> None:
+        if len(self._waiting) < ENOUGH and asyncio.get_running_loop().time() < until:
             self._enough.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(self._earliest):
+                async with asyncio.timeout_at(until):
                     await self._enough.wait()
 
     def _take(self) -> list[_Pending]:
@@ -198,7 +208,7 @@ class Committer:
         if refusal.kind is Refused.DUPLICATE:
             pending = await self._without_duplicates(pending)
         # A group's count moved under a member, or its children were there before it: try anew.
-        self._earliest = asyncio.get_running_loop().time() + PACE  # a replica may lag
+        self._begun = asyncio.get_running_loop().time()  # a replica may lag
         self._waiting.appendleft(pending)
         self._wake.set()
 

@@ -11,12 +11,10 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 
 from scalebox_actors.admission import Admission
+from scalebox_actors.limits import SETTLING, SETTLING_BYTES
 from scalebox_actors.pool import Share
 from scalebox_actors.ports import Delivery, Intake
 
-SETTLING = 128
-"""So many deliveries, or as many as there are slots, may be settled beside those that run: as many
-as a commit and its acks, each of which the server syncs, can keep on their way."""
 SETTLE_SECONDS = 5.0
 """What has ended may take so long to be committed when the node stops."""
 
@@ -39,6 +37,8 @@ class Hands:
         self._all: dict[asyncio.Task[None], Delivery] = {}
         self._latest: dict[str, asyncio.Task[None]] = {}
         self._vacated: set[asyncio.Task[None]] = set()
+        self._settling_bytes = 0
+        """Of the bodies of those."""
         self._beside: set[asyncio.Task[None]] = set()
         """Those that share the slot of another one."""
         self._closed = False
@@ -91,8 +91,10 @@ class Hands:
         if hand is None or hand not in self._all or hand in self._beside:
             return
         self._admission.release(self._all[hand])
-        if hand not in self._vacated and len(self._vacated) < self._most_settling:
+        full = len(self._vacated) >= self._most_settling or self._settling_bytes >= SETTLING_BYTES
+        if hand not in self._vacated and not full:
             self._vacated.add(hand)
+            self._settling_bytes += len(self._all[hand].raw.body)
             self.fit()
 
     def close(self) -> None:
@@ -163,7 +165,9 @@ class Hands:
         delivery = self._all.pop(hand)
         if self._latest.get(key) is hand:
             del self._latest[key]
-        self._vacated.discard(hand)
+        if hand in self._vacated:
+            self._vacated.remove(hand)
+            self._settling_bytes -= len(delivery.raw.body)
         self._beside.discard(hand)
         self._admission.release(delivery)
         self.fit()

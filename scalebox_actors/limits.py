@@ -91,8 +91,13 @@ RETRIES_CEILING = 100
 STARTS_PER_TASK = 5
 DELIVERIES_WITHOUT_START = 20
 SLOTS_PER_NODE = 256
-MESSAGES_AHEAD = 64
+MESSAGES_AHEAD = 128
 """Where runs are short, so many messages, or as many as slots, are at hand for the next ones."""
+SETTLING = 512
+"""So many tasks of a module, or as many as it has slots, may be settled beside those that run: as
+many as a commit and its acks, each of which the server syncs, can keep on their way."""
+SETTLING_BYTES = 64 * MIB
+"""Of the bodies of those tasks."""
 RUN_SECONDS = 30 * 24 * 3600
 STOP_GRACE = 10.0
 

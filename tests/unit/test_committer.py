@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from scalebox_actors.committer import ENOUGH, FEW, PACE, Committer
+from scalebox_actors.committer import ENOUGH, FEW, LONG_PACE, MANY, PACE, Committer
 from scalebox_actors.effects import Effects
 from scalebox_actors.names import Names
 from scalebox_actors.ports import Entry, Refusal
@@ -86,7 +86,7 @@ async def test_the_first_batch_after_a_rest_begins_at_once(office: Office) -> No
     """A single task does not wait for company that may never come."""
     await office.commit(1)
     await asyncio.sleep(2 * PACE)
-    office.committer._earliest -= 2 * PACE  # however late this test is woken
+    office.committer._begun -= 2 * PACE  # however late this test is woken
     waiting = asyncio.create_task(office.commit(2))
     for _ in range(10):
         await asyncio.sleep(0)
@@ -98,12 +98,24 @@ async def test_the_first_batch_after_a_rest_begins_at_once(office: Office) -> No
 async def test_a_large_group_does_not_wait(office: Office) -> None:
     """With enough tasks waiting, the batch is worth its cost."""
     await office.commit(0)
-    office.committer._earliest += 3600
+    office.committer._begun += 3600
     many = [asyncio.create_task(office.commit(number)) for number in range(1, ENOUGH + 1)]
 
     done = await asyncio.wait_for(asyncio.gather(*many), 10)
 
     assert {settlement.kind for settlement in done} == {Settled.COMMITTED}
+
+
+async def test_where_many_tasks_end_their_groups_grow_for_longer(office: Office) -> None:
+    """A broker that is busy with acks takes few large batches sooner than many small ones."""
+    loop = asyncio.get_running_loop()
+    await office.commit(0)
+    began = loop.time()
+    many = [asyncio.create_task(office.commit(number)) for number in range(1, MANY + 1)]
+    await asyncio.wait(many)
+
+    assert loop.time() - began >= LONG_PACE * 0.9
+    assert office.sizes == [2, 2 * MANY]
 
 
 async def test_a_few_tasks_without_outputs_need_no_batch(office: Office) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from scalebox_actors.admission import Admission
 from scalebox_actors.hands import Hands
+from scalebox_actors.limits import SETTLING_BYTES
 from scalebox_actors.names import Names
 from scalebox_actors.pool import Claim, Pool, Room
 from scalebox_actors.ports import Delivery, Intake
@@ -18,10 +19,10 @@ NAMES = Names("t")
 class Stand:
     """Hands whose work ends when it is told to."""
 
-    def __init__(self, slots: int, messages: int) -> None:
+    def __init__(self, slots: int, messages: int, body: bytes = b"x") -> None:
         self.broker = MemoryBroker(NAMES, ["a"])
         for number in range(messages):
-            self.broker.send("a", b"x", {"Nats-Msg-Id": f"m{number}"})
+            self.broker.send("a", body, {"Nats-Msg-Id": f"m{number}"})
         admission = Admission(Pool(Room()), Claim(), "n")
         self.hands = Hands(slots, self._work, admission, str)
         self.working = 0
@@ -116,3 +117,20 @@ async def test_slots_that_come_while_suspended() -> None:
         stand.hands.resume()
 
         assert (held, await stand.settled(intake)) == (1, 3)
+
+
+async def test_what_is_settled_frees_its_slot_only_while_its_bodies_fit_into_memory() -> None:
+    """Large messages are not heaped up, however quickly their runs end."""
+    stand = Stand(1, messages=10, body=bytes(SETTLING_BYTES // 2))
+    async with stand.broker.intake("a") as intake:
+        stand.hands.open(intake)
+        for _ in range(5):
+            await stand.settled(intake)
+            for hand in stand.hands:
+                stand.hands.vacate(hand)
+        full = await stand.settled(intake)
+        stand.go.release()
+
+        assert full == 3  # two whose bodies fill it, and the one in the slot
+        assert await stand.settled(intake) == 2
+        assert stand.hands._settling_bytes == SETTLING_BYTES // 2
