@@ -3,9 +3,9 @@
 One committer serves all modules of a topology on a node, with one batch in flight. A batch costs
 the broker the same whatever its size, so the group is what makes exactly-once effects cheap. So
 batches do not follow each other more quickly than `PACE`: on a quick disk every task would get one
-of its own, and the broker would do little else. Where many tasks end they follow each other at
-`LONG_PACE`, for a batch waits behind the acks of the one before it in any case. A few tasks that
-have no outputs need no batch at all: each is one message, and that is stored whole or not.
+of its own, and the broker would do little else. Where many tasks end it is a few paces, for
+a batch waits behind the acks of the one before it in any case. A few tasks that have no outputs
+need no batch at all: each is one message, and that is stored whole or not.
 
 A broker refuses a batch whole and does not say which member is to blame. The committer then
 splits the group until the culprit stands alone with its own answer; the others are stored.
@@ -29,7 +29,8 @@ PACE = 0.01
 """Seconds from the start of a batch to the next: of 3 to 4 ms of the broker's CPU each."""
 MANY = 16
 """So many in one pace keep a broker busy with batches and acks; they then go in larger groups."""
-LONG_PACE = 4 * PACE
+PACES = 4
+"""So long at most, while as many come in each."""
 ENOUGH = 256
 """So many waiting make a group that need not grow."""
 
@@ -57,7 +58,7 @@ class Committer:
         self._waiting: deque[_Pending] = deque()
         self._wake = asyncio.Event()
         self._enough = asyncio.Event()
-        self._begun = -LONG_PACE
+        self._begun = -PACES * PACE
         """When the newest batch was sent."""
         self._failure: BaseException | None = None
 
@@ -100,11 +101,13 @@ class Committer:
             raise
 
     async def _keep_pace(self) -> None:
-        """Let the group grow while the batch before it is young; for longer where many come."""
-        began = self._begun
-        await self._grow(began + PACE)
-        if len(self._waiting) >= MANY:
-            await self._grow(began + LONG_PACE)
+        """Let the group grow while the batch before it is young; for longer while many come."""
+        seen = 0
+        for pace in range(1, PACES + 1):
+            await self._grow(self._begun + pace * PACE)
+            if len(self._waiting) - seen < MANY:
+                return
+            seen = len(self._waiting)
 
     async def _grow(self, until: float) -> None:
         if len(self._waiting) < ENOUGH and asyncio.get_running_loop().time() < until:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from scalebox_actors.committer import ENOUGH, FEW, LONG_PACE, MANY, PACE, Committer
+from scalebox_actors.committer import ENOUGH, FEW, MANY, PACE, PACES, Committer
 from scalebox_actors.effects import Effects
 from scalebox_actors.names import Names
 from scalebox_actors.ports import Entry, Refusal
@@ -108,14 +108,26 @@ async def test_a_large_group_does_not_wait(office: Office) -> None:
 
 async def test_where_many_tasks_end_their_groups_grow_for_longer(office: Office) -> None:
     """A broker that is busy with acks takes few large batches sooner than many small ones."""
-    loop = asyncio.get_running_loop()
     await office.commit(0)
-    began = loop.time()
-    many = [asyncio.create_task(office.commit(number)) for number in range(1, MANY + 1)]
-    await asyncio.wait(many)
+    many: list[asyncio.Task[Settlement]] = []
+    while asyncio.get_running_loop().time() - office.broker.batches[0][0] < PACES * PACE:
+        numbers = range(len(many) + 1, len(many) + 1 + MANY // 2)
+        many += [asyncio.create_task(office.commit(number)) for number in numbers]
+        await asyncio.sleep(PACE / 8)
+    await asyncio.gather(*many)
 
-    assert loop.time() - began >= LONG_PACE * 0.9
-    assert office.sizes == [2, 2 * MANY]
+    (first, _), (second, size), *_ = office.broker.batches
+    assert second - first >= 2 * PACE * 0.9
+    assert size > 2 * 2 * MANY
+
+
+async def test_a_group_goes_once_few_more_come(office: Office) -> None:
+    """The last of many tasks are not kept waiting for others."""
+    await office.commit(0)
+    await asyncio.gather(*(office.commit(number) for number in range(1, MANY + 1)))
+
+    (first, _), (second, _) = office.broker.batches
+    assert second - first < PACES * PACE
 
 
 async def test_a_few_tasks_without_outputs_need_no_batch(office: Office) -> None:
