@@ -147,11 +147,11 @@ class _Laboratory:
         self, topology: Topology, round_trip: float, *, plain: bool = False
     ) -> AsyncIterator[Wan]:
         """Start both sites with a wire between them."""
-        async with wan(topology, self._folder / topology.name, deploy=False) as lab:
+        folder, delay = self._folder / topology.name, round_trip / 2
+        async with wan(topology, folder, deploy=False, delay=delay) as lab:
             if plain:
                 await _uncompressed(lab)
             await lab.deploy()
-            lab.wires["far"].delay = round_trip / 2  # type: ignore[attr-defined]  # on loopback
             yield lab
 
     def _topology(self) -> Topology:

@@ -251,8 +251,13 @@ async def wan(
     namespaces: bool = False,
     durable: bool = True,
     deploy: bool = True,
+    delay: float = 0.0,
 ) -> AsyncIterator[Wan]:
-    """Start every site of a topology, joined by wires, and end all of it afterwards."""
+    """Start every site of a topology, joined by wires, and end all of it afterwards.
+
+    `delay`: seconds that every wire takes each way, from the first byte on, and on loopback only:
+    how strongly servers compress a link depends on what they measure when it is made.
+    """
     lab = Wan(topology, folder, durable=durable)
     spaces: Namespaces | None = None
     try:
@@ -261,7 +266,7 @@ async def wan(
             spaces = Namespaces(tag, topology.hub, lab.leaves)
             _in_namespaces(lab, spaces)
         else:
-            _on_loopback(lab)
+            _on_loopback(lab, delay)
         await asyncio.gather(*(server.start() for server in lab.servers.values()))
         lab.watch()
         await lab.joined()
@@ -277,12 +282,13 @@ async def wan(
             spaces.close()
 
 
-def _on_loopback(lab: Wan) -> None:
+def _on_loopback(lab: Wan, delay: float) -> None:
     leaf_port = _free_port()
     for site in lab.topology.site_names:
         hub = f"127.0.0.1:{leaf_port}"
         if site != lab.topology.hub:
             wire = lab.wires[site] = ProxyWire(("127.0.0.1", leaf_port))
+            wire.delay = delay
             hub = f"127.0.0.1:{wire.port}"
         listen = f"127.0.0.1:{_free_port()}"
         ground = _ground(lab, site, listen, hub=hub, leaves=f"127.0.0.1:{leaf_port}")
