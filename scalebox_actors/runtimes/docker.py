@@ -1,15 +1,13 @@
 """Containers of a Docker-compatible engine: dockerd, or podman's service.
 
 A container's name is the lock: it is created by name, and a name that is taken means *adopt*.
-Exits are heard of on one stream of events (docker_events.py) and read from inspect
-(docker_inspect.py); what an answer means is one table (docker_answers.py).
+Exits are heard of on one stream of events (docker_events.py) and, where that does not tell all,
+read from inspect (docker_inspect.py); what an answer means is one table (docker_answers.py).
 """
 
 import asyncio
-import contextlib
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,15 +18,14 @@ import msgspec
 
 from scalebox_actors.errors import ImageMissing, RuntimeUnavailable, SpecRejected
 from scalebox_actors.limits import ENGINE_CALL
-from scalebox_actors.ports import Exit, Logs, Stray
+from scalebox_actors.ports import Exit, Stray
 from scalebox_actors.runtimes.arguments import check_arguments
 from scalebox_actors.runtimes.docker_answers import NOT_STARTED, Answer, Kind, Step
 from scalebox_actors.runtimes.docker_body import WORK, Program, create_body
-from scalebox_actors.runtimes.docker_engine import FOREVER, PATIENCE, Engine
+from scalebox_actors.runtimes.docker_engine import PATIENCE, Engine
 from scalebox_actors.runtimes.docker_events import OURS, Events, Watch
 from scalebox_actors.runtimes.docker_images import find_image, identity_of, program_of
 from scalebox_actors.runtimes.docker_inspect import (
-    KILLED,
     Inspected,
     Listed,
     attempt_of,
@@ -38,10 +35,9 @@ from scalebox_actors.runtimes.docker_inspect import (
     seconds,
     stray_of,
 )
-from scalebox_actors.runtimes.docker_logs import Frames
 from scalebox_actors.runtimes.docker_orphans import end_processes
+from scalebox_actors.runtimes.docker_run import DockerRun
 from scalebox_actors.runtimes.docker_usage import Meter
-from scalebox_actors.runtimes.init_words import judged_end
 from scalebox_actors.runtimes.mounts import real_mounts
 from scalebox_actors.runtimes.turns import Turns
 from scalebox_actors.spec import ContainerSpec
@@ -56,80 +52,6 @@ REMOVAL_WAIT = 2.0
 OWNER = frozenset((OURS, "sbx.node"))
 """The labels that say whose containers they are; a list by these has all of them."""
 log = logging.getLogger(__name__)
-
-
-class DockerRun:
-    """A container of ours."""
-
-    waits = False
-
-    def __init__(self, runtime: "DockerRuntime", watch: Watch, adopted: bool) -> None:
-        self._runtime, self._watch = runtime, watch
-        self._adopted = adopted
-        self._news = None if adopted else watch.news
-        self._end: Exit | None = None
-
-    @property
-    def name(self) -> str:
-        """The container's name."""
-        return self._watch.name
-
-    @property
-    def adopted(self) -> bool:
-        """Whether it was there before we asked for it."""
-        return self._adopted
-
-    async def begun(self, patience: float, *, leave: bool) -> float | None:  # noqa: ARG002
-        """Say that it did, and that nobody knows when: it never waits."""
-        return 0.0
-
-    def failed_to_start(self, answer: Answer) -> None:
-        """Settle that the engine could not execute the program."""
-        code = NOT_STARTED[answer.kind]
-        self._end = Exit(code=code, not_started=True, detail=answer.text.strip())
-
-    async def wait(self) -> Exit:
-        """Return how it ended; an engine that goes and comes back is waited for."""
-        while self._end is None:
-            if self._news is not None:
-                await asyncio.shield(self._news)  # others wait for the same news
-            # Taken before looking, so that nothing can happen unnoticed in between.
-            self._news = self._watch.news
-            found = await self._runtime.inspect(self._watch.container, patience=FOREVER)
-            if found is None:
-                detail = "the container was removed from outside"
-                self._end = Exit(code=KILLED, lost=True, detail=detail)
-            elif found.ended:
-                self._end = await judged_end(self._runtime.read_exit(found, self._watch), self)
-        return self._end
-
-    async def stop(self, grace: float) -> None:
-        """Terminate it, kill it after `grace`; with its first process everything in it ends."""
-        self._watch.ended_by_us = True
-        whole = max(0, math.ceil(grace))
-        await self._runtime.engine.call(
-            Step.OTHER,
-            lambda: self._runtime.engine.request(
-                "POST", f"containers/{self._watch.container}/stop", {"t": whole}
-            ),
-            limit=whole + ENGINE_CALL,
-            patience=whole + PATIENCE,
-        )
-
-    async def logs(self, most: int) -> Logs:
-        """Return the ends of what it printed; the engine keeps no more than a bounded log."""
-
-        async def read() -> Logs:
-            frames = Frames(most)
-            path = f"containers/{self._watch.container}/logs"
-            both = self._runtime.engine.stream(path, {"stdout": 1, "stderr": 1})
-            async with contextlib.aclosing(both) as pieces:
-                async for piece in pieces:
-                    frames.feed(piece)
-            return frames.logs
-
-        logs = await self._runtime.engine.call(Step.OTHER, read, limit=3 * ENGINE_CALL)
-        return Logs() if isinstance(logs, Answer) else logs
 
 
 class DockerRuntime:
@@ -204,6 +126,8 @@ class DockerRuntime:
             if not isinstance(made, Answer):
                 created = msgspec.json.decode(made, type=_Created)
                 self._meter.note(created.id, parent)
+                watch = self._events.watch(created.id)
+                watch.limited, watch.parent = spec.memory is not None, parent
                 run = await self._start(spec.name, created.id, adopted=False)
             elif made.kind is Kind.NAME_TAKEN:
                 run = await self._adopt(spec, made)
@@ -291,6 +215,13 @@ class DockerRuntime:
         found = read_inspected(told)
         self._meter.note(found.id, found.parent)
         return found
+
+    def heard_exit(self, watch: Watch) -> Exit | None:
+        """Return how a container ended of which events have told all: it has done its work."""
+        if watch.limited or not (watch.started and watch.succeeded):
+            return None
+        end = Exit(code=0, started=watch.started, finished=max(watch.started, watch.succeeded))
+        return self._meter.measured(end, watch.parent)
 
     def read_exit(self, found: Inspected, watch: Watch) -> Exit:
         """Read how a container ended, and whether that was its own doing."""

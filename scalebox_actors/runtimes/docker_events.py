@@ -1,8 +1,9 @@
 """The one stream of events that tells us of every exit.
 
 Its gaps are closed by looking: after each (re)connect, and now and then, running containers are
-listed once, and whoever waits for one that is not among them inspects it. An event or a look only
-says *look again*; what happened is always read from inspect.
+listed once, and whoever waits for one that is not among them inspects it. An event or a look says
+*look again*, and what happened is read from inspect; only where a container that has no limit of
+memory ended with 0 there is nothing more to learn.
 """
 
 import asyncio
@@ -27,7 +28,9 @@ LOOK_EVERY = 15.0
 STOPPING = 20.0
 """An engine that is stopped gives containers up to so many seconds before it goes."""
 REMEMBERED_GAPS = 16
-ENDS = frozenset(("die", "died", "destroy", "remove", "oom"))
+START, DIE, OOM = "start", "die", "oom"
+ENDS = frozenset((DIE, "died", "destroy", "remove", OOM))
+HEARD = sorted({START, "kill", *ENDS})
 SIGNALS = frozenset(("9", "15", "SIGKILL", "SIGTERM", "kill", "terminated"))
 
 log = logging.getLogger(__name__)
@@ -40,11 +43,21 @@ class Actor(msgspec.Struct, frozen=True, rename={"id": "ID", "attributes": "Attr
     attributes: dict[str, str] = {}
 
 
-class Event(msgspec.Struct, frozen=True, rename={"action": "Action", "actor": "Actor"}):
+class Event(
+    msgspec.Struct,
+    frozen=True,
+    rename={"action": "Action", "actor": "Actor", "nanoseconds": "timeNano"},
+):
     """One event, as far as we read it."""
 
     action: str = ""
     actor: Actor = Actor()
+    nanoseconds: int = 0
+
+    @property
+    def at(self) -> float:
+        """When it happened."""
+        return self.nanoseconds / 1e9
 
 
 class Listed(msgspec.Struct, rename={"id": "Id"}):
@@ -66,6 +79,13 @@ class Watch:
         self.since = time.time()
         self.signalled = False
         """Somebody else, or an engine that is being stopped, sent a signal that ends."""
+        self.limited = True
+        """It may meet a limit of memory, as far as we know."""
+        self.parent = ""
+        """The control group that its own was made in, if we made it."""
+        self.started = 0.0
+        self.succeeded = 0.0
+        """When it was heard to end with 0."""
 
     def wake(self) -> None:
         """Make everybody who waits look, and the next ones wait again."""
@@ -111,7 +131,7 @@ class Events:
     async def _listen(self) -> None:
         filters: dict[str, list[str]] = {"type": ["container"]}
         if not self._engine.traits.podman:
-            filters["label"] = [OURS]
+            filters |= {"label": [OURS], "event": HEARD}
         query, pause, lost = {"filters": json.dumps(filters)}, 0.05, 0.0
         while True:
             try:
@@ -150,7 +170,12 @@ class Events:
             return
         if event.action == "kill":
             watch.signalled |= event.actor.attributes.get("signal", "") in SIGNALS
+        elif event.action == START:
+            watch.started = event.at
         elif event.action in ENDS:
+            watch.limited |= event.action == OOM
+            if event.action == DIE and event.actor.attributes.get("exitCode") == "0":
+                watch.succeeded = event.at
             watch.wake()
 
     async def _look(self) -> None:

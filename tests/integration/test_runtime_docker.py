@@ -2,18 +2,21 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Self
 
 import msgspec
 import pytest
-from integration.containers import Bench, on_docker
+from integration.containers import MIB, Bench, on_docker
 
 from scalebox_actors.errors import NotPermitted, RuntimeUnavailable, SpecRejected
 from scalebox_actors.runtimes.docker import DockerRuntime
 from scalebox_actors.runtimes.docker_answers import Step
 from scalebox_actors.runtimes.docker_body import create_body
+from scalebox_actors.runtimes.docker_engine import PATIENCE
+from scalebox_actors.runtimes.docker_inspect import Inspected, seconds
 from scalebox_actors.spec import Mount
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
@@ -83,6 +86,36 @@ async def test_a_container_that_was_never_started_is_started(bench: Docker) -> N
     run = await bench.runtime.adopt_or_start(spec)
 
     assert (run.adopted, (await run.wait()).code) == (True, 6)
+
+
+@pytest.mark.parametrize(
+    ("script", "memory", "looks"),
+    [("sleep 0.2", None, 0), ("sleep 0.2", 64 * MIB, 1), ("sleep 0.2; exit 3", None, 1)],
+)
+async def test_an_end_is_looked_at_only_where_events_do_not_tell_all(
+    bench: Docker, monkeypatch: pytest.MonkeyPatch, script: str, memory: int | None, looks: int
+) -> None:
+    """A container without a limit that ended with 0 is not inspected; its times are the same."""
+    looked: list[str] = []
+    inspect = bench.runtime.inspect
+
+    async def look(container: str, *, patience: float = PATIENCE) -> Inspected | None:
+        looked.append(container)
+        return await inspect(container, patience=patience)
+
+    monkeypatch.setattr(bench.runtime, "inspect", look)
+    began = time.time()
+    spec = msgspec.structs.replace(bench.spec(script), memory=memory)
+    end = await bench.ends(spec)
+    monkeypatch.undo()
+    found = await bench.runtime.inspect(spec.name)
+
+    assert found is not None
+    assert len(looked) == looks
+    assert end.code == found.state.exit_code
+    assert began < end.started < end.finished - 0.15
+    assert end.started == pytest.approx(seconds(found.state.started_at), abs=0.5)
+    assert end.finished == pytest.approx(seconds(found.state.finished_at), abs=0.5)
 
 
 async def test_a_strangers_container_is_left_alone(bench: Docker) -> None:
