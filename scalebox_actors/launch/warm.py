@@ -22,6 +22,8 @@ from scalebox_actors.topology.model import Module
 
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 """After so many failures on end, the wait before the next start."""
+_REFILL_AFTER = 0.02
+"""Seconds until the next container is started, which takes all processors: after the program."""
 _CLOSE_SECONDS = 10.0
 """So long the end of a node waits for a start that is on its way."""
 
@@ -110,7 +112,7 @@ class WarmContainers:
                 self._throw_away(parked)
             else:
                 self._name(parked.name, self._place.name(task))
-            self._due.set()
+            asyncio.get_running_loop().call_later(_REFILL_AFTER, self._due.set)
         return run
 
     async def named(self, name: str) -> bool:
