@@ -2,13 +2,14 @@
 
 import asyncio
 import os
+import resource
 import signal
-import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from contract.laboratory import Laboratory
 
 from scalebox_actors.errors import RuntimeUnavailable
 from scalebox_actors.ports import Runtime
@@ -24,25 +25,18 @@ while [ -e hold ]; do sleep 0.01; done
 """
 
 
-class Lab:
-    """A host with one kind of runtime, and a lane on it."""
+class Lab(Laboratory):
+    """A host with a lane on it."""
 
     def __init__(self, kind: str, place: Path) -> None:
-        self.kind, self._place = kind, place
+        super().__init__(kind, place, Host(program=_program))
         self.state = place / "state"
-        self._host = Host(program=_program)
-        self.topology = f"t{uuid.uuid4().hex[:12]}"
-        self._open: list[Runtime] = []
 
-    async def node(self) -> Runtime:
-        """Start a node anew."""
-        runtime: Runtime
+    async def runtime(self) -> Runtime:
+        """Open a runtime of this kind."""
         if self.kind == "scripted":
-            runtime = ScriptedRuntime(self._host, lanes=True)
-        else:
-            runtime = await ProcessRuntime.open(self.state)
-        self._open.append(runtime)
-        return runtime
+            return ScriptedRuntime(self.host, lanes=True)
+        return await ProcessRuntime.open(self.state)
 
     def spec(self, name: str, *, seats: int = 1, lane: str = "m") -> ContainerSpec:
         """Return a run of the lane that goes on until it is let go."""
@@ -60,7 +54,7 @@ class Lab:
 
     def work(self, name: str) -> Path:
         """Return the work directory of a run."""
-        return self._place / name
+        return self.place / name
 
     def let_go(self, *names: str) -> None:
         """Let runs end, now or once they have begun."""
@@ -78,14 +72,6 @@ class Lab:
             while not self.seat(name):  # noqa: ASYNC110 - files send no events
                 await asyncio.sleep(0.01)
         return self.seat(name)
-
-    async def clean(self) -> None:
-        """Remove everything this test has made."""
-        sweeper = await self.node()
-        for stray in await sweeper.stray({"sbx.topology": self.topology}):
-            await sweeper.remove(stray.name)
-        for runtime in self._open:
-            await runtime.close()
 
 
 async def _program(spec: ContainerSpec, work: Path) -> int:
@@ -306,3 +292,26 @@ async def test_a_killed_shepherd_has_begun_nothing_that_waited(lab: Lab) -> None
     again = await node.adopt_or_start(wanted)
     assert (again.adopted, again.waits) == (False, False)
     assert await lab.began("b") == "seat 0\n"
+
+
+@pytest.mark.parametrize("lab", ["process"], indirect=True)
+async def test_a_host_without_room_is_tried_again_in_turn(lab: Lab) -> None:
+    """What cannot be begun for now keeps its place and its seat; it begins once there is room."""
+    node = await lab.node()
+    first = await node.adopt_or_start(lab.spec("a"))
+    second = await node.adopt_or_start(lab.spec("b"))
+    third = await node.adopt_or_start(lab.spec("c"))
+    shepherd = int((lab.state / "shepherd.pid").read_text())
+    soft, hard = resource.prlimit(shepherd, resource.RLIMIT_NOFILE)
+    resource.prlimit(shepherd, resource.RLIMIT_NOFILE, (3, hard))  # not one descriptor more
+    lab.let_go("a")
+    assert (await first.wait()).code == 0
+    await asyncio.sleep(0.3)
+    refused = lab.seat("b")
+    resource.prlimit(shepherd, resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert refused == ""
+    assert await lab.began("b") == "seat 0\n"
+    assert lab.seat("c") == ""
+    lab.let_go("b", "c")
+    assert [(await run.wait()).code for run in (second, third)] == [0, 0]

@@ -1,12 +1,12 @@
 """What every runtime promises: the double, plain processes and a real engine alike."""
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
 import pytest
+from contract.laboratory import Laboratory
 
 from scalebox_actors.errors import ImageMissing
 from scalebox_actors.limits import CONTAINER_LOG_BYTES
@@ -21,40 +21,28 @@ from scalebox_actors.testing.scripted import Host, ScriptedRuntime, not_started
 pytestmark = pytest.mark.timeout(60)
 
 
-class Lab:
-    """A host with one kind of runtime, on which a node can be started again and again."""
+class Lab(Laboratory):
+    """A host whose runs do what a word says."""
 
     def __init__(
         self, kind: str, place: Path, image: str, images: ImageStore | None = None
     ) -> None:
-        self.kind, self._place, self._image = kind, place, image
-        self._images = images
-        self._host = Host(program=self._program, images={image, ""})
-        self.topology = f"t{uuid.uuid4().hex[:12]}"
-        self._open: list[Runtime] = []
+        super().__init__(kind, place, Host(program=self._program, images={image, ""}))
+        self._image, self._images = image, images
 
-    async def node(self) -> Runtime:
-        """Start a node anew: a runtime that knows nothing of what was before."""
-        runtime: Runtime
+    async def runtime(self) -> Runtime:
+        """Open a runtime of this kind."""
         if self.kind == "scripted":
-            runtime = ScriptedRuntime(self._host)
-        elif self.kind == "process":
-            runtime = await ProcessRuntime.open(self._place / "state")
-        elif self._images is not None:
-            runtime = await OciRuntime.over(self._images, self._place / "state")
-        else:
-            runtime = await DockerRuntime.open()
-        self._open.append(runtime)
-        return runtime
-
-    async def kill_node(self, runtime: Runtime) -> None:
-        """Let go as a killed node does: without a word, containers run on."""
-        self._open.remove(runtime)
-        await runtime.close()
+            return ScriptedRuntime(self.host)
+        if self.kind == "process":
+            return await ProcessRuntime.open(self.place / "state")
+        if self._images is not None:
+            return await OciRuntime.over(self._images, self.place / "state")
+        return await DockerRuntime.open()
 
     def spec(self, *words: str, name: str = "one", attempt: int = 1) -> ContainerSpec:
         """Return a container that does what `words` say."""
-        work = self._place / f"{name}.{attempt}"
+        work = self.place / f"{name}.{attempt}"
         work.mkdir(exist_ok=True)
         work.chmod(0o777)
         return ContainerSpec(
@@ -99,18 +87,10 @@ class Lab:
                 await asyncio.to_thread((work / text).write_text, spec.env["GREETING"])
             case "print":
                 lines = b"".join(b"line %d\n" % i for i in range(int(text)))
-                self._host.prints(name, stdout=lines, stderr=b"e\n")
+                self.host.prints(name, stdout=lines, stderr=b"e\n")
             case _:
                 await asyncio.Event().wait()
         return 0
-
-    async def clean(self) -> None:
-        """Remove everything this test has made."""
-        sweeper = await self.node()
-        for stray in await sweeper.stray({"sbx.topology": self.topology}):
-            await sweeper.remove(stray.name)
-        for runtime in self._open:
-            await runtime.close()
 
 
 @pytest.fixture(
@@ -286,7 +266,7 @@ async def test_another_work_directory_is_another_run(lab: Lab) -> None:
 async def test_stop_ends_a_stubborn_program(lab: Lab) -> None:
     """A program that ignores the terminate signal is killed after its grace."""
     if lab.kind == "scripted":
-        lab._host.ignores_terminate = True
+        lab.host.ignores_terminate = True
     runtime = await lab.node()
     spec = lab.spec("stubborn")
     run = await runtime.adopt_or_start(spec)
