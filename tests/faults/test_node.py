@@ -1,5 +1,6 @@
 """Faults of the node: killed, told to stop."""
 
+import asyncio
 import random
 import signal
 import time
@@ -7,6 +8,8 @@ import time
 from faults.process import EXIT_OF_TERM, until
 from faults.stage import ACK_WAIT, Stage, show
 from faults.workload import check, pipeline, topology
+
+from scalebox_actors.runtimes.process import ProcessRuntime
 
 KILLS = 5
 RECOVERY = ACK_WAIT + 5.0
@@ -40,6 +43,29 @@ async def test_a_node_killed_again_and_again_runs_nothing_twice(stage: Stage) ->
     assert audit.witness.unended == 0
 
 
+async def test_a_node_killed_with_runs_in_line_runs_nothing_twice(stage: Stage) -> None:
+    """F1: runs that wait for their turn begin without the node; the next one adopts them all."""
+    roots = [f"r{n}" for n in range(15)]
+    await stage.deploy(topology("line", pipeline(stage.witness, pause=0.02, slots=2)))
+    await stage.send("split", roots)
+    in_line = []
+    for _ in range(KILLS):
+        node = stage.node()
+        await node.ready()
+        in_line.append(await _in_line(stage))
+        node.kill()
+    stage.node()
+    await stage.drained(seconds=DRAIN)
+    audit = await stage.audit()
+    show("F1", in_line=in_line, runs=sum(audit.witness.runs.values()),
+         repeats=audit.witness.repeats)  # fmt: skip
+
+    check(audit, roots)
+    assert min(in_line) > 0
+    assert audit.witness.repeats == 0
+    assert audit.witness.unended == 0
+
+
 async def test_a_node_that_is_told_to_stop_leaves_its_runs_to_the_next(stage: Stage) -> None:
     """F2: SIGTERM ends a node with 0; its successor adopts what runs and repeats nothing."""
     roots = [f"r{n}" for n in range(4)]
@@ -61,6 +87,18 @@ async def test_a_node_that_is_told_to_stop_leaves_its_runs_to_the_next(stage: St
     assert code == 0
     assert audit.witness.repeats == 0
     assert audit.witness.unended == 0
+
+
+async def _in_line(stage: Stage) -> int:
+    """Wait until runs wait for their turn, and return how many."""
+    async with stage.runtime() as runtime:
+        assert isinstance(runtime, ProcessRuntime)
+        async with asyncio.timeout(20):
+            while True:
+                told = (await runtime.ask({"do": "list", "labels": {}})).runs
+                if waits := sum(run.waits for run in told):
+                    return waits
+                await asyncio.sleep(0.005)
 
 
 async def _done(stage: Stage) -> bool:
