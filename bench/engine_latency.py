@@ -2,16 +2,15 @@
 
 import asyncio
 
-import uvloop
-
 from bench.children import Answer, Job
 from bench.engine_node import LOOK, opened
+from scalebox_actors.cli import mainloop
 from scalebox_actors.records import RunRecord
 
 
 def run(job: Job) -> Answer:
     """Return the milliseconds from a message's stamp to its program's, for `job.tasks` of them."""
-    return uvloop.run(_work(job))
+    return mainloop.run(_work(job))
 
 
 async def _work(job: Job) -> Answer:

@@ -4,10 +4,9 @@ import asyncio
 import time
 from pathlib import Path
 
-import uvloop
-
 from bench.children import Job
 from scalebox_actors.broker import Credentials, JetStreamBroker, connect
+from scalebox_actors.cli import mainloop
 from scalebox_actors.cli.outbox import Outbox
 from scalebox_actors.limits import BATCH_MESSAGES
 from scalebox_actors.names import Names, digest
@@ -20,7 +19,7 @@ LOOK = 0.002
 
 def run(job: Job) -> float:
     """Return the seconds from the first message to the last that is stored where it goes."""
-    return uvloop.run(_work(job))
+    return mainloop.run(_work(job))
 
 
 async def _work(job: Job) -> float:

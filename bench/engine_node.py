@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import uvloop
-
 from bench.children import Job
 from scalebox_actors.broker import JetStreamBroker, connect
+from scalebox_actors.cli import mainloop
 from scalebox_actors.names import Names
 from scalebox_actors.node import Node, Settings
 from scalebox_actors.ports import Runtime
@@ -23,7 +22,7 @@ BLUR = 0.002
 
 def run(job: Job) -> float:
     """Return the seconds in which a node worked off `job.tasks` tasks."""
-    return uvloop.run(_work(job))
+    return mainloop.run(_work(job))
 
 
 async def _work(job: Job) -> float:

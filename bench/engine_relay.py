@@ -5,10 +5,9 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import uvloop
-
 from bench.children import Job
 from scalebox_actors.broker import Credentials, JetStreamBroker, connect
+from scalebox_actors.cli import mainloop
 from scalebox_actors.names import Names
 from scalebox_actors.node import Node, Settings
 from scalebox_actors.topology.load import load
@@ -19,7 +18,7 @@ LOOK = 0.002
 
 def run(job: Job) -> float:
     """Return the seconds in which the nodes of all sites worked off `job.tasks` tasks."""
-    return uvloop.run(_work(job))
+    return mainloop.run(_work(job))
 
 
 async def _work(job: Job) -> float:

@@ -4,10 +4,9 @@ import logging
 from contextlib import AsyncExitStack
 
 import click
-import uvloop
 
 from scalebox_actors.clerk import Clerk
-from scalebox_actors.cli import logbook
+from scalebox_actors.cli import logbook, mainloop
 from scalebox_actors.cli.credentials import may_answer
 from scalebox_actors.cli.host import (
     Host,
@@ -55,7 +54,7 @@ def node(common: Common, /, **given: object) -> None:
         check_ceiling(want.loaded.topology, limits)
     level = logging.DEBUG if common.verbose else logging.INFO
     logbook.start(json=bool(given["log_json"]) or common.json, level=level)
-    raise click.exceptions.Exit(uvloop.run(_node(common, host, want, name)))
+    raise click.exceptions.Exit(mainloop.run(_node(common, host, want, name)))
 
 
 async def _node(common: Common, host: Host, want: Wanted, name: str) -> int:

@@ -6,10 +6,9 @@ from contextlib import AsyncExitStack
 
 import click
 import msgspec
-import uvloop
 
 from scalebox_actors.clerk import Clerk
-from scalebox_actors.cli import output
+from scalebox_actors.cli import mainloop, output
 from scalebox_actors.cli.host import (
     Host,
     ceiling,
@@ -85,7 +84,7 @@ def run(common: Common, /, **given: object) -> None:
     check_ceiling(loaded.topology, ceiling(host))
     for warning in loaded.warnings if common.verbose else ():
         output.say(warning)
-    raise click.exceptions.Exit(uvloop.run(_run(common, host, loaded, wishes)))
+    raise click.exceptions.Exit(mainloop.run(_run(common, host, loaded, wishes)))
 
 
 async def _run(common: Common, host: Host, loaded: Loaded, wishes: Wishes) -> int:
