@@ -3,8 +3,8 @@
 One committer serves all modules of a topology on a node, with one batch in flight. A batch costs
 the broker the same whatever its size, so the group is what makes exactly-once effects cheap. So
 batches do not follow each other more quickly than `PACE`: on a quick disk every task would get one
-of its own, and the broker would do little else. Where many tasks end it is a few paces, for
-a batch waits behind the acks of the one before it in any case. A few tasks that have no outputs
+of its own, and the broker would do little else. While many tasks end a group grows for longer, for
+its batch would wait behind the acks of the one before in any case. A few tasks that have no outputs
 need no batch at all: each is one message, and that is stored whole or not.
 
 A broker refuses a batch whole and does not say which member is to blame. The committer then
@@ -28,9 +28,10 @@ from scalebox_actors.records import Settled, Settlement
 PACE = 0.01
 """Seconds from the start of a batch to the next: of 3 to 4 ms of the broker's CPU each."""
 MANY = 16
-"""So many in one pace keep a broker busy with batches and acks; they then go in larger groups."""
-PACES = 4
-"""So long at most, while as many come in each."""
+"""So many keep a broker busy with batches and acks; such a group may grow for longer."""
+LONG_PACE = 0.04
+QUIET = 0.003
+"""Seconds without a further one after which it goes: whoever is in flight may wait for it."""
 ENOUGH = 256
 """So many waiting make a group that need not grow."""
 
@@ -58,8 +59,10 @@ class Committer:
         self._waiting: deque[_Pending] = deque()
         self._wake = asyncio.Event()
         self._enough = asyncio.Event()
-        self._begun = -PACES * PACE
-        """When the newest batch was sent."""
+        self._begun = -LONG_PACE
+        """When the newest batch was sent, or one that was refused is to be tried again."""
+        self._newest = 0.0
+        """When the last one came."""
         self._failure: BaseException | None = None
 
     async def commit(self, effects: Effects) -> Settlement:
@@ -70,8 +73,10 @@ class Committer:
         """
         if self._failure is not None:
             raise self._failure
-        answer: asyncio.Future[Settlement] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Settlement] = loop.create_future()
         self._waiting.append(_Pending(effects, answer))
+        self._newest = loop.time()
         self._wake.set()
         if len(self._waiting) >= ENOUGH:
             self._enough.set()
@@ -102,12 +107,13 @@ class Committer:
 
     async def _keep_pace(self) -> None:
         """Let the group grow while the batch before it is young; for longer while many come."""
-        seen = 0
-        for pace in range(1, PACES + 1):
-            await self._grow(self._begun + pace * PACE)
-            if len(self._waiting) - seen < MANY:
+        time, began = asyncio.get_running_loop().time, self._begun
+        await self._grow(began + PACE)
+        while MANY <= len(self._waiting) < ENOUGH:
+            until = min(self._newest + QUIET, began + LONG_PACE)
+            if time() >= until:
                 return
-            seen = len(self._waiting)
+            await self._grow(until)
 
     async def _grow(self, until: float) -> None:
         if len(self._waiting) < ENOUGH and asyncio.get_running_loop().time() < until:

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from scalebox_actors.committer import ENOUGH, FEW, MANY, PACE, PACES, Committer
+from scalebox_actors import committer
+from scalebox_actors.committer import ENOUGH, FEW, MANY, PACE, Committer
 from scalebox_actors.effects import Effects
 from scalebox_actors.names import Names
 from scalebox_actors.ports import Entry, Refusal
@@ -106,28 +107,49 @@ async def test_a_large_group_does_not_wait(office: Office) -> None:
     assert {settlement.kind for settlement in done} == {Settled.COMMITTED}
 
 
+@pytest.fixture
+def _slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every pace be so long that a busy machine cannot disturb it."""
+    for name, seconds in (("PACE", 0.1), ("LONG_PACE", 0.8), ("QUIET", 0.25)):
+        monkeypatch.setattr(committer, name, seconds)
+
+
+@pytest.mark.usefixtures("_slowly")
 async def test_where_many_tasks_end_their_groups_grow_for_longer(office: Office) -> None:
     """A broker that is busy with acks takes few large batches sooner than many small ones."""
+    loop = asyncio.get_running_loop()
     await office.commit(0)
     many: list[asyncio.Task[Settlement]] = []
-    while asyncio.get_running_loop().time() - office.broker.batches[0][0] < PACES * PACE:
-        numbers = range(len(many) + 1, len(many) + 1 + MANY // 2)
+    while loop.time() - office.broker.batches[0][0] < 0.5:
+        numbers = range(len(many) + 1, len(many) + 1 + 2 * MANY // 8)
         many += [asyncio.create_task(office.commit(number)) for number in numbers]
-        await asyncio.sleep(PACE / 8)
+        await asyncio.sleep(0.02)
     await asyncio.gather(*many)
 
     (first, _), (second, size), *_ = office.broker.batches
-    assert second - first >= 2 * PACE * 0.9
-    assert size > 2 * 2 * MANY
+    assert second - first >= 0.5
+    assert size == 2 * len(many)
 
 
-async def test_a_group_goes_once_few_more_come(office: Office) -> None:
+@pytest.mark.usefixtures("_slowly")
+async def test_a_group_goes_once_nobody_else_comes(office: Office) -> None:
     """The last of many tasks are not kept waiting for others."""
     await office.commit(0)
     await asyncio.gather(*(office.commit(number) for number in range(1, MANY + 1)))
 
+    (first, _), (second, size) = office.broker.batches
+    assert 0.2 <= second - first < 0.7
+    assert size == 2 * MANY
+
+
+@pytest.mark.usefixtures("_slowly")
+async def test_a_small_group_goes_at_its_pace(office: Office) -> None:
+    """Few tasks do not wait for the company of many."""
+    await office.commit(0)
+    await asyncio.gather(*(office.commit(number) for number in range(1, MANY)))
+
     (first, _), (second, _) = office.broker.batches
-    assert second - first < PACES * PACE
+    assert second - first < 0.24
 
 
 async def test_a_few_tasks_without_outputs_need_no_batch(office: Office) -> None:
