@@ -116,6 +116,7 @@ class Actor:
             outcome = await self._launch(delivery, task, attempts)
         except (ImageMissing, SpecRejected, NotAdmitted) as error:  # never the task's fault
             return await self._not_started(delivery, task, before, error)
+        self._hands.weigh(len(task.message.body) + outcome.output_bytes)
         if not outcome.removed:  # what is to be removed must not be the next run's by then
             self._vacate(delivery)
         if self._killing and outcome.exit_code != 0:  # a person ended it: no verdict on the task

@@ -37,8 +37,9 @@ class Hands:
         self._all: dict[asyncio.Task[None], Delivery] = {}
         self._latest: dict[str, asyncio.Task[None]] = {}
         self._vacated: set[asyncio.Task[None]] = set()
-        self._settling_bytes = 0
-        """Of the bodies of those."""
+        self._weights: dict[asyncio.Task[None], int] = {}
+        """Bytes that those hold whose runs have ended, until they are settled."""
+        self._weight = 0
         self._beside: set[asyncio.Task[None]] = set()
         """Those that share the slot of another one."""
         self._closed = False
@@ -91,11 +92,17 @@ class Hands:
         if hand is None or hand not in self._all or hand in self._beside:
             return
         self._admission.release(self._all[hand])
-        full = len(self._vacated) >= self._most_settling or self._settling_bytes >= SETTLING_BYTES
+        full = len(self._vacated) >= self._most_settling or self._weight > SETTLING_BYTES
         if hand not in self._vacated and not full:
             self._vacated.add(hand)
-            self._settling_bytes += len(self._all[hand].raw.body)
             self.fit()
+
+    def weigh(self, size: int) -> None:
+        """Note that the work that calls this holds so many bytes until its end."""
+        hand = asyncio.current_task()
+        if hand in self._all:
+            self._weight += size - self._weights.get(hand, 0)
+            self._weights[hand] = size
 
     def close(self) -> None:
         """Ask for nothing more, for good; what is in hand goes on."""
@@ -165,9 +172,8 @@ class Hands:
         delivery = self._all.pop(hand)
         if self._latest.get(key) is hand:
             del self._latest[key]
-        if hand in self._vacated:
-            self._vacated.remove(hand)
-            self._settling_bytes -= len(delivery.raw.body)
+        self._weight -= self._weights.pop(hand, 0)
+        self._vacated.discard(hand)
         self._beside.discard(hand)
         self._admission.release(delivery)
         self.fit()

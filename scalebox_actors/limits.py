@@ -97,7 +97,7 @@ SETTLING = 512
 """So many tasks of a module, or as many as it has slots, may be settled beside those that run: as
 many as a commit and its acks, each of which the server syncs, can keep on their way."""
 SETTLING_BYTES = 64 * MIB
-"""Of the bodies of those tasks."""
+"""Of the messages and outputs of those tasks."""
 RUN_SECONDS = 30 * 24 * 3600
 STOP_GRACE = 10.0
 

@@ -59,6 +59,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     removed: tuple[str, ...] = ()
     usage: Usage = Usage()
 
+    @property
+    def output_bytes(self) -> int:
+        """The bytes of all that the run sends on."""
+        return sum([len(emission.body) for emission in self.emissions]) if self.emissions else 0
+
 
 def spoilt(outcome: Outcome, why: Exception) -> Outcome:
     """Return the outcome of a run that ended well, but whose outputs cannot be used."""

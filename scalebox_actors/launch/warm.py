@@ -23,7 +23,8 @@ from scalebox_actors.topology.model import Module
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 """After so many failures on end, the wait before the next start."""
 _REFILL_AFTER = 0.02
-"""Seconds until the next container is started, which takes all processors: after the program."""
+"""Seconds for which the next one is not started: that takes all processors, and the program that
+was let in needs one."""
 _CLOSE_SECONDS = 10.0
 """So long the end of a node waits for a start that is on its way."""
 

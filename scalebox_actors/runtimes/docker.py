@@ -127,7 +127,9 @@ class DockerRuntime:
                 created = msgspec.json.decode(made, type=_Created)
                 self._meter.note(created.id, parent)
                 watch = self._events.watch(created.id)
-                watch.limited, watch.parent = spec.memory is not None, parent
+                # Podman does not tell that memory has run out.
+                watch.unsure = spec.memory is not None or self.engine.traits.podman
+                watch.parent = parent
                 run = await self._start(spec.name, created.id, adopted=False)
             elif made.kind is Kind.NAME_TAKEN:
                 run = await self._adopt(spec, made)
@@ -218,7 +220,7 @@ class DockerRuntime:
 
     def heard_exit(self, watch: Watch) -> Exit | None:
         """Return how a container ended of which events have told all: it has done its work."""
-        if watch.limited or not (watch.started and watch.succeeded):
+        if watch.unsure or not (watch.started and watch.succeeded):
             return None
         end = Exit(code=0, started=watch.started, finished=max(watch.started, watch.succeeded))
         return self._meter.measured(end, watch.parent)
@@ -312,6 +314,7 @@ class DockerRuntime:
                     return b""
                 # An engine that died in it may have forgotten a start, and even a whole run.
                 log.warning("start_repeated", extra={"container": container})
+                self._events.watch(container).unsure = True
             repeated = True
             return await self.engine.request("POST", f"containers/{container}/start")
 

@@ -3,7 +3,7 @@
 Its gaps are closed by looking: after each (re)connect, and now and then, running containers are
 listed once, and whoever waits for one that is not among them inspects it. An event or a look says
 *look again*, and what happened is read from inspect; only where a container that has no limit of
-memory ended with 0 there is nothing more to learn.
+memory ended with 0, and nothing was missed, there is nothing more to learn.
 """
 
 import asyncio
@@ -79,8 +79,8 @@ class Watch:
         self.since = time.time()
         self.signalled = False
         """Somebody else, or an engine that is being stopped, sent a signal that ends."""
-        self.limited = True
-        """It may meet a limit of memory, as far as we know."""
+        self.unsure = True
+        """Events may not tell all of its end: it may have met a limit of memory, for one."""
         self.parent = ""
         """The control group that its own was made in, if we made it."""
         self.started = 0.0
@@ -143,8 +143,7 @@ class Events:
             except (aiodocker.DockerError, aiohttp.ClientError, OSError, msgspec.DecodeError) as e:
                 log.debug("engine_events", extra={"detail": str(e)})
             if self._connected.is_set():
-                log.warning("engine_events_cut", extra={"detail": self._engine.host})
-                self._connected.clear()
+                self._cut()
                 pause, lost = 0.05, time.time()
             await asyncio.sleep(pause)
             pause = min(2 * pause, 2.0)
@@ -157,6 +156,12 @@ class Events:
                 *lines, unread = (unread + piece).split(b"\n")
                 for line in lines or [b""]:
                     yield line.strip()
+
+    def _cut(self) -> None:
+        log.warning("engine_events_cut", extra={"detail": self._engine.host})
+        self._connected.clear()
+        for watch in self._watches.values():
+            watch.unsure = True  # what is missed now, nobody will tell
 
     def _begin(self, lost: float) -> None:
         if lost:
@@ -171,9 +176,9 @@ class Events:
         if event.action == "kill":
             watch.signalled |= event.actor.attributes.get("signal", "") in SIGNALS
         elif event.action == START:
-            watch.started = event.at
+            watch.started, watch.succeeded = event.at, 0.0
         elif event.action in ENDS:
-            watch.limited |= event.action == OOM
+            watch.unsure |= event.action == OOM
             if event.action == DIE and event.actor.attributes.get("exitCode") == "0":
                 watch.succeeded = event.at
             watch.wake()

@@ -28,7 +28,7 @@ from scalebox_actors.broker import (
     watch_links,
 )
 from scalebox_actors.crossing import Tally, received_key, sent_key
-from scalebox_actors.errors import Unavailable
+from scalebox_actors.errors import BadInput, Unavailable
 from scalebox_actors.keys.nkey import new_seed, public_key
 from scalebox_actors.ledger import Ledger
 from scalebox_actors.names import Names
@@ -256,8 +256,11 @@ async def wan(
     """Start every site of a topology, joined by wires, and end all of it afterwards.
 
     `delay`: seconds that every wire takes each way, from the first byte on, and on loopback only:
-    how strongly servers compress a link depends on what they measure when it is made.
+    how strongly servers compress a link depends on what they measure when it is made. Raises
+    BadInput for both.
     """
+    if delay and namespaces:
+        raise BadInput("wires between namespaces take no time: `delay` is for those on loopback")
     lab = Wan(topology, folder, durable=durable)
     spaces: Namespaces | None = None
     try:

@@ -30,6 +30,7 @@ class Stand:
 
     async def _work(self, delivery: Delivery) -> None:
         self.working += 1
+        self.hands.weigh(len(delivery.raw.body))
         await self.go.acquire()
         self.working -= 1
         await delivery.done()
@@ -133,4 +134,4 @@ async def test_what_is_settled_frees_its_slot_only_while_its_bodies_fit_into_mem
 
         assert full == 3  # two whose bodies fill it, and the one in the slot
         assert await stand.settled(intake) == 2
-        assert stand.hands._settling_bytes == SETTLING_BYTES // 2
+        assert stand.hands._weight == SETTLING_BYTES
