@@ -7,6 +7,9 @@ from scalebox_actors.broker.wire import command
 from scalebox_actors.message import Raw, identify
 
 _ACK_TOKENS = 9
+GIVE_BACK = b'-NAK {"delay": 1}'
+"""Let it be delivered again at once. Without a delay a server that ends forgets that it was given
+back, and waits, once it is there again, until `ack_wait` has passed."""
 
 
 class Keeper(Protocol):
@@ -70,7 +73,7 @@ class PulledDelivery:
 
     async def give_back(self, delay: float) -> None:
         """Let it be delivered again after `delay`."""
-        body = b'-NAK {"delay": %d}' % round(delay * NS) if delay > 0 else b"-NAK"
+        body = b'-NAK {"delay": %d}' % round(delay * NS) if delay > 0 else GIVE_BACK
         await self._intake.settle(self, body)
 
     def let_go(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from scalebox_actors.broker.delivery import GIVE_BACK
 from scalebox_actors.broker.link import Link
 from scalebox_actors.broker.wire import command
 
@@ -44,7 +45,7 @@ class More:
         if not reply.startswith(_ACK):
             self._over.set()  # there are no more, or others have asked for them before us
         elif self._take is None:
-            self._link.post(command(reply.decode(), "", b"", b"-NAK"))  # too late for us
+            self._link.post(command(reply.decode(), "", b"", GIVE_BACK))  # too late for us
         else:
             self._take(subject, reply, body, block)
             self._left -= 1

@@ -17,7 +17,7 @@ import msgspec
 from scalebox_actors.broker.ahead import Ahead
 from scalebox_actors.broker.beat import beat_interval
 from scalebox_actors.broker.client import ApiError, NoResponders
-from scalebox_actors.broker.delivery import PulledDelivery
+from scalebox_actors.broker.delivery import GIVE_BACK, PulledDelivery
 from scalebox_actors.broker.link import Link
 from scalebox_actors.broker.more import More
 from scalebox_actors.broker.streams import NS, Config, ensure_consumer, stream_info
@@ -230,7 +230,7 @@ class PullIntake:
                 self._take_status(read_reply(block, body))
             return
         if generation != self._generation or self._asked <= 0:
-            self._link.post(command(reply.decode(), "", b"", b"-NAK"))
+            self._link.post(command(reply.decode(), "", b"", GIVE_BACK))
             return
         self._asked -= 1
         delivery = self._delivery(subject, reply, body, block)

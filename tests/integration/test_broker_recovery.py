@@ -65,6 +65,24 @@ async def test_what_is_asked_for_after_a_hold_comes_at_once(site: Site) -> None:
             await delivery.done()
 
 
+async def test_what_was_given_back_comes_at_once_after_the_server_has_ended(site: Site) -> None:
+    """Whoever stops a run with two Ctrl-C and starts it again does not wait for `ack_wait`."""
+    await site.broker.inject([task(1)])
+    async with site.broker.intake("calc") as intake:
+        intake.grant(1)
+        await (await anext(aiter(intake))).give_back(0.0)
+    site.server.stop()
+    site.server.start()
+
+    async with site.broker.intake("calc") as intake:
+        intake.grant(1)
+        async with asyncio.timeout(8):
+            delivery = await anext(aiter(intake))
+        await delivery.done()
+
+    assert delivery.redelivered
+
+
 async def test_pull_and_ack_go_on_over_kill_9(site: Site) -> None:
     """Deliveries continue after each crash, everything is done, and nothing is left."""
     await site.broker.inject([task(n) for n in range(600)])
