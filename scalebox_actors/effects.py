@@ -254,7 +254,7 @@ class Scribe(msgspec.Struct, frozen=True, kw_only=True):
         kept[DETAIL] = _one_line(verdict.text, DETAIL_CHARACTERS)
         tail = outcome.stderr.text or outcome.stdout.text if outcome else ""
         if tail:
-            kept[LOG_TAIL] = _one_line(tail[-LOG_TAIL_CHARACTERS:], LOG_TAIL_CHARACTERS)
+            kept[LOG_TAIL] = log_tail(tail)
         subject = self.names.dead(message.module, message.id)
         return Entry(subject=subject, body=message.body, headers=kept)
 
@@ -266,6 +266,17 @@ def _propagated(consumed: Mapping[str, str], emitted: Mapping[str, str]) -> dict
     passed = {name: value for name, value in consumed.items() if name.startswith("_")}
     own = {name: value for name, value in emitted.items() if not is_system_header(name)}
     return passed | own
+
+
+def log_tail(text: str) -> str:
+    """Return the end of what a program printed as a header's value, its line breaks written out."""
+    lines = text[-LOG_TAIL_CHARACTERS:].strip().splitlines()
+    return "\\n".join(_one_line(line, LOG_TAIL_CHARACTERS) for line in lines)[-LOG_TAIL_CHARACTERS:]
+
+
+def read_log_tail(header: str) -> str:
+    """Return what `log_tail` wrote, as lines."""
+    return header.replace("\\n", "\n")
 
 
 def _one_line(text: str, most: int) -> str:

@@ -1,7 +1,7 @@
 """`sbx-actor dead`: what was set aside, and what is to become of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import Concatenate, ParamSpec
 
 import click
@@ -103,11 +103,23 @@ def show(common: Common, topology: str, message_id: str, module: str | None) -> 
             if common.json:
                 output.record(letter)
                 continue
-            for name, value in letter.items():
-                told = moment(stored.time) if name == "time" else value
-                output.line(f"{name}: {told}")
+            for line in _lines(letter | {"time": moment(stored.time)}):
+                output.line(line)
 
     _within(common, topology, chosen, work)
+
+
+def _lines(letter: Mapping[str, object]) -> Iterator[str]:
+    """Yield a letter for people: a field to a line, what has several lines or fields below it."""
+    for name, value in letter.items():
+        if isinstance(value, Mapping):
+            yield f"{name}:"
+            yield from (f"  {key}: {text}" for key, text in value.items())
+        elif "\n" in (text := str(value)):
+            yield f"{name}:"
+            yield from (f"  {line}" for line in text.splitlines())
+        else:
+            yield f"{name}: {text}"
 
 
 @dead.command("retry")

@@ -226,5 +226,6 @@ async def _tell_of_letters(site: Site, after: int) -> None:
     async for page in pages:
         for stored in page:
             letter = letter_fields(stored)
-            why = shortened(f"{letter['reason']}: {letter['detail']}", 200)
+            last = str(letter["log"]).rpartition("\n")[2]
+            why = shortened(f"{letter['reason']}: {letter['detail']}{last and f': {last}'}", 200)
             output.say(f"  {letter['module']} {letter['id']}: {why}")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from scalebox_actors.cli.show import body_fields
-from scalebox_actors.effects import DETAIL, LOG_TAIL
+from scalebox_actors.effects import DETAIL, LOG_TAIL, read_log_tail
 from scalebox_actors.message import FROM_HOST, MSG_ID, PARENT, REASON, ROOT
 from scalebox_actors.ports import Stored
 
@@ -34,7 +34,7 @@ def letter_fields(stored: Stored) -> dict[str, object]:
         "time": stored.time,
         "root": stored.headers.get(ROOT, ""),
         "parent": stored.headers.get(PARENT, ""),
-        "log": stored.headers.get(LOG_TAIL, ""),
+        "log": read_log_tail(stored.headers.get(LOG_TAIL, "")),
         "headers": kept_headers(stored.headers),
         **body_fields(stored.body),
     }

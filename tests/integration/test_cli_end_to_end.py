@@ -42,7 +42,7 @@ modules:
       - sh
       - -c
       - |
-        case $1 in *bad*) [ -e FIXED ] || exit 3;; esac
+        case $1 in *bad*) [ -e FIXED ] || { echo one; echo no FIXED here; exit 3; };; esac
         echo "{\\"body\\": \\"r $1\\"}" > sink-tasks.jsonl
       - sh
     slots: 2
@@ -146,6 +146,7 @@ def test_what_failed_is_told_and_can_be_retried(sbx: Sbx, topology: str, tmp_pat
     """Exit code 1 and the reason; once the cause is mended, a retry gives the missing result."""
     failed = sbx("run", topology, "--send", "count", "bad")
     [letter] = records(sbx("dead", "list", "tiny", "--json").stdout)
+    shown = sbx("dead", "show", "tiny", str(letter["id"]))
     (tmp_path / "fixed").touch()
     retried = sbx("dead", "retry", "tiny", str(letter["id"]), "--json")
     again = sbx("run", topology)
@@ -157,7 +158,8 @@ def test_what_failed_is_told_and_can_be_retried(sbx: Sbx, topology: str, tmp_pat
     ]
 
     assert (failed.returncode, letter["reason"]) == (1, "no_rule")
-    assert "exit code 3" in failed.stderr
+    assert f"exit code 3: no {tmp_path}/fixed here" in failed.stderr
+    assert f"log:\n  one\n  no {tmp_path}/fixed here\n" in shown.stdout
     assert (again.returncode, again.stdout) == (0, "r bad\n")
     assert after.stdout == ""
     assert [r["new_id"] for r in records(retried.stdout)] == [trace["id"]]
@@ -172,8 +174,11 @@ def test_looking_at_what_was_done(sbx: Sbx, topology: str) -> None:
     [top] = re.findall(r"^split  (\S+)", trace.stdout, re.MULTILINE)
     logs = sbx("logs", "tiny", top)
     state = records(sbx("status", "tiny", "--json").stdout)[0]
+    first = sbx("results", "tiny", "--take", "--limit", "1")
     taken = sbx("results", "tiny", "--take", "--json")
 
+    assert first.stdout.splitlines() == results.stdout.splitlines()[:1]
+    assert len(records(taken.stdout)) == 2
     assert sorted(results.stdout.splitlines()) == ["r x-1", "r x-2", "r x-3"]
     assert len(trace.stdout.splitlines()) == 4
     assert "out| hello" in logs.stdout

@@ -173,7 +173,7 @@ def test_a_dead_letter_tells_why() -> None:
     assert letter.body == b"x"
     assert letter.headers[REASON] == "exhausted"
     assert letter.headers[DETAIL] == "exit code 1 \\xe4"
-    assert letter.headers[LOG_TAIL] == "first last:  [31mbad"
+    assert letter.headers[LOG_TAIL] == "first\\nlast:  [31mbad"
     assert letter.headers[ROOT] == "r"
     assert MSG_ID not in letter.headers
     assert msgspec.json.decode(effects.record.body)["ended"] == "dead"
