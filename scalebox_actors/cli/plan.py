@@ -19,7 +19,7 @@ from scalebox_actors.limits import DONE_RECORD_MEMORY
 from scalebox_actors.names import Names
 from scalebox_actors.placement import crossings
 from scalebox_actors.pool import Pool, Room, claim_of, lack, whole_claim
-from scalebox_actors.runtimes.choose import KINDS, open_runtime
+from scalebox_actors.runtimes.choose import KINDS, oci_unasked, open_runtime
 from scalebox_actors.runtimes.oci_images import ImageStore
 from scalebox_actors.topology.graph import graph_mermaid, graph_text
 from scalebox_actors.topology.model import LASTING, Launch, Module, Topology
@@ -224,12 +224,16 @@ async def _images(topology: Topology, kind: object, store: object) -> Images:
         return Images(needed=())
     if kind == "process":
         return Images(needed=needed, unknown="the process runtime has none")
+    images = Path(str(store))
+    found = ImageStore(images).find
+    kept = Images(needed=needed, missing=tuple(image for image in needed if not found(image)))
     if kind == "oci":
-        found = ImageStore(Path(str(store))).find
-        return Images(needed=needed, missing=tuple(image for image in needed if not found(image)))
+        return kept
     try:
         runtime = await open_runtime("docker", state="")
     except RuntimeUnavailable as error:
+        if kind is None and await oci_unasked(images):
+            return kept
         return Images(needed=needed, unknown=str(error))
     try:
         return Images(needed=needed, missing=tuple(await runtime.missing(needed)))

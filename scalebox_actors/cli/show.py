@@ -1,10 +1,11 @@
 """How things look to a person: pure functions from values to text."""
 
-import difflib
 import time
 from collections.abc import Iterable, Sequence
 
 import msgspec
+
+from scalebox_actors.topology.wording import closest
 
 _TABLES = 2
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
@@ -53,8 +54,8 @@ def shortened(text: str, most: int) -> str:
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean …?` if something known is like `word`, else nothing."""
-    near = difflib.get_close_matches(word[:80], list(known), n=1, cutoff=0.6)
-    return f"; did you mean `{near[0]}`?" if near else ""
+    near = closest(word, known)
+    return f"; did you mean `{near}`?" if near else ""
 
 
 def duration(seconds: float) -> str:

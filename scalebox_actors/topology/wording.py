@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 _SHOWN = 60
+_LONGEST = 100
 
 
 def shown(text: str) -> str:
@@ -14,9 +15,17 @@ def shown(text: str) -> str:
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean …?)` if `word` is close to a known one, else nothing."""
-    # A word much longer than any name is no slip of the keyboard, and slow to compare.
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6) if len(word) < 100 else []  # noqa: PLR2004
-    return f" (did you mean {shown(close[0])}?)" if close else ""
+    near = closest(word, known)
+    return f" (did you mean {shown(near)}?)" if near else ""
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return the known word that is most like `word`, if one is; letters in a wrong order first."""
+    if len(word) >= _LONGEST:  # no slip of the keyboard, and slow to compare
+        return ""
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    mixed = [one for one in close if sorted(one) == sorted(word)]
+    return (*mixed, *close, "")[0]
 
 
 def listed(words: Iterable[str]) -> str:

@@ -96,6 +96,11 @@ def test_suggestions_are_for_near_misses_only(word: str, expected: str) -> None:
     assert expected == show.suggest(word, ["check", "plan"])
 
 
+def test_letters_in_a_wrong_order_are_recognised_first() -> None:
+    """`west` is as near by its letters, but nobody mistypes it so."""
+    assert show.suggest("esat", ["west", "east"]) == "; did you mean `east`?"
+
+
 def record_of(**extra: object) -> logging.LogRecord:
     """Return a log record of our own kind."""
     made = logging.makeLogRecord(
