@@ -174,4 +174,9 @@ def _module(case: str) -> ModuleType:
 
 
 def _command(arguments: Sequence[str]) -> str:
-    return " ".join(["python", "bench", *arguments])
+    """Return the command as anybody would give it: without the name of a file of this machine."""
+    words = [
+        "FILE" if before == "--json" else word
+        for before, word in zip(("", *arguments), arguments, strict=False)
+    ]
+    return " ".join(["python", "bench", *words])
