@@ -129,8 +129,8 @@ def text_of(state: State) -> list[str]:
             f"{m.module}@{m.site}" if several else m.module,
             m.waiting,
             m.running,
-            m.done,
-            m.retried,
+            m.done if state.nodes else "-",  # nodes count, each since its start
+            m.retried if state.nodes else "-",
             m.dead,
             m.results,
             _remark(m, state.now),

@@ -48,7 +48,8 @@ def trace(
             found = [record async for record in run_records(session, back)]
         chosen = choose(found, message_id=message_id, root=root, module=module)
         if not chosen and (message_id or root):
-            raise SbxError(f"no run of {message_id or root} in the last {since}")
+            text = f"no run of {message_id or root} in the last {since}; --since looks further back"
+            raise SbxError(text)
         _print(common, chosen)
 
     asyncio.run(work())

@@ -101,12 +101,14 @@ def test_a_module_stands_as_server_and_nodes_say() -> None:
         "local", backlogs, [node_of("a", 3), node_of("b", 4, "no image")], ({"count": 1}, {})
     )
     state = State(topology="t", modules=found, nodes=(), now=0.0, bytes=1024, max_bytes=2048)
-    actual = text_of(state)
+    actual = text_of(state)  # and without nodes nobody can tell what was done
 
-    row = "count 5 2 7 0 1 0 paused for 1m00s; slots: 7 ERROR, 2 ON; suspended: no image"
+    row = "count 5 2 - - 1 0 paused for 1m00s; slots: 7 ERROR, 2 ON; suspended: no image"
     assert actual[1].split() == row.split()
     assert "no node answers" in actual
     assert actual[-1] == "1KiB of 2KiB used by the stream"
+    told = text_of(msgspec.structs.replace(state, nodes=(node_of("a", 3),)))
+    assert told[1].split()[3:5] == ["7", "0"]
 
 
 @pytest.mark.parametrize(
