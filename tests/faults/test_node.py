@@ -45,8 +45,8 @@ async def test_a_node_killed_again_and_again_runs_nothing_twice(stage: Stage) ->
 
 async def test_a_node_killed_with_runs_in_line_runs_nothing_twice(stage: Stage) -> None:
     """F1: runs that wait for their turn begin without the node; the next one adopts them all."""
-    roots = [f"r{n}" for n in range(15)]
-    await stage.deploy(topology("line", pipeline(stage.witness, pause=0.02, slots=2)))
+    roots = [f"r{n}" for n in range(12)]
+    await stage.deploy(topology("line", pipeline(stage.witness, pause=0.0, slots=2)))
     await stage.send("split", roots)
     in_line = []
     for _ in range(KILLS):
