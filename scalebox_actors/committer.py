@@ -109,10 +109,9 @@ class Committer:
         """Let the group grow while the batch before it is young; for longer while many come."""
         time, began = asyncio.get_running_loop().time, self._begun
         await self._grow(began + PACE)
-        while MANY <= len(self._waiting) < ENOUGH:
-            until = min(self._newest + QUIET, began + LONG_PACE)
-            if time() >= until:
-                return
+        while MANY <= len(self._waiting) < ENOUGH and time() < (
+            until := min(self._newest + QUIET, began + LONG_PACE)
+        ):
             await self._grow(until)
 
     async def _grow(self, until: float) -> None:

@@ -62,7 +62,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def output_bytes(self) -> int:
         """The bytes of all that the run sends on."""
-        return sum([len(emission.body) for emission in self.emissions]) if self.emissions else 0
+        return sum([len(emission.body) for emission in self.emissions])
 
 
 def spoilt(outcome: Outcome, why: Exception) -> Outcome:

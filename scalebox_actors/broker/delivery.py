@@ -7,7 +7,8 @@ from scalebox_actors.broker.wire import command
 from scalebox_actors.message import Raw, identify
 
 _ACK_TOKENS = 9
-GIVE_BACK = b'-NAK {"delay": 1}'
+_NAK = b'-NAK {"delay": %d}'
+GIVE_BACK = _NAK % 1
 """Let it be delivered again at once. Without a delay a server that ends forgets that it was given
 back, and waits, once it is there again, until `ack_wait` has passed."""
 
@@ -73,8 +74,7 @@ class PulledDelivery:
 
     async def give_back(self, delay: float) -> None:
         """Let it be delivered again after `delay`."""
-        body = b'-NAK {"delay": %d}' % round(delay * NS) if delay > 0 else GIVE_BACK
-        await self._intake.settle(self, body)
+        await self._intake.settle(self, _NAK % max(1, round(delay * NS)))
 
     def let_go(self) -> None:
         """Say nothing more about it: it is delivered again when its `ack_wait` has passed."""

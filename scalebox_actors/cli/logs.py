@@ -7,10 +7,9 @@ import click
 
 from scalebox_actors.cli import output
 from scalebox_actors.cli.options import Common, reaching
-from scalebox_actors.cli.records import run_records, seconds, since_option
+from scalebox_actors.cli.records import no_run, run_records, seconds, since_option
 from scalebox_actors.cli.session import opened, wanted
 from scalebox_actors.cli.show import moment
-from scalebox_actors.errors import SbxError
 from scalebox_actors.records import RunRecord
 
 
@@ -47,7 +46,7 @@ def logs(common: Common, topology: str, message_id: str, module: str | None, sin
         return count
 
     if not asyncio.run(work()):
-        raise SbxError(f"no run of {message_id} in the last {since}; --since looks further back")
+        raise no_run(message_id, since)
 
 
 def lines_of(record: RunRecord) -> Iterator[str]:

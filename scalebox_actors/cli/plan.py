@@ -225,15 +225,13 @@ async def _images(topology: Topology, kind: object, store: object) -> Images:
     if kind == "process":
         return Images(needed=needed, unknown="the process runtime has none")
     images = Path(str(store))
-    found = ImageStore(images).find
-    kept = Images(needed=needed, missing=tuple(image for image in needed if not found(image)))
     if kind == "oci":
-        return kept
+        return _kept(needed, images)
     try:
         runtime = await open_runtime("docker", state="")
     except RuntimeUnavailable as error:
         if kind is None and await oci_unasked(images):
-            return kept
+            return _kept(needed, images)
         return Images(needed=needed, unknown=str(error))
     try:
         return Images(needed=needed, missing=tuple(await runtime.missing(needed)))
@@ -241,3 +239,9 @@ async def _images(topology: Topology, kind: object, store: object) -> Images:
         return Images(needed=needed, unknown=str(error))
     finally:
         await runtime.close()
+
+
+def _kept(needed: tuple[str, ...], images: Path) -> Images:
+    """Say which images are not in a store of the runtime `oci`."""
+    find = ImageStore(images).find
+    return Images(needed=needed, missing=tuple(image for image in needed if not find(image)))

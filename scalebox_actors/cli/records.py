@@ -6,7 +6,7 @@ import click
 
 from scalebox_actors.cli.everywhere import ask
 from scalebox_actors.cli.session import Session
-from scalebox_actors.errors import BadInput
+from scalebox_actors.errors import BadInput, SbxError
 from scalebox_actors.limits import TRACE_LIFE
 from scalebox_actors.operations import Selection
 from scalebox_actors.questions import Op, Question
@@ -22,6 +22,11 @@ async def run_records(
     async for _, page in ask(session, question):
         for record in page.runs:
             yield record
+
+
+def no_run(what: str, since: str) -> SbxError:
+    """Return the error that there is no record of something."""
+    return SbxError(f"no run of {what} in the last {since}; --since looks further back")
 
 
 def seconds(text: str) -> float:

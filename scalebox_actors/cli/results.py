@@ -71,13 +71,10 @@ async def _print(
     """Print results from a sequence on; returns how many, and where the next ones begin."""
     admin, pattern = site.admin, site.names.result(wishes.module or "*")
     printed = 0
-    if most == 0:
-        return printed, start
-    pages = (
-        admin.take(pattern, most=most)
-        if wishes.take
-        else admin.messages(pattern, start=start, most=most)
-    )
+    if wishes.take:
+        pages = admin.take(pattern, most=most)
+    else:
+        pages = admin.messages(pattern, start=start, most=most)
     async for page in pages:
         for stored in page:
             _write(common, stored)

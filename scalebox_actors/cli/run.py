@@ -227,5 +227,5 @@ async def _tell_of_letters(site: Site, after: int) -> None:
         for stored in page:
             letter = letter_fields(stored)
             last = str(letter["log"]).rpartition("\n")[2]
-            why = shortened(f"{letter['reason']}: {letter['detail']}{last and f': {last}'}", 200)
-            output.say(f"  {letter['module']} {letter['id']}: {why}")
+            why = ": ".join(filter(None, (str(letter["reason"]), str(letter["detail"]), last)))
+            output.say(f"  {letter['module']} {letter['id']}: {shortened(why, 200)}")

@@ -7,10 +7,9 @@ import click
 from scalebox_actors.cli import output
 from scalebox_actors.cli.lineage import drawn, trees
 from scalebox_actors.cli.options import Common, reaching
-from scalebox_actors.cli.records import run_records, seconds, since_option
+from scalebox_actors.cli.records import no_run, run_records, seconds, since_option
 from scalebox_actors.cli.session import opened, wanted
 from scalebox_actors.cli.topologies import check_module
-from scalebox_actors.errors import SbxError
 from scalebox_actors.records import RunRecord
 
 
@@ -48,8 +47,7 @@ def trace(
             found = [record async for record in run_records(session, back)]
         chosen = choose(found, message_id=message_id, root=root, module=module)
         if not chosen and (message_id or root):
-            text = f"no run of {message_id or root} in the last {since}; --since looks further back"
-            raise SbxError(text)
+            raise no_run(message_id or root or "", since)
         _print(common, chosen)
 
     asyncio.run(work())

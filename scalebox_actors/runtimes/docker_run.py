@@ -67,16 +67,17 @@ class DockerRun:
                 await asyncio.shield(self._news)  # others wait for the same news
             # Taken before looking, so that nothing can happen unnoticed in between.
             self._news = self._watch.news
-            self._end = self._runtime.heard_exit(self._watch)
-            if self._end is not None:
-                break
-            found = await self._runtime.inspect(self._watch.container, patience=FOREVER)
-            if found is None:
-                detail = "the container was removed from outside"
-                self._end = Exit(code=KILLED, lost=True, detail=detail)
-            elif found.ended:
-                self._end = await judged_end(self._runtime.read_exit(found, self._watch), self)
+            self._end = self._runtime.heard_exit(self._watch) or await self._look()
         return self._end
+
+    async def _look(self) -> Exit | None:
+        """Return how it ended, as the engine tells who asks; None while it runs."""
+        found = await self._runtime.inspect(self._watch.container, patience=FOREVER)
+        if found is None:
+            return Exit(code=KILLED, lost=True, detail="the container was removed from outside")
+        if not found.ended:
+            return None
+        return await judged_end(self._runtime.read_exit(found, self._watch), self)
 
     async def stop(self, grace: float) -> None:
         """Terminate it, kill it after `grace`; with its first process everything in it ends."""

@@ -1,18 +1,16 @@
 """Where a shepherd begins: `python -m`, a state directory and an address. Standard library only."""
 
 import fcntl
-import gc
 import os
 import socket
 import sys
 
+from scalebox_actors.garbage import look_less
 from scalebox_actors.runtimes.shepherd import Shepherd
 from scalebox_actors.runtimes.shepherd_container import Container, prepare
 from scalebox_actors.runtimes.shepherd_kernel import become_subreaper, enter_mount_namespace
 from scalebox_actors.runtimes.shepherd_process import Process
 
-YOUNG = 10_000
-"""So many objects more than before, and the collector looks for cycles: a run has hardly any."""
 CONTAINERS = "containers"
 """The word that makes it a shepherd of containers, in a mount namespace of its own."""
 
@@ -37,8 +35,7 @@ def main(state: str, address: str, kind: str = "") -> int:
     os.setsid()
     os.chdir("/")
     become_subreaper()
-    gc.freeze()
-    gc.set_threshold(YOUNG)
+    look_less()
     Shepherd(state, listener, Container if kind == CONTAINERS else Process).run()
     os.unlink(address)  # noqa: PTH108
     return 0

@@ -1,6 +1,5 @@
 """Faults of the node: killed, told to stop."""
 
-import asyncio
 import random
 import signal
 import time
@@ -91,14 +90,18 @@ async def test_a_node_that_is_told_to_stop_leaves_its_runs_to_the_next(stage: St
 
 async def _in_line(stage: Stage) -> int:
     """Wait until runs wait for their turn, and return how many."""
+    counts = []
     async with stage.runtime() as runtime:
         assert isinstance(runtime, ProcessRuntime)
-        async with asyncio.timeout(20):
-            while True:
-                told = (await runtime.ask({"do": "list", "labels": {}})).runs
-                if waits := sum(run.waits for run in told):
-                    return waits
-                await asyncio.sleep(0.005)
+        ask = runtime.ask
+
+        async def some_wait() -> bool:
+            told = await ask({"do": "list", "labels": {}})
+            counts.append(sum(run.waits for run in told.runs))
+            return counts[-1] > 0
+
+        await until(some_wait, "runs in line", seconds=20)
+    return counts[-1]
 
 
 async def _done(stage: Stage) -> bool:

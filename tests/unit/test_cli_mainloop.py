@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from scalebox_actors import garbage
 from scalebox_actors.cli import mainloop
 
 
@@ -26,7 +27,7 @@ def test_it_runs_on_uvloop_and_looks_for_garbage_now_and_then() -> None:
     """What a node makes for a task goes by itself; cycles are found all the same."""
     assert mainloop.run(_kind()).startswith("uvloop")
     assert gc.isenabled()
-    assert gc.get_threshold()[0] == mainloop.YOUNG
+    assert gc.get_threshold()[0] == garbage.YOUNG
     assert gc.get_freeze_count() > 0
 
 

@@ -43,6 +43,12 @@ class Narrator:
         yield b""
         while piece := await self._pieces.get():
             yield piece
+            self._pieces.task_done()
+        self._pieces.task_done()
+
+    async def heard(self) -> None:
+        """Wait until all that was said has been taken in."""
+        await self._pieces.join()
 
     async def call(self, *_: object) -> bytes:
         """Answer that the container runs."""
@@ -60,7 +66,8 @@ async def heard(told: list[Told], *, unsure: bool = False) -> tuple[float, float
     watch.unsure = unsure
     for one in told:
         narrator.tell(one)
-        await asyncio.sleep(0.15 if one[0] == CUT else 0.01)
+        await narrator.heard()
+        await events.ready()  # again, after a cut
     end = runtime.heard_exit(watch)
     await events.close()
     return None if end is None else (end.started, end.finished)
