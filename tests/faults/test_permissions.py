@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from faults.process import NodeProcess, until
-from integration.islands import Process, free_port
+from integration.islands import Process
 
 from scalebox_actors.broker import Credentials, connect
 from scalebox_actors.keys.folder import make_keys, read_keys
@@ -16,6 +16,7 @@ from scalebox_actors.message import MSG_ID, REASON
 from scalebox_actors.names import Names
 from scalebox_actors.ports import Entry
 from scalebox_actors.sites import Ground, server_configuration
+from scalebox_actors.testing.listening import free_port
 from scalebox_actors.topology.load import load
 
 SOON = 40.0

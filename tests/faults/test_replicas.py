@@ -6,12 +6,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from integration.islands import Process, free_port
+from integration.islands import Process
 
 from scalebox_actors.broker import Credentials, Link, connect, ensure
 from scalebox_actors.keys.folder import make_keys, read_keys
 from scalebox_actors.names import Names
 from scalebox_actors.sites import Ground, server_configuration
+from scalebox_actors.testing.listening import free_port
 from scalebox_actors.topology.load import load
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]

@@ -1,7 +1,6 @@
 """Sites with keys on real servers: hub, a and b, each with its own process and its own folder."""
 
 import asyncio
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -17,6 +16,7 @@ from scalebox_actors.names import Names
 from scalebox_actors.rights import Role
 from scalebox_actors.server import find_binary
 from scalebox_actors.sites import Ground, server_configuration
+from scalebox_actors.testing.listening import free_port
 from scalebox_actors.topology.load import load
 from scalebox_actors.topology.model import Topology
 
@@ -36,13 +36,6 @@ SITES = ("hub", "a", "b")
 READY = 10.0
 SOON = 0.4
 """How long a denied request is waited for."""
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def topology() -> Topology:

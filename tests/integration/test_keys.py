@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from integration.islands import free_port
+
+from scalebox_actors.testing.listening import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 

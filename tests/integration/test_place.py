@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from integration.islands import SITES, Islands, Process, free_port, islands, topology
+from integration.islands import SITES, Islands, Process, islands, topology
 
 from scalebox_actors.broker import Link, check_place, claim, connect, ensure
 from scalebox_actors.broker.connect import OLDEST_SERVER
@@ -14,6 +14,7 @@ from scalebox_actors.errors import Permanent, Unavailable
 from scalebox_actors.names import Names
 from scalebox_actors.rights import Role
 from scalebox_actors.sites import Ground, server_configuration
+from scalebox_actors.testing.listening import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 

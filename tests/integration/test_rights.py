@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nkeys
 import pytest
-from integration.islands import SOON, Islands, Process, free_port, islands, said
+from integration.islands import SOON, Islands, Process, islands, said
 
 from scalebox_actors.broker import Credentials, JetStreamBroker, Link, connect
 from scalebox_actors.broker.client import Client
@@ -18,6 +18,7 @@ from scalebox_actors.keys.folder import read_keys
 from scalebox_actors.names import Names, parcel_of
 from scalebox_actors.ports import Entry, Refused
 from scalebox_actors.rights import Role
+from scalebox_actors.testing.listening import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 

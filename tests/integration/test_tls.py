@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from integration.islands import Process, free_port, topology
+from integration.islands import Process, topology
 
 from scalebox_actors.broker import Credentials, connect
 from scalebox_actors.broker.connect import needs_tls
 from scalebox_actors.errors import NotPermitted
 from scalebox_actors.keys.folder import make_keys, read_keys
 from scalebox_actors.sites import Ground, server_configuration
+from scalebox_actors.testing.listening import free_port
 
 pytestmark = [
     pytest.mark.integration,
