@@ -7,6 +7,7 @@ pipes lose their names, so that no program finds them where it could open them.
 
 import asyncio
 import os
+import re
 import secrets
 import time
 from pathlib import Path
@@ -27,6 +28,8 @@ STDOUT, STDERR = "stdout", "stderr"
 NO_HOOK = -1
 """There is nothing to execute: no such hook."""
 _ANSWER_BYTES = 256
+_TIMES = re.compile(rb"(\d+)m(\d+[.,]\d+)s (\d+)m(\d+[.,]\d+)s")
+"""A line of the shell's `times`: minutes and seconds in user mode, and in the kernel."""
 _SCRIPT = Path(__file__).with_name(SCRIPT).read_bytes()
 
 
@@ -42,6 +45,8 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     logs: Logs = Logs()
     started: float = 0.0
     finished: float = 0.0
+    cpu_seconds: float | None = None
+    """Of the program and all that it waited for, in steps of 10 ms."""
 
 
 class Door:
@@ -88,6 +93,8 @@ class Agent:
         self._asked = ""
         self._answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._pid, self._mark = 0, b""
+        self._used: float | None = None
+        """CPU seconds of all programs so far, as the agent's shell has told."""
         self._end = asyncio.create_task(run.wait())
         self._broken = False
         self._stopped = False
@@ -130,7 +137,7 @@ class Agent:
         self._door.lay(text)
         self._door.stdout.begin()
         self._door.stderr.begin()
-        started = time.time()
+        started, before = time.time(), self._used or 0.0
         try:
             done, timed_out = await self._finish(f"{self._asked} {hook}\n", seconds)
             exit_ = None if done else await asyncio.shield(self._end)
@@ -145,6 +152,7 @@ class Agent:
             logs=self._logs(),
             started=started,
             finished=time.time(),
+            cpu_seconds=self._used - before if done and self._used is not None else None,
         )
 
     async def stop(self) -> None:
@@ -201,6 +209,10 @@ class Agent:
 
     def _hear(self, line: bytes | None) -> None:
         """Take an answer; one to another question is of no interest, whoever made it up."""
+        times = _TIMES.fullmatch(line or b"")
+        if times:
+            self._used = _seconds(times)  # of the two lines the second stays
+            return
         name, _, code = (line or b"").decode("ascii", "replace").partition(" ")
         if name != self._asked or self._answer.done():
             return
@@ -215,6 +227,13 @@ class Agent:
             self._door.stderr.take(),
         )
         return Logs(stdout=stdout, stderr=stderr, stdout_size=stdout_size, stderr_size=stderr_size)
+
+
+def _seconds(times: "re.Match[bytes]") -> float:
+    minutes, seconds, more_minutes, more_seconds = (
+        float(word.replace(b",", b".")) for word in times.groups()
+    )
+    return 60 * (minutes + more_minutes) + seconds + more_seconds
 
 
 def wrapper(door: str, *, alone: bool) -> tuple[str, ...]:

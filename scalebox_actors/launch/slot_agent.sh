@@ -56,5 +56,9 @@ while [ -z "$_sbx_over" ] && IFS=' ' read -r _sbx_run _sbx_hook <&3; do
         (:)
         _sbx_turns=.$_sbx_turns
     done
-    echo "$_sbx_run $_sbx_code" >&4
+    # What the shell and, in the second line, all its children have used so far goes before.
+    {
+        times
+        echo "$_sbx_run $_sbx_code"
+    } >&4
 done

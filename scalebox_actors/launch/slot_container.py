@@ -182,7 +182,13 @@ class SlotContainer:
         elif said.exit is not None and not said.exit.code:  # it cannot have meant the program
             exit_ = msgspec.structs.replace(exit_, lost=True, detail="the slot has ended")
         # What the whole container used is not what this run used.
-        exit_ = msgspec.structs.replace(exit_, cpu_seconds=None, memory_peak=None)
+        exit_ = msgspec.structs.replace(
+            exit_,
+            cpu_seconds=said.cpu_seconds,
+            memory_peak=None,
+            io_read_bytes=None,
+            io_write_bytes=None,
+        )
         return outcome_of(self._module, exit_, said.logs, timed_out=said.timed_out)
 
     def _passed_through(self, task: Task) -> Outcome:

@@ -66,6 +66,17 @@ async def test_exit_codes_are_the_programs_own(lab: Lab) -> None:
     assert slots.states == {"ON": 1}
 
 
+async def test_each_run_has_its_own_cpu_time(lab: Lab) -> None:
+    """What a run used does not count again in the next one; memory is the whole container's."""
+    slots = lab.slots('i=0; while [ $i -lt "$1" ]; do i=$((i+1)); done')
+    busy, idle = [(await slots.run(lab.task(body))).usage for body in ("200000", "1")]
+
+    assert busy.cpu_seconds is not None
+    assert idle.cpu_seconds is not None
+    assert busy.cpu_seconds > 0.05 > idle.cpu_seconds >= 0
+    assert (busy.memory_peak, busy.io_read_bytes, busy.io_write_bytes) == (None, None, None)
+
+
 async def test_files_stay_and_interface_files_go(lab: Lab) -> None:
     """The work directory lives as long as the slot; what a run says is cleared before the next."""
     slots = lab.slots(
