@@ -16,10 +16,10 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from scalebox_actors.advice import EngineFacts, Facts, HostFacts, Place
 from scalebox_actors.broker.connect import OLDEST_SERVER
 from scalebox_actors.capacity import host_gpus
 from scalebox_actors.errors import SbxError
+from scalebox_actors.facts import EngineFacts, Facts, HostFacts, Place
 from scalebox_actors.limits import ENGINE_CALL
 from scalebox_actors.runtimes.cgroups import host_layout, layout_of
 from scalebox_actors.runtimes.choose import oci_unasked

@@ -82,8 +82,6 @@ def busybox_image(docker_socket: str) -> str:
 @pytest.fixture(scope="session")
 def oci_images(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
     """Return an image store for the runtime `oci` with an image of this host's busybox."""
-    if os.getuid() != 0:
-        cannot_run("the runtime oci needs root")
     for tool in ("crun", "skopeo", "umoci", "busybox"):
         if shutil.which(tool) is None:
             cannot_run(f"there is no {tool}; see deploy/oci-tools")

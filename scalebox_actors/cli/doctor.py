@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scalebox_actors.advice import Advice, Facts, Level, advise, usable
+from scalebox_actors.advice import Advice, Level, advise, usable
 from scalebox_actors.cli import output
 from scalebox_actors.cli.host import IN_MEMORY
 from scalebox_actors.cli.memory import memory_place
 from scalebox_actors.cli.options import Common, common, images_option, stores_root
 from scalebox_actors.cli.show import escaped, plural, table
 from scalebox_actors.errors import Unavailable
+from scalebox_actors.facts import Facts
 from scalebox_actors.runtimes.choose import KINDS
 from scalebox_actors.survey import survey
 

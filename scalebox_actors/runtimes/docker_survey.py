@@ -2,8 +2,8 @@
 
 import msgspec
 
-from scalebox_actors.advice import EngineFacts
 from scalebox_actors.errors import RuntimeUnavailable
+from scalebox_actors.facts import EngineFacts
 from scalebox_actors.runtimes.docker_answers import Answer, Step
 from scalebox_actors.runtimes.docker_engine import Engine, Plugins
 from scalebox_actors.runtimes.docker_usage import Meter

@@ -1,7 +1,8 @@
 """Containers without a daemon: crun or runc on images that lie unpacked on this host.
 
 The shepherd starts them (shepherd_container.py), the image store has their root file systems
-(oci_images.py), and oci_config.py says what they may do. Only root has the means for it.
+(oci_images.py), and oci_config.py says what they may do. Root can limit and measure them by control
+groups; another user has them in a namespace in which there is nobody else.
 """
 
 import asyncio
@@ -23,7 +24,6 @@ from scalebox_actors.runtimes.init_words import judged_end
 from scalebox_actors.runtimes.mounts import real_mounts
 from scalebox_actors.runtimes.oci_config import (
     HOST_NETWORK,
-    INIT,
     WORK,
     Device,
     Guest,
@@ -34,6 +34,7 @@ from scalebox_actors.runtimes.oci_config import (
 from scalebox_actors.runtimes.oci_images import Image, ImageStore, Stored
 from scalebox_actors.runtimes.oci_tools import look_around
 from scalebox_actors.runtimes.oci_users import UnknownUserError, identity
+from scalebox_actors.runtimes.shepherd_container import INIT
 from scalebox_actors.runtimes.shepherd_main import CONTAINERS
 from scalebox_actors.runtimes.shepherded import ShepherdRun, ShepherdRuntime
 from scalebox_actors.spec import ContainerSpec
@@ -88,6 +89,8 @@ class OciRuntime(ShepherdRuntime):
     async def adopt_or_start(self, spec: ContainerSpec) -> ShepherdRun:
         """Return the container named `spec.name`; start it if there is none of this attempt."""
         _check(spec)
+        if self._traits.rootless:
+            _check_rootless(spec)
         stored = self._images.find(spec.image)
         if stored is None:
             raise ImageMissing(f"no such image: {spec.image}; see `sbx-actor image import`")
@@ -120,7 +123,7 @@ class OciRuntime(ShepherdRuntime):
                 env={},
                 labels={},
                 work=folder,
-                memory=MEMORY_MINIMUM,
+                memory=None if self._traits.rootless else MEMORY_MINIMUM,
             )
             box = self._box_of_nothing(spec, Path(folder))
             told, adopted = await self.start(spec, box=box)
@@ -189,6 +192,17 @@ def _check(spec: ContainerSpec) -> None:
         raise SpecRejected(f"network {spec.network!r}: the runtime `oci` knows `host` or none")
     if spec.memory is not None and spec.memory < MEMORY_MINIMUM:
         raise SpecRejected(f"{spec.memory} bytes of memory: {MEMORY_MINIMUM} is the least")
+
+
+def _check_rootless(spec: ContainerSpec) -> None:
+    """Raise SpecRejected for what needs a control group."""
+    asked = {"memory": spec.memory, "cpus": spec.cpus}
+    limits = " and ".join(name for name, value in asked.items() if value is not None)
+    if limits:
+        raise SpecRejected(
+            f"a limit of {limits} needs control groups, which `oci` makes as root only; "
+            "leave it out, or use a rootless podman as DOCKER_HOST"
+        )
 
 
 def _device(path: str) -> Device:

@@ -5,11 +5,10 @@ import msgspec
 from scalebox_actors.runtimes.oci_images import Image
 from scalebox_actors.runtimes.oci_seccomp import ALLOW, Profile
 from scalebox_actors.runtimes.oci_users import Identity
+from scalebox_actors.runtimes.shepherd_container import INIT
 from scalebox_actors.spec import TMP_BYTES, ContainerSpec
 
 WORK = "/work"
-INIT = "/dev/init"
-"""Where the init of the host is mounted: it hides nothing of the image."""
 HOST_NETWORK = "host"
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHM = "/dev/shm"  # noqa: S108 - inside the container
@@ -53,6 +52,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     """Files of the host by which a container in its network finds other hosts."""
     recursive: bool = False
     """Whether what is mounted below a read-only mount can be made read-only, too."""
+    rootless: bool = False
+    """Whether this user is the only one that containers can have, and there are no groups."""
 
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +68,7 @@ def container_config(spec: ContainerSpec, guest: Guest, traits: Traits) -> dict[
     """Return the hardened container of `spec`; the shepherd adds where its root and group are."""
     config: dict[str, object] = {
         "ociVersion": "1.0.0",
-        "process": _process(spec, guest),
+        "process": _process(spec, guest, traits),
         "root": {"path": "", "readonly": spec.read_only},
         "hostname": spec.name[-HOSTNAME:].strip("-."),
         "mounts": _mounts(spec, traits),
@@ -83,11 +84,12 @@ def arguments(spec: ContainerSpec, image: Image) -> tuple[str, ...]:
     return (*spec.wrapper, *image.entrypoint, *(spec.command or image.command))
 
 
-def _process(spec: ContainerSpec, guest: Guest) -> dict[str, object]:
+def _process(spec: ContainerSpec, guest: Guest, traits: Traits) -> dict[str, object]:
     who = guest.identity
+    groups = () if traits.rootless else who.groups
     return {
         "terminal": False,
-        "user": {"uid": who.uid, "gid": who.gid, "additionalGids": list(who.groups)},
+        "user": {"uid": who.uid, "gid": who.gid, "additionalGids": list(groups)},
         # As process 1 a program ignores a TERM that it has no handler for.
         "args": [INIT, "--", *arguments(spec, guest.image)],
         "env": environment(spec, guest),
@@ -113,12 +115,17 @@ def _linux(spec: ContainerSpec, guest: Guest, traits: Traits) -> dict[str, objec
     namespaces = ["pid", "ipc", "uts", "mount"]
     if spec.network != HOST_NETWORK:
         namespaces.append("network")
+    if traits.rootless:
+        namespaces.append("user")
     linux: dict[str, object] = {
         "namespaces": [{"type": name} for name in namespaces],
-        "resources": _resources(spec, guest),
         "maskedPaths": list(MASKED),
         "readonlyPaths": list(READ_ONLY),
     }
+    if traits.rootless:
+        linux |= _only_user(guest.identity)
+    else:
+        linux["resources"] = _resources(spec, guest)
     if guest.devices:
         linux["devices"] = [msgspec.to_builtins(device) for device in guest.devices]
     if traits.filter:
@@ -127,6 +134,14 @@ def _linux(spec: ContainerSpec, guest: Guest, traits: Traits) -> dict[str, objec
     elif traits.seccomp is not None:
         linux["seccomp"] = msgspec.to_builtins(traits.seccomp)
     return linux
+
+
+def _only_user(who: Identity) -> dict[str, object]:
+    """Let the shepherd's root, who is its user, be the one whom image or module name."""
+    return {
+        "uidMappings": [{"containerID": who.uid, "hostID": 0, "size": 1}],
+        "gidMappings": [{"containerID": who.gid, "hostID": 0, "size": 1}],
+    }
 
 
 def _resources(spec: ContainerSpec, guest: Guest) -> dict[str, object]:

@@ -105,18 +105,18 @@ class ImageStore:
         """Give an empty folder for an import; no one else changes the store meanwhile."""
         with self._locked():
             for left in self._new.iterdir():  # of an import that was killed
-                shutil.rmtree(left, ignore_errors=True)
+                _remove(left)
             folder = Path(tempfile.mkdtemp(dir=self._new))
             try:
                 yield folder
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
 
     def add(self, rootfs: Path, image: Image, name: str) -> None:
         """Take in an unpacked image under a name; called while `adding`."""
         place = self._images / image.digest.removeprefix(DIGEST)
         if self._at(image.digest) is None:
-            shutil.rmtree(place, ignore_errors=True)
+            _remove(place)
             whole = rootfs.parent / "whole"
             whole.mkdir(mode=0o700)
             rootfs.rename(whole / "rootfs")
@@ -158,7 +158,7 @@ class ImageStore:
             gone = self._new / f"{time.time_ns()}.gone"
             stored.place.rename(gone)
         # Killed here, the next import removes the rest; the names lead nowhere, which is no image.
-        shutil.rmtree(gone, ignore_errors=True)
+        _remove(gone)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -203,6 +203,16 @@ class ImageStore:
 
     def _name_file(self, name: str) -> Path:
         return self._names / hashlib.sha256(name.encode()).hexdigest()
+
+
+def _remove(place: Path) -> None:
+    """Remove a tree, also folders of an image into which their owner may not write."""
+    if os.getuid() != 0:
+        for folder, names, _ in os.walk(place):  # from above: one is opened before it is entered
+            for path in (Path(folder, name) for name in names):
+                if not path.is_symlink():
+                    path.chmod(0o700)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def normal(reference: str) -> tuple[str, str]:

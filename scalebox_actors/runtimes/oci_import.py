@@ -18,7 +18,7 @@ from typing import IO, cast
 
 import msgspec
 
-from scalebox_actors.errors import BadInput, NotPermitted, Unavailable
+from scalebox_actors.errors import BadInput, Unavailable
 from scalebox_actors.runtimes.oci_images import DIGEST, Image, ImageStore, normal
 from scalebox_actors.topology.reference import image_fault
 
@@ -33,10 +33,9 @@ def import_image(store: ImageStore, source: Path, name: str) -> Image:
     """Take an image into the store under a name, and return it.
 
     `source` is an archive of `docker save`, an OCI archive or layout, or a root file system as a
-    folder or a tar. Raises BadInput, NotPermitted, or Unavailable for a tool that is missing.
+    folder or a tar. Its files get their owners if root imports them, else they are this user's.
+    Raises BadInput, NotPermitted for a store of somebody else, or Unavailable without a tool.
     """
-    if os.getuid() != 0:
-        raise NotPermitted("only root can unpack an image with the owners of its files")
     if fault := image_fault(name):
         raise BadInput(f"image name {name!r}: {fault}")
     if normal(name)[1]:
@@ -50,7 +49,8 @@ def import_image(store: ImageStore, source: Path, name: str) -> Image:
             _run(folder, "skopeo", "--insecure-policy", "copy", "--quiet",
                  f"{kind}:{source}", f"oci:{layout}:{TAG}")  # fmt: skip
         rootfs = folder / "rootfs"
-        _run(folder, "umoci", "raw", "unpack", "--image", f"{layout}:{TAG}", str(rootfs))
+        how = () if os.getuid() == 0 else ("--rootless",)
+        _run(folder, "umoci", "raw", "unpack", *how, "--image", f"{layout}:{TAG}", str(rootfs))
         image = _image_of(layout, tree=kind == "tree")
         image = msgspec.structs.replace(image, size=_swept(rootfs), imported=time.time())
         store.add(rootfs, image, name)

@@ -20,25 +20,28 @@ FILTERED = (1, 8)
 """The first crun that was tried with a compiled filter."""
 RECURSIVE = (5, 12)
 """The first kernel that can change mounts with all that is below them."""
+NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "true")
+"""Does nothing where a user may have a namespace for users and mounts."""
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 _ELF_INTERPRETER = 3
 
 
 def has_runtime() -> bool:
     """Whether this host could run containers at all, before anything is tried."""
-    return os.getuid() == 0 and _first(RUNTIMES) is not None
+    return _first(_runtimes()) is not None
 
 
 def look_around() -> Traits:
     """Return what this host has; raises RuntimeUnavailable that says what is missing. Blocks."""
-    if os.getuid() != 0:
+    rootless = os.getuid() != 0
+    if rootless and (why := _no_user_namespace()):
         raise RuntimeUnavailable(
-            "the runtime `oci` needs root: it mounts root file systems and makes control groups "
-            "itself; as another user run podman's service and give it as DOCKER_HOST"
+            f"the runtime `oci` needs root, or a kernel that lets users make namespaces: {why}; as "
+            "another user run podman's service and give it as DOCKER_HOST"
         )
-    runtime = _first(RUNTIMES)
+    runtime = _first(_runtimes())
     if runtime is None:
-        raise RuntimeUnavailable("there is no crun and no runc; install one (apt install crun)")
+        raise RuntimeUnavailable(f"there is no {' and no '.join(_runtimes())}; apt install crun")
     init = next((path for path in map(_which, INITS) if path and is_static(path)), None)
     if init is None:
         raise RuntimeUnavailable("there is no static init for containers; apt install tini")
@@ -46,13 +49,15 @@ def look_around() -> Traits:
     if seccomp is None:
         raise RuntimeUnavailable(f"there is no seccomp profile for {platform.machine()}")
     crun = os.path.basename(runtime) == "crun"  # noqa: PTH119
+    groups = "disabled" if rootless else "cgroupfs"
     return Traits(
-        runtime=(runtime, *(("--cgroup-manager", "cgroupfs") if crun else ())),
+        runtime=(runtime, *(("--cgroup-manager", groups) if crun else ())),
         init=init,
         seccomp=seccomp,
         filter=compiled() if crun and _version(_said(runtime)) >= FILTERED else "",
         names=tuple(path for path in NAMES if os.path.isfile(path)),  # noqa: PTH113
         recursive=crun and _version(platform.release()) >= RECURSIVE,
+        rootless=rootless,
     )
 
 
@@ -71,6 +76,20 @@ def is_static(path: str) -> bool:
         return False
     kinds = (headers[i : i + 4] for i in range(0, len(headers), size))
     return all(int.from_bytes(kind, "little") != _ELF_INTERPRETER for kind in kinds)
+
+
+def _runtimes() -> tuple[str, ...]:
+    """Return what can start a container as this user."""
+    return RUNTIMES if os.getuid() == 0 else RUNTIMES[:1]
+
+
+def _no_user_namespace() -> str:
+    """Return why this user cannot have a user namespace; empty if he can."""
+    try:
+        done = subprocess.run(NAMESPACE, capture_output=True, check=False, timeout=ENGINE_CALL)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return done.stderr.decode("utf-8", "replace").strip() if done.returncode else ""
 
 
 def _first(names: tuple[str, ...]) -> str | None:

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from functools import cache
+from typing import Protocol
 
 from scalebox_actors.runtimes.cgroup_files import (
     V1,
@@ -40,8 +41,27 @@ def is_unified(root: str = ROOT) -> bool:
     return os.path.exists(f"{root}/cgroup.controllers")  # noqa: PTH110
 
 
+class Bond(Protocol):
+    """What holds all processes of a container together: its control group, or else its first."""
+
+    def make(self, memory: int | None) -> None:
+        """Make it, with a limit of memory; raises OSError."""
+
+    def set_alarm(self) -> None:
+        """Let it be counted from now on how often memory ran out."""
+
+    def usage(self) -> Json:
+        """Return what was used, as far as it tells."""
+
+    def end_processes(self) -> bool:
+        """Kill what is left in it and return when it is gone; False if nothing was left."""
+
+    def remove(self) -> None:
+        """Remove it; safe to repeat."""
+
+
 class Group:
-    """The control group of one run."""
+    """The control group of one run: a bond."""
 
     def __init__(self, name: str, root: str = ROOT) -> None:
         self._path, self._root = f"{PARENT}/{name}", root

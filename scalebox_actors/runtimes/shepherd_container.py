@@ -18,9 +18,21 @@ import zlib
 from collections.abc import Mapping
 from functools import cache
 
-from scalebox_actors.runtimes.shepherd_cgroup import INNER, PARENT, Group, groups_named
+from scalebox_actors.runtimes.shepherd_cgroup import (
+    INNER,
+    PARENT,
+    Bond,
+    Group,
+    groups_named,
+)
 from scalebox_actors.runtimes.shepherd_journal import Json
-from scalebox_actors.runtimes.shepherd_kernel import MS_NODEV, mount, read_text, unmount
+from scalebox_actors.runtimes.shepherd_kernel import (
+    MS_NODEV,
+    in_user_namespace,
+    mount,
+    read_text,
+    unmount,
+)
 from scalebox_actors.runtimes.shepherd_program import (
     LOOK_AGAIN,
     MARK,
@@ -35,6 +47,8 @@ from scalebox_actors.runtimes.shepherd_program import (
 )
 
 SHELL = "/bin/sh"
+INIT = "/dev/init"
+"""What a container executes first: an init of the host, mounted where it hides nothing."""
 # The runtime and the container get the ends for writing only, and nothing of the mark or the lock.
 # Where there is no shepherd at the end, what is still in the pipes would go with them.
 KEEPER = f"""{MARK}= "$@" >out 2>err 3>&- 4>&- 5>&-
@@ -66,7 +80,10 @@ class Container(Program):
         self.place = f"{state}/{self.id}"
         self.layers = f"{state}/{ROOTS}/{self.id}"
         self._tag = group_name(state, self.id)
-        self.group = Group(self._tag)
+        self.bond = self._bond()
+
+    def _bond(self) -> Bond:
+        return Group(self._tag)
 
     @staticmethod
     def end_strays(state: str, known: Mapping[str, Program]) -> None:
@@ -129,7 +146,7 @@ class Container(Program):
             os.close(file)
         for name in ("out", "err"):
             os.mkfifo(name, 0o600)
-        self.group.make(box.get("memory"))
+        self.bond.make(box.get("memory"))
         for name in ("", *LAYERS):
             os.mkdir(f"{self.layers}/{name}", 0o755)  # noqa: PTH102
         lower = os.open(box["lower"], os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -182,15 +199,17 @@ class Container(Program):
             self.outputs = self._open_outputs(self.kept["box"]["log_bytes"])
         except OSError:
             return False
-        self.group.set_alarm()
+        self.bond.set_alarm()
         self.pid = pid
         return True
 
     def terminate(self) -> None:
         """Signal its first process, an init that passes it on, once that one can hear it."""
         first = self._first()
-        # An init that has a child waits for signals; one that comes earlier may be dropped.
-        if first and children_of(first):
+        # An init that has a child waits for signals; one that comes earlier may be dropped. What
+        # the container runtime does there before has another name, and may have children, too.
+        init = read_text(f"/proc/{first}/comm").strip() == os.path.basename(INIT)  # noqa: PTH119
+        if init and children_of(first):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(first, signal.SIGTERM)
         else:
@@ -211,10 +230,10 @@ class Container(Program):
         return found[0] if found else 0
 
     def sweep(self) -> None:
-        """Do nothing: what is left is found by its control group."""
+        """Do nothing: what is left is found by what holds it together."""
 
     def over(self, code: int, used: Json) -> Json:  # noqa: ARG002 - of the keeper, which has none
-        """Say how it ended, by what its keeper wrote down and its group of processes used."""
+        """Say how it ended, by what its keeper wrote down and its processes used."""
         return self._told_end()
 
     def abandoned(self) -> Json:
@@ -225,8 +244,8 @@ class Container(Program):
         return end
 
     def _told_end(self) -> Json:
-        left = self.group.end_processes()
-        end = self.end(**self.group.usage(), **self._verdict())
+        left = self.bond.end_processes()
+        end = self.end(**self.bond.usage(), **self._verdict())
         if left:  # its keeper or the container runtime were killed under it
             end.update(code=128 + signal.SIGKILL, lost=True, detail="its keeper was killed")
         with contextlib.suppress(OSError):
@@ -256,7 +275,7 @@ class Container(Program):
 
     def _clear(self) -> None:
         """Remove everything but its words; a writable root dies with its container."""
-        self.group.remove()
+        self.bond.remove()
         with contextlib.suppress(OSError):
             unmount(f"{self.layers}/root")
         remove(self.layers)
@@ -360,6 +379,8 @@ def _overlay(lower: str) -> None:
     """Mount a root file system of our own over a shared one, in the current directory."""
     global _volatile  # noqa: PLW0603 - what the kernel can do is found out once
     layers = f"lowerdir={lower},upperdir=upper,workdir=over"
+    if in_user_namespace():  # what the overlay notes goes where its root may write
+        layers += ",userxattr"
     try:
         # What dies with its container need not be synced to disk first.
         mount("overlay", "root", "overlay", MS_NODEV, layers + _volatile)

@@ -1,17 +1,23 @@
-"""What the shepherd wants of the kernel: mounts, a mount namespace, small files.
+"""What the shepherd wants of the kernel: namespaces, mounts, small files.
 
 Standard library only, as everything the shepherd is made of.
 """
 
 import ctypes
 import os
+from functools import cache
+
+from scalebox_actors.runtimes.cgroup_files import put
 
 MS_NODEV, MS_REC, MS_SLAVE = 0x4, 0x4000, 0x80000
 MNT_DETACH = 2
-CLONE_NEWNS = 0x20000
+CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
 PR_SET_CHILD_SUBREAPER = 36
-HIDDEN = "/sys/fs/cgroup/unified"
+GROUPS = "/sys/fs/cgroup"
+HIDDEN = f"{GROUPS}/unified"
 """The cgroup2 part of a hybrid hierarchy, which crun refuses to see."""
+EVERYBODY = ["0", "0", "4294967295"]
+"""How the users of the first user namespace are mapped."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -21,11 +27,40 @@ def become_subreaper() -> None:
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def enter_user_namespace(member: int = 0) -> None:
+    """Be root where this user is the only one there is: in a new namespace, or in a process's.
+
+    Whoever has a namespace made by this user may do everything there, and nothing more outside.
+    """
+    if member:
+        joined = os.open(f"/proc/{member}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _check(_libc.setns(joined, CLONE_NEWUSER), "setns")
+        finally:
+            os.close(joined)
+        return
+    user, group = os.getuid(), os.getgid()
+    _check(_libc.unshare(CLONE_NEWUSER), "unshare")
+    put("/proc/self/setgroups", "deny")
+    put("/proc/self/uid_map", f"0 {user} 1")
+    put("/proc/self/gid_map", f"0 {group} 1")
+
+
+@cache
+def in_user_namespace() -> bool:
+    """Whether this process's root is not the host's."""
+    return read_text("/proc/self/uid_map").split() != EVERYBODY
+
+
 def enter_mount_namespace() -> None:
     """See the host's mounts, also later ones, and show it none of ours; they end with us."""
     _check(_libc.unshare(CLONE_NEWNS), "unshare")
     mount("none", "/", "", MS_REC | MS_SLAVE)
-    if os.path.ismount(HIDDEN):
+    if not os.path.ismount(HIDDEN):
+        return
+    if in_user_namespace():  # what came from outside cannot be taken away here, only covered
+        mount("none", GROUPS, "tmpfs", MS_NODEV, "mode=755")
+    else:
         unmount(HIDDEN)
 
 

@@ -8,11 +8,17 @@ import sys
 from scalebox_actors.garbage import look_less
 from scalebox_actors.runtimes.shepherd import Shepherd
 from scalebox_actors.runtimes.shepherd_container import Container, prepare
-from scalebox_actors.runtimes.shepherd_kernel import become_subreaper, enter_mount_namespace
+from scalebox_actors.runtimes.shepherd_kernel import (
+    become_subreaper,
+    enter_mount_namespace,
+    enter_user_namespace,
+)
 from scalebox_actors.runtimes.shepherd_process import Process
+from scalebox_actors.runtimes.shepherd_program import Program, marked
+from scalebox_actors.runtimes.shepherd_rootless import RootlessContainer
 
 CONTAINERS = "containers"
-"""The word that makes it a shepherd of containers, in a mount namespace of its own."""
+"""The word that makes it a shepherd of containers, in namespaces of its own."""
 
 
 def main(state: str, address: str, kind: str = "") -> int:
@@ -22,9 +28,7 @@ def main(state: str, address: str, kind: str = "") -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return 0  # another one is at work, or was started at the same moment
-    if kind == CONTAINERS:
-        enter_mount_namespace()
-        prepare(state)
+    programs = _containers(state) if kind == CONTAINERS else Process
     if os.path.exists(address):  # noqa: PTH110
         os.unlink(address)  # noqa: PTH108 - of one that was killed; we hold its lock
     listener = socket.socket(socket.AF_UNIX)
@@ -36,9 +40,21 @@ def main(state: str, address: str, kind: str = "") -> int:
     os.chdir("/")
     become_subreaper()
     look_less()
-    Shepherd(state, listener, Container if kind == CONTAINERS else Process).run()
+    Shepherd(state, listener, programs).run()
     os.unlink(address)  # noqa: PTH108
     return 0
+
+
+def _containers(state: str) -> type[Program]:
+    """Enter the namespaces in which containers are made, and return which kind they are."""
+    rootless = os.getuid() != 0
+    if rootless:
+        # Of a shepherd that was killed: only in their own namespace can we look after them.
+        keeper = next((pid for pid, _ in marked(f"{state}/".encode())), 0)
+        enter_user_namespace(keeper)
+    enter_mount_namespace()
+    prepare(state)
+    return RootlessContainer if rootless else Container
 
 
 if __name__ == "__main__":

@@ -6,18 +6,10 @@ import msgspec
 import pytest
 
 from scalebox_actors import survey as survey_module
-from scalebox_actors.advice import (
-    Advice,
-    EngineFacts,
-    Facts,
-    HostFacts,
-    Level,
-    Place,
-    advise,
-    usable,
-)
+from scalebox_actors.advice import Advice, Level, advise, usable
 from scalebox_actors.cli.doctor import drawn, fields, lines_of
 from scalebox_actors.errors import RuntimeUnavailable
+from scalebox_actors.facts import EngineFacts, Facts, HostFacts, Place
 from scalebox_actors.limits import FREE_SPACE, MIB
 from scalebox_actors.runtimes import choose
 from scalebox_actors.runtimes.oci_config import Traits
@@ -194,6 +186,17 @@ def test_containers_without_a_daemon_need_no_engine() -> None:
     assert found["engine"] == "no daemon: /usr/bin/crun"
     assert "disk of each run" in found["usage"]
     assert not {"storage", "restarts", "rights", "engine's disk"} & set(found)
+
+
+def test_what_containers_lack_without_root_is_said() -> None:
+    """They run all the same; who needs limits learns what it takes."""
+    user = msgspec.structs.replace(HOST, uid=1000, data=None)
+    found = advise(Facts(host=user, runtime="oci", oci="/usr/bin/crun"))
+
+    assert usable(found)
+    assert [one.advice for one in found if one.topic == "limits"] == [
+        "run the node as root where modules need limits of memory or CPUs"
+    ]
 
 
 def test_what_containers_without_a_daemon_lack_is_fatal() -> None:

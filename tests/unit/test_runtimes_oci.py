@@ -322,6 +322,20 @@ def test_usage_by_control_groups_of_version_1(tmp_path: Path) -> None:
     assert Group("other", str(tmp_path)).usage() == {}
 
 
+def test_without_root_there_is_one_user_and_no_group() -> None:
+    """The shepherd's root is whom image or module name; no group limits, and none is added."""
+    traits = msgspec.structs.replace(TRAITS, rootless=True)
+    who = {"uid": 7, "gid": 8, "groups": [9]}
+    config = configured(SPEC, traits, identity=who)
+
+    assert part(config, "process", "user") == {"uid": 7, "gid": 8, "additionalGids": []}
+    assert part(config, "linux", "uidMappings") == [{"containerID": 7, "hostID": 0, "size": 1}]
+    assert part(config, "linux", "gidMappings") == [{"containerID": 8, "hostID": 0, "size": 1}]
+    assert {"type": "user"} in part(config, "linux", "namespaces")  # type: ignore[operator]
+    assert "resources" not in part(config, "linux")  # type: ignore[operator]
+    assert {"type": "user"} not in part(configured(SPEC), "linux", "namespaces")  # type: ignore[operator]
+
+
 def test_a_script_is_no_static_program(tmp_path: Path) -> None:
     """An init has to start in any image, so it may need nothing of the host's libraries."""
     (tmp_path / "script").write_text("#!/bin/sh\n")
@@ -333,7 +347,8 @@ def test_a_script_is_no_static_program(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "uid", "words"),
     [
-        pytest.param("RUNTIMES", 1000, "needs root", id="not-root"),
+        pytest.param("NAMESPACE", 1000, "needs root, or a kernel that lets", id="no-namespace"),
+        pytest.param("RUNTIMES", 1000, "apt install crun", id="no-crun-for-a-user"),
         pytest.param("RUNTIMES", 0, "apt install crun", id="no-crun"),
         pytest.param("INITS", 0, "apt install tini", id="no-init"),
     ],
