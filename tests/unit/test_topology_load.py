@@ -292,7 +292,7 @@ def test_what_cannot_be_read_does_not_hide_what_else_is_wrong() -> None:
 modules:
   a: {imgae: x, sinks: [b, nope], slots: 0}
   b: {image: 'x:1', timeout: soon, sinks: [c, 5, gone]}
-  c: {image: 'x:1', sinks: [d], site: moon, limits: {memroy: 1MiB, cpus: -1}}
+  c: {image: 'x:1', sinks: [d], site: moon, limits: {memorx: 1MiB, cpus: -1}}
   e: [image]
 """
 
@@ -305,7 +305,7 @@ modules:
         "4:50 sink `gone` is",
         "5:29 sink `d` is",
         "5:33 this topology has",
-        "5:54 unknown field `memroy`",
+        "5:54 unknown field `memorx`",
         "5:74 `cpus` must be",
         "6:6 module `e` must",
     ]
