@@ -25,7 +25,7 @@ from scalebox_actors.errors import (
     Transient,
 )
 from scalebox_actors.foresight import Foresight
-from scalebox_actors.hands import Hands
+from scalebox_actors.hands import SETTLE_SECONDS, Hands
 from scalebox_actors.journal import Counts
 from scalebox_actors.limits import GROUP_MEMBERS
 from scalebox_actors.message import Message, read
@@ -149,9 +149,17 @@ class Actor:
         return task is not None
 
     async def abandon(self) -> None:
-        """Let go of all that runs, for the next node to adopt; what has ended is settled first."""
+        """Let go of all that runs, for the next node to adopt; what has ended is settled first.
+
+        What nobody could adopt is ended, and only then given back: it never runs twice at once.
+        """
         if self._resuming is not None:
             self._resuming.cancel()
+        if self._launcher.ends_runs:
+            await self._launcher.close()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE_SECONDS):
+                    await self._hands.empty()
         await self._hands.abandon(self._settler.settling.__contains__)
 
     async def close(self) -> None:

@@ -62,7 +62,7 @@ class RuntimeUnavailable(Unavailable):
 
 
 class NotAdmitted(Transient):
-    """A message was taken that may not be run here now; nothing was started."""
+    """A message was taken that may not be run here now; nothing runs for it."""
 
 
 class NotPermitted(Permanent):

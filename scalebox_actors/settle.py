@@ -210,11 +210,11 @@ class Settler:
         log.warning("task_dead", extra={**what, "why": why})
 
     async def decline(self, delivery: Delivery, task: Task, before: Attempts, delay: float) -> None:
-        """Give a message back for which nothing was started."""
+        """Give a message back for which nothing was started, or ended only as the node does."""
         await self._launcher.clear(task)
         if delivery.redelivered:
-            # Nothing was started, so the start that was written down is taken back: however
-            # often a task comes to a host that cannot start it, it is not buried for that.
+            # It is not to blame, so the start that was written down is taken back: however
+            # often a task comes to a host that cannot run it, it is not buried for that.
             await self.remember(task.message, before)
         await delivery.give_back(delay)
 

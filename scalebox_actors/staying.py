@@ -11,6 +11,13 @@ class Staying(Protocol):
     def states(self) -> Mapping[str, int]:
         """How many of them are in which state; empty if none stay."""
 
+    @property
+    def ends_runs(self) -> bool:
+        """Whether `close` also ends what runs, and waits for that: nobody could adopt it.
+
+        `run` then raises NotAdmitted for every task whose run has ended without an outcome.
+        """
+
     def open(self) -> None:
         """Begin to make those that are there before a message; called once, when one may come."""
 
@@ -34,6 +41,11 @@ class NothingStays:
     def states(self) -> Mapping[str, int]:
         """There are none."""
         return {}
+
+    @property
+    def ends_runs(self) -> bool:
+        """There is nothing to end."""
+        return False
 
     def open(self) -> None:
         """Nothing is made before a message."""

@@ -1,12 +1,12 @@
 """`sbx-actor doctor`: what this host and its engine could do better, how, and what it brings."""
 
 import asyncio
+import io
 import sys
 from pathlib import Path
 
 import click
 import msgspec
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,11 +16,14 @@ from scalebox_actors.cli import output
 from scalebox_actors.cli.host import IN_MEMORY
 from scalebox_actors.cli.memory import memory_place
 from scalebox_actors.cli.options import Common, common, images_option, stores_root
-from scalebox_actors.cli.show import escaped, plural, table
+from scalebox_actors.cli.show import escaped, plural
 from scalebox_actors.errors import Unavailable
 from scalebox_actors.facts import Facts
 from scalebox_actors.runtimes.choose import KINDS
 from scalebox_actors.survey import survey
+
+WIDTH = 80
+"""Of what is not written to a terminal, which has a width of its own."""
 
 _COLOURS = {Level.OK: "green", Level.COULD: "cyan", Level.SHOULD: "yellow", Level.BAD: "red"}
 
@@ -75,22 +78,25 @@ def fields(facts: Facts, advice: list[Advice]) -> dict[str, object]:
     }
 
 
-def lines_of(advice: list[Advice]) -> list[str]:
-    """Return what was found as plain lines."""
-    rows = [(one.level.value, one.topic, one.found, one.advice, one.gain) for one in advice]
-    return table(("", "what", "found", "better", "brings"), rows)
+def lines_of(advice: list[Advice], width: int = WIDTH) -> list[str]:
+    """Return what was found as plain lines, none of them longer than `width`."""
+    page = io.StringIO()
+    console = Console(file=page, width=width, color_system=None, markup=False, highlight=False)
+    console.print(drawn(advice))
+    return [line.rstrip() for line in page.getvalue().splitlines()]
 
 
 def drawn(advice: list[Advice]) -> Table:
-    """Return what was found as a table for a terminal, what is well without colour."""
-    drawing = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for header, ratio in (("", None), ("what", None), ("found", 3), ("better", 4), ("brings", 3)):
-        drawing.add_column(header, ratio=ratio, no_wrap=ratio is None)
+    """Return what was found, below it what is better and what that brings, each text wrapped."""
+    drawing = Table.grid(padding=(0, 2), pad_edge=False)
+    drawing.add_column(no_wrap=True)
+    drawing.add_column(no_wrap=True)
+    drawing.add_column(overflow="fold")
     for one in advice:
-        texts = (one.topic, one.found, one.advice, one.gain)
         style = "dim" if one.level is Level.OK else ""
-        drawing.add_row(
-            Text(one.level.value, style=_COLOURS[one.level]),
-            *(Text(escaped(text), style=style) for text in texts),
-        )
+        level = Text(one.level.value, style=_COLOURS[one.level])
+        drawing.add_row(level, Text(one.topic, style=style), Text(escaped(one.found), style=style))
+        for name, text in (("better", one.advice), ("brings", one.gain)):
+            if text:
+                drawing.add_row("", Text(f"  {name}", style="dim"), Text(escaped(text)))
     return drawing

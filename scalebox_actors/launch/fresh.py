@@ -59,6 +59,11 @@ class FreshLauncher:
         self._held = False
 
     @property
+    def ends_runs(self) -> bool:
+        """The next node adopts what runs."""
+        return False
+
+    @property
     def costly(self) -> bool:
         """A container costs a hundred times what a look at the done-record does."""
         return True

@@ -19,6 +19,7 @@ from scalebox_actors.contract.values import Cut
 from scalebox_actors.errors import (
     BadOutput,
     ImageMissing,
+    NotAdmitted,
     RuntimeUnavailable,
     SbxError,
     SpecRejected,
@@ -39,11 +40,7 @@ from scalebox_actors.launch.resident_fate import (
 )
 from scalebox_actors.launch.resident_life import Life
 from scalebox_actors.launch.workplace import Workplace
-from scalebox_actors.limits import (
-    RESIDENT_IN_HAND,
-    RESIDENT_REPEATS,
-    STOP_GRACE,
-)
+from scalebox_actors.limits import RESIDENT_IN_HAND, RESIDENT_REPEATS, STOP_GRACE
 from scalebox_actors.ports import Task
 from scalebox_actors.records import UNUSABLE, Cause, Outcome
 from scalebox_actors.topology.model import Module
@@ -85,6 +82,11 @@ class ResidentLauncher:
     def costly(self) -> bool:
         """A line costs less than a look at the done-record; the commit fences in any case."""
         return False
+
+    @property
+    def ends_runs(self) -> bool:
+        """A program ends with its node, whatever it has in hand."""
+        return True
 
     @property
     def states(self) -> Mapping[str, int]:
@@ -155,8 +157,12 @@ class ResidentLauncher:
         self._tell_room = tell
 
     async def close(self) -> None:
-        """End every program; what they have in hand is somebody else's soon."""
+        """End every program; what it has answered by then counts, the rest is not admitted."""
         self._closed = True
+        for asked in self._waiting:
+            if not asked.end.done():
+                asked.end.set_result(Again())
+        self._waiting.clear()
         if self._later is not None:
             self._later.cancel()
         for life in self._lives.values():
@@ -174,7 +180,7 @@ class ResidentLauncher:
         """Give a message to one program after the other, until one of them is the last."""
         while True:
             if self._closed:
-                raise RuntimeUnavailable("the node ends")
+                raise NotAdmitted("the node ends")
             if asked.stopped:
                 return stopped(asked)
             if asked.alone:
@@ -313,7 +319,8 @@ class ResidentLauncher:
         finally:
             del self._lives[life.seq]
             if death is None:
-                self._cannot_start(error, *life.in_flight.values())
+                # When the node ends nobody learns whether it is still at work on what it has.
+                self._cannot_start(error, *(() if self._closed else life.in_flight.values()))
             else:
                 self._settle(life, death)
             self._dispatch()
@@ -379,7 +386,7 @@ class ResidentLauncher:
             asked.repeats += 1
             asked.quiet += end.quiet
             asked.alone = asked.alone or end.alone or asked.repeats > 1
-            if asked.repeats > RESIDENT_REPEATS:
+            if asked.repeats > RESIDENT_REPEATS and not self._closed:
                 end = lost(asked, f"its programs ended {asked.repeats} times: {death.ending.why}")
         elif end.cause is not Cause.LOST and not asked.stopped:
             self._killers[asked.task.key] = None

@@ -34,6 +34,11 @@ class SlotLauncher:
         self._unwanted: set[str] = set()
 
     @property
+    def ends_runs(self) -> bool:
+        """Only what stands idle is ended in good order."""
+        return False
+
+    @property
     def costly(self) -> bool:
         """A process may take hours, or have been cancelled while it waited: a look is cheap."""
         return True

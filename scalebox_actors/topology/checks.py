@@ -10,7 +10,7 @@ from scalebox_actors import limits
 from scalebox_actors.names import is_name
 from scalebox_actors.topology.container_checks import check_container
 from scalebox_actors.topology.findings import Finding, Path, between, error, plain_text, warning
-from scalebox_actors.topology.launch_checks import check_launch
+from scalebox_actors.topology.launch_checks import check_launch, launched_by
 from scalebox_actors.topology.model import Gather, Launch, Module, Retry, Topology
 from scalebox_actors.topology.quantity import show_duration, show_size
 from scalebox_actors.topology.reference import image_fault, is_pinned
@@ -32,11 +32,16 @@ _FUNCTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za
 _LARGEST = 2**62
 
 
-def check(topology: Topology) -> list[Finding]:
-    """Return what is wrong or doubtful; no more is sought once many faults are found."""
+def check(topology: Topology, unread: frozenset[Path] = frozenset()) -> list[Finding]:
+    """Return what is wrong or doubtful; no more is sought once many faults are found.
+
+    `unread` are the values that are not as their author meant them; nothing is judged by them.
+    """
     findings: list[Finding] = []
     faults = 0
     for finding in _all(topology):
+        if not finding.is_known(unread):
+            continue
         findings.append(finding)
         faults += finding.fatal
         if faults == limits.FAULTS_SHOWN:
@@ -105,11 +110,13 @@ def _module(module: Module, topology: Topology) -> Iterator[Finding]:
 def _program(at: Path, module: Module) -> Iterator[Finding]:
     if bool(module.image) == bool(module.function):
         given = "both `image` and `function`" if module.image else "neither `image` nor `function`"
-        yield error(at, f"module {shown(module.name)} has {given}; it needs exactly one of them")
+        told = f"module {shown(module.name)} has {given}; it needs exactly one of them"
+        yield error(at, told, rests_on=((*at, "image"), (*at, "function")))
         return
     if not module.function:
         if module.launch is Launch.FUNCTION:
-            yield error((*at, "launch"), "`launch: function` needs a `function`")
+            told = "`launch: function` needs a `function`"
+            yield error((*at, "launch"), told, rests_on=launched_by(at))
         return
     if not _FUNCTION.fullmatch(module.function):
         form = "`module:function` or `package.module:function`"
@@ -176,7 +183,8 @@ def _gather(at: Path, gather: Gather) -> Iterator[Finding]:
     if not 1 <= gather.min_ok <= most:
         yield error((*at, "min_ok"), between("min_ok", gather.min_ok, 1, most))
     if gather.timeout is None:
-        yield error((*at, "min_ok"), "`min_ok` says what happens at the `timeout`; give one")
+        told = "`min_ok` says what happens at the `timeout`; give one"
+        yield error((*at, "min_ok"), told, rests_on=[(*at, "timeout")])
 
 
 def _grouping(at: Path, gather: Gather) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """What a check found: where (as a path of keys), what, and whether it forbids the topology."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -17,11 +17,24 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     fatal: bool
     at_key: bool = False
     """Whether the key is meant and not its value."""
+    rests_on: tuple[Path, ...] = ()
+    """The values it was judged by, where they are others than the one at `path`."""
+
+    def is_known(self, unread: frozenset[Path]) -> bool:
+        """Whether everything it was judged by could be read, and nothing above was wrong."""
+        return not any(
+            path[:length] in unread
+            for path in self.rests_on or (self.path,)
+            for length in range(1, len(path) + 1)
+        )
 
 
-def error(path: Path, message: str, *, at_key: bool = False) -> Finding:
+def error(
+    path: Path, message: str, *, at_key: bool = False, rests_on: Iterable[Path] = ()
+) -> Finding:
     """Return a finding that forbids the topology."""
-    return Finding(path=path, message=message, fatal=True, at_key=at_key)
+    on = tuple(rests_on)
+    return Finding(path=path, message=message, fatal=True, at_key=at_key, rests_on=on)
 
 
 def warning(path: Path, message: str, *, at_key: bool = False) -> Finding:

@@ -8,6 +8,34 @@ from scalebox_actors.topology.model import Duration, Size
 from scalebox_actors.topology.wording import shown
 from scalebox_actors.yamlgate import ListNode, MapNode, Node, ScalarNode, scalar_value
 
+FOREIGN_FIELDS = {
+    "app": "topology",
+    "base_image": "image",
+    "clusters": "sites",
+    "cluster": "site",
+    "cmd": "command",
+    "cores": "limits",
+    "cpus": "limits",
+    "environmens": "env",
+    "gpus": "limits",
+    "environment": "env",
+    "environments": "env",
+    "hosts": "slots",
+    "jobs": "modules",
+    "mem_limit": "limits",
+    "memory": "limits",
+    "name": "topology",
+    "paths": "mounts",
+    "retries": "retry",
+    "retry_rules": "retry",
+    "sink_jobs": "sinks",
+    "sink_modules": "sinks",
+    "task_max_seconds": "timeout",
+    "task_timeout_seconds": "timeout",
+    "volumes": "mounts",
+}
+"""What other systems, or people, call a field of ours."""
+
 _ALMOST_SIZE = re.compile(r"[0-9.]+ *[kmgt]?i?b?", re.IGNORECASE)
 _SEXAGESIMAL = re.compile(r"[0-9]+(:[0-9]+)+")
 _OTHER_BASE = re.compile(r"[-+]?0[xo]?[0-9a-fA-F_]+")

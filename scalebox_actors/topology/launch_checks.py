@@ -16,14 +16,21 @@ def check_launch(at: Path, module: Module) -> Iterator[Finding]:
     yield from _batch((*at, "batch"), module)
     yield from _keep((*at, "keep"), module)
     if module.args is not None and module.launch is Launch.RESIDENT:
-        yield error((*at, "args"), "`args` does not go with `launch: resident`: its program reads")
+        told = "`args` does not go with `launch: resident`: its program reads"
+        yield error((*at, "args"), told, rests_on=launched_by(at))
+
+
+def launched_by(at: Path) -> tuple[Path, ...]:
+    """Return the fields that say how a module is launched."""
+    return (*at, "launch"), (*at, "function")
 
 
 def _warm(at: Path, module: Module) -> Iterator[Finding]:
     if not 0 <= module.warm <= limits.WARM_PER_MODULE:
         yield error(at, between("warm", module.warm, 0, limits.WARM_PER_MODULE))
     elif module.warm and module.launch is not Launch.FRESH:
-        yield error(at, f"`warm` goes with `launch: fresh`, not with `{module.launch.value}`")
+        told = f"`warm` goes with `launch: fresh`, not with `{module.launch.value}`"
+        yield error(at, told, rests_on=launched_by(at[:-1]))
     elif module.warm and module.limits.gpus:
         words = "`warm` has no effect with `limits.gpus`: a container that waits has no GPU"
         yield warning(at, words, at_key=True)
@@ -33,7 +40,8 @@ def _batch(at: Path, module: Module) -> Iterator[Finding]:
     if module.batch is None:
         return
     if module.launch is not Launch.SLOT:
-        yield error(at, f"`batch` goes with `launch: slot`, not with `{module.launch.value}`")
+        told = f"`batch` goes with `launch: slot`, not with `{module.launch.value}`"
+        yield error(at, told, rests_on=launched_by(at[:-1]))
     most = limits.ATOMIC_BATCH_TASKS if module.batch.atomic else limits.BATCH_TASKS
     if not 1 <= module.batch.size <= most:
         yield error((*at, "size"), between("size", module.batch.size, 1, most))
@@ -64,7 +72,7 @@ def _keep(at: Path, module: Module) -> Iterator[Finding]:
         yield from _keep_of_warm(at, keep)
     if keep.shortest and module.launch is not Launch.SLOT:
         wrong = f"`shortest` goes with `launch: slot`, not with `{module.launch.value}`"
-        yield error((*at, "shortest"), wrong)
+        yield error((*at, "shortest"), wrong, rests_on=launched_by(at[:-1]))
     for name, most in (("runs", limits.KEEP_RUNS), ("restarts", limits.SLOT_RESTARTS)):
         if not 0 <= getattr(keep, name) <= most:
             yield error((*at, name), between(name, getattr(keep, name), 0, most))

@@ -1,14 +1,15 @@
 """A YAML file becomes a `Topology`, or one error that says everything that is wrong with it.
 
 Bytes → nodes (the gate) → parameters filled in → defaults merged → types → checks. Every step
-keeps the place of what it handles, so every error has its line and column.
+keeps the place of what it handles, so every error has its line and column. What has a wrong type
+does not keep the rest from being checked; only what rests on it is not judged.
 """
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path as FilePath
 
 from scalebox_actors.errors import BadInput
-from scalebox_actors.limits import TOPOLOGY_BYTES
+from scalebox_actors.limits import FAULTS_SHOWN, TOPOLOGY_BYTES
 from scalebox_actors.topology.checks import check
 from scalebox_actors.topology.findings import Finding, Path
 from scalebox_actors.topology.merge import list_sites, merge_defaults
@@ -52,15 +53,13 @@ def load_with_warnings(
         raise BadInput("there is nothing in this file", path=path, line=1, column=1)
     filled = fill(root, params, path)
     filled = Filled(root=merge_defaults(list_sites(filled.root)), places=filled.places)
-    topology = read(filled)
-    if not isinstance(topology, Topology):
-        raise _refusal(topology, path)
-    findings = check(topology)
-    wrong = _placed(findings, filled.root, fatal=True)
-    if wrong:
-        raise _refusal(wrong, path)
+    reading = read(filled)
+    findings = check(reading.topology, reading.unread) if reading.topology else []
+    wrong = {*reading.problems, *_placed(findings, filled.root, fatal=True)}
+    if wrong or reading.topology is None:
+        raise _refusal(sorted(wrong)[:FAULTS_SHOWN], path)
     doubtful = _placed(findings, filled.root, fatal=False)
-    return topology, [f"{path}:{p.line}:{p.column}: warning: {p.message}" for p in doubtful]
+    return reading.topology, [f"{path}:{p.line}:{p.column}: warning: {p.message}" for p in doubtful]
 
 
 def _refusal(problems: Iterable[Problem], path: str) -> BadInput:

@@ -1,7 +1,7 @@
 """From the nodes of a YAML file to the typed topology, with every wrong value at its place.
 
 The field types of `model.py` say what a value must be; this is their reading. All that is wrong
-is collected, so that a person mends a file in one go.
+is collected, and what is right is kept for the checks, so that a person mends a file in one go.
 """
 
 import re
@@ -9,12 +9,13 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from functools import cache
-from typing import NamedTuple, Union, cast, get_args, get_origin
+from typing import NamedTuple, ParamSpec, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
 
 from scalebox_actors.limits import FAULTS_SHOWN, FUNCTION_SLOTS, SITES, TOPOLOGY_MODULES
-from scalebox_actors.topology.hints import as_list_hint, hint_for, kind_of, made_of
+from scalebox_actors.topology.findings import Path
+from scalebox_actors.topology.hints import FOREIGN_FIELDS, as_list_hint, hint_for, kind_of, made_of
 from scalebox_actors.topology.model import Duration, Launch, Module, Retry, Site, Size, Topology
 from scalebox_actors.topology.parameters import Filled
 from scalebox_actors.topology.quantity import (
@@ -23,7 +24,7 @@ from scalebox_actors.topology.quantity import (
     parse_duration,
     parse_size,
 )
-from scalebox_actors.topology.wording import listed, shown, suggestion
+from scalebox_actors.topology.wording import closest, listed, shown, suggestion
 from scalebox_actors.yamlgate import ListNode, MapNode, Node, ScalarNode, scalar_value
 
 TOP = ("topology", "label", "modules", "defaults", "sites", "remember", "max_bytes", "hops")
@@ -31,33 +32,6 @@ MODULE = (*(f for f in Module.__struct_fields__ if f != "name"), "site")
 SITE = tuple(f for f in Site.__struct_fields__ if f != "name")
 CODE = re.compile(r"\*|[0-9]{1,9}")
 RETRY_FORM = "`{75: 3, '*': 1}` or `['75:3', '*']`"
-
-_FOREIGN = {
-    "app": "topology",
-    "base_image": "image",
-    "clusters": "sites",
-    "cluster": "site",
-    "cmd": "command",
-    "cores": "limits",
-    "cpus": "limits",
-    "environmens": "env",
-    "gpus": "limits",
-    "environment": "env",
-    "environments": "env",
-    "hosts": "slots",
-    "jobs": "modules",
-    "mem_limit": "limits",
-    "memory": "limits",
-    "name": "topology",
-    "paths": "mounts",
-    "retries": "retry",
-    "retry_rules": "retry",
-    "sink_jobs": "sinks",
-    "sink_modules": "sinks",
-    "task_max_seconds": "timeout",
-    "task_timeout_seconds": "timeout",
-    "volumes": "mounts",
-}
 _RULE = re.compile(r"\s*(\*|[0-9]{1,9})\s*(?::\s*([0-9]{1,9})\s*)?")
 
 
@@ -69,6 +43,16 @@ class Problem(NamedTuple):
     message: str
 
 
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """What could be read of a file, and what is wrong with the rest."""
+
+    topology: Topology | None
+    """As if what is wrong had been left out; None if so much is wrong that nothing was made."""
+    problems: list[Problem]
+    unread: frozenset[Path]
+    """Where a value was meant that nobody knows: what rests on one of these may not be judged."""
+
+
 class _Wrong:
     """Stands for a value that could not be read; the problem is noted already."""
 
@@ -77,24 +61,30 @@ class _EnoughError(Exception):
     """So much is wrong that more would help nobody; looking for suggestions takes time."""
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _WRONG = _Wrong()
 _Pairs = dict[str, object]
 
 
-def read(filled: Filled) -> Topology | list[Problem]:
-    """Return the topology that a tree (defaults merged in) stands for, or all that is wrong."""
+def read(filled: Filled) -> Reading:
+    """Return the topology that a tree (defaults merged in) stands for, and all that is wrong."""
     reader = _Reader(filled.places)
     try:
         topology = reader.topology(filled.root)
     except _EnoughError:
         topology = None
-    return topology or sorted(set(reader.problems))
+    unread = frozenset(reader.unread)
+    return Reading(topology=topology, problems=reader.problems, unread=unread)
 
 
 class _Reader:
     def __init__(self, substituted: frozenset[tuple[int, int]]) -> None:
         self.problems: list[Problem] = []
+        self.unread: set[Path] = set()
         self._substituted = substituted
+        self._at: list[str | int] = []
 
     def topology(self, root: Node) -> Topology | None:
         """Read the whole file."""
@@ -106,33 +96,36 @@ class _Reader:
         if isinstance(defaults, MapNode):
             self._known(defaults, MODULE)  # said even if no module is there to have them
         elif defaults is not None:
-            self._note(
-                defaults, f"`defaults` must be a map of module fields, but is {kind_of(defaults)}"
-            )
+            what = f"`defaults` must be a map of module fields, but is {kind_of(defaults)}"
+            self._note(defaults, what, "defaults")
         fields = _types(Topology, without=("name", "modules", "sites"))
         pairs = self._pairs(root, {**fields, "topology": str})
-        pairs["modules"] = self._modules(root)
         sites = root.get("sites")
         if sites is not None:
-            pairs["sites"] = self._sites(sites)
-        if "topology" not in pairs:
-            self._note(root, "`topology` is missing: the name of this topology")
-        if self.problems:
-            return None
-        return Topology(name=str(pairs.pop("topology")), **pairs)  # type: ignore[arg-type]  # read by type
+            pairs["sites"] = self._below("sites", self._sites, sites)
+        self._needs(root, "topology", "`topology` is missing: the name of this topology")
+        self._needs(root, "modules", "`modules` is missing: a map of names to modules")
+        modules = self._below("modules", self._modules, root.get("modules"))
+        pairs["modules"] = {} if modules is _WRONG else modules
+        return Topology(name=str(pairs.pop("topology", "")), **_right(pairs))  # type: ignore[arg-type]  # read by type
 
-    def _modules(self, root: MapNode) -> object:
-        node = root.get("modules")
+    def _needs(self, node: MapNode, field: str, message: str) -> None:
+        """Note that a field is missing, unless it is there under a name that was not understood."""
+        if node.get(field) is None and (*self._at, field) not in self.unread:
+            self._note(node, message, field)
+
+    def _modules(self, node: Node | None) -> object:
         if node is None:
-            self._note(root, "`modules` is missing: a map of names to modules")
             return _WRONG
         if not isinstance(node, MapNode):
-            self._note(node, f"`modules` must be a map of names to modules, but is {kind_of(node)}")
-            return _WRONG
+            what = f"`modules` must be a map of names to modules, but is {kind_of(node)}"
+            return self._note(node, what)
         if len(node.items) > TOPOLOGY_MODULES:
             message = f"{len(node.items)} modules; at most {TOPOLOGY_MODULES} are allowed"
             return self._note(node, message)
-        return {key.value: self._module(key, value) for key, value in node.items}
+        return {
+            key.value: self._below(key.value, self._module, key, value) for key, value in node.items
+        }
 
     def _sites(self, node: Node) -> object:
         if not isinstance(node, MapNode):
@@ -143,54 +136,65 @@ class _Reader:
             return self._note(node, "`sites` is empty; leave it out where there is only one")
         if len(node.items) > SITES:
             return self._note(node, f"{len(node.items)} sites; at most {SITES} are allowed")
-        return {key.value: self._site(key, value) for key, value in node.items}
+        return {
+            key.value: self._below(key.value, self._site, key, value) for key, value in node.items
+        }
 
-    def _site(self, key: ScalarNode, node: Node) -> object:
+    def _site(self, key: ScalarNode, node: Node) -> Site:
         if isinstance(node, ScalarNode) and scalar_value(node) is None:
             return Site(name=key.value)  # a site of which there is nothing to say
         if not isinstance(node, MapNode):
-            return self._note(
-                node, f"site {shown(key.value)} must be a map, but is {kind_of(node)}"
-            )
-        before = len(self.problems)
+            self._note(node, f"site {shown(key.value)} must be a map, but is {kind_of(node)}")
+            return Site(name=key.value)
         self._known(node, SITE)
         pairs = self._pairs(node, _types(Site, without=("name",)))
-        return Site(name=key.value, **pairs) if len(self.problems) == before else _WRONG  # type: ignore[arg-type]  # read by their types
+        return Site(name=key.value, **_right(pairs))  # type: ignore[arg-type]  # read by their types
 
-    def _module(self, key: ScalarNode, node: Node) -> object:
+    def _module(self, key: ScalarNode, node: Node) -> Module:
         if not isinstance(node, MapNode):
             what = f"module {shown(key.value)} must be a map of fields such as `image`"
             self._note(node, f"{what}, but is {kind_of(node)}")
-            return _WRONG
-        before = len(self.problems)
+            return Module(name=key.value)
         self._known(node, MODULE)
-        pairs = self._pairs(node, {**_types(Module, without=("name",)), "site": str})
-        if "site" in pairs and len(self.problems) == before:  # a single one was made a list before
-            self._note(node.get("site") or node, "give either `site` or `sites`")
+        if ("defaults",) in self.unread:
+            self.unread.update((*self._at, f) for f in MODULE if node.get(f) is None)
+        pairs = _right(self._pairs(node, {**_types(Module, without=("name",)), "site": str}))
+        if node.get("site") is not None:  # a single one was made a list before
+            self.unread.add((*self._at, "sites"))
+        if "site" in pairs:
+            self._note(node.get("site") or node, "give either `site` or `sites`", "sites")
+            del pairs["site"]
         if pairs.get("command") == ():
             empty = "`command` is empty; leave it out to run what the image runs"
-            self._note(node.get("command") or node, empty)
-        if len(self.problems) > before:
-            return _WRONG
+            self._note(node.get("command") or node, empty, "command")
         if pairs.get("function"):
             pairs = {"launch": Launch.FUNCTION, **pairs}
         if pairs.get("launch") is Launch.FUNCTION:
             pairs = {"slots": FUNCTION_SLOTS, **pairs}
         return Module(name=key.value, **pairs)  # type: ignore[arg-type]  # read by their types
 
+    def _below(self, step: str | int, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Read what stands under a key, so that the path of what is wrong there is known."""
+        self._at.append(step)
+        value = read(*args, **kwargs)
+        self._at.pop()
+        return value
+
     def _known(self, node: MapNode, known: Iterable[str]) -> None:
         known = tuple(known)
         for key, _ in node.items:
             if key.value in known:
                 continue
-            foreign = _FOREIGN.get(key.value)
-            hint = f" (did you mean `{foreign}`?)" if foreign in known else ""
-            hint = hint or suggestion(key.value, known) or f"; there are {listed(known)}"
-            self._note(key, f"unknown field {shown(key.value)}{hint}")
+            foreign = FOREIGN_FIELDS.get(key.value, "")
+            meant = foreign if foreign in known else closest(key.value, known)
+            hint = f" (did you mean {shown(meant)}?)" if meant else f"; there are {listed(known)}"
+            self._note(key, f"unknown field {shown(key.value)}{hint}", meant or key.value)
 
     def _pairs(self, node: MapNode, fields: Mapping[str, object]) -> _Pairs:
         return {
-            key.value: self._value(value, fields[key.value], f"`{key.value}`")
+            key.value: self._below(
+                key.value, self._value, value, fields[key.value], f"`{key.value}`"
+            )
             for key, value in node.items
             if key.value in fields
         }
@@ -247,34 +251,35 @@ class _Reader:
         if not isinstance(node, MapNode):
             form = f"a map of {listed(fields)}"
             return self._note(node, f"{what} must be {form}, but is {kind_of(node)}")
-        before = len(self.problems)
         self._known(node, fields)
-        pairs = self._pairs(node, fields)
-        for field in msgspec.structs.fields(kind):
-            if field.required and field.name not in pairs:
-                self._note(node, f"{what} needs `{field.name}`")
-        return kind(**pairs) if len(self.problems) == before else _WRONG
+        pairs = _right(self._pairs(node, fields))
+        required = [f.name for f in msgspec.structs.fields(kind) if f.required]
+        for field in required:
+            self._needs(node, field, f"{what} needs `{field}`")
+        return kind(**pairs) if all(f in pairs for f in required) else _WRONG
 
     def _texts(self, node: Node, what: str) -> object:
         if not isinstance(node, ListNode):
             hint = as_list_hint(node, shell=what in ("`command`", "`args`"))
             return self._note(node, f"{what} must be a list of texts, but is {kind_of(node)}{hint}")
-        return tuple(
-            self._scalar(item, str, f"item {number} of {what}")
-            for number, item in enumerate(node.items, start=1)
-        )
+        items = [
+            self._below(index, self._scalar, item, str, f"item {index + 1} of {what}")
+            for index, item in enumerate(node.items)
+        ]
+        return tuple("" if item is _WRONG else item for item in items)
 
     def _map(self, node: Node, kind: object, what: str) -> object:
         if not isinstance(node, MapNode):
             form = "texts" if kind is str else "whole numbers"
             return self._note(node, f"{what} must be a map of {form}, but is {kind_of(node)}")
-        return {
-            key.value: self._scalar(value, kind, f"{shown(key.value)} in {what}")
-            for key, value in node.items
-        }
+        return _right(
+            {
+                k.value: self._below(k.value, self._scalar, v, kind, f"{shown(k.value)} in {what}")
+                for k, v in node.items
+            }
+        )
 
-    def _retry(self, node: Node) -> object:
-        before = len(self.problems)
+    def _retry(self, node: Node) -> Retry:
         match node:
             case MapNode():
                 pairs = self._retry_map(node)
@@ -282,7 +287,7 @@ class _Reader:
                 pairs = {"rules": self._retry_list(node.items)}
             case ScalarNode():
                 pairs = {"rules": self._retry_text(node)}
-        return Retry(**pairs) if len(self.problems) == before else _WRONG  # type: ignore[arg-type]
+        return Retry(**pairs)  # type: ignore[arg-type]  # read by their types
 
     def _retry_map(self, node: MapNode) -> _Pairs:
         fields = _types(Retry, without=("rules",))
@@ -290,8 +295,11 @@ class _Reader:
         named = tuple(item for item in node.items if item not in codes)
         rest = MapNode(items=named, line=node.line, column=node.column)
         self._known(rest, fields)
-        rules = {k.value: self._scalar(v, int, f"retries of {shown(k.value)}") for k, v in codes}
-        return {"rules": rules, **self._pairs(rest, fields)}
+        rules = {
+            k.value: self._below(k.value, self._scalar, v, int, f"retries of {shown(k.value)}")
+            for k, v in codes
+        }
+        return {"rules": _right(rules), **_right(self._pairs(rest, fields))}
 
     def _retry_list(self, items: Iterable[Node]) -> dict[str, int]:
         rules: dict[str, int] = {}
@@ -317,11 +325,17 @@ class _Reader:
         place = {"plain": False, "line": node.line, "column": node.column}
         return self._retry_list(msgspec.convert({"value": i, **place}, ScalarNode) for i in items)
 
-    def _note(self, node: Node, message: str) -> object:
+    def _note(self, node: Node, message: str, *steps: str) -> object:
+        """Note what is wrong; `steps` lead from where we read to the value that is not known."""
         self.problems.append(Problem(node.line, node.column, message))
+        self.unread.add((*self._at, *steps))
         if len(self.problems) == FAULTS_SHOWN:
             raise _EnoughError
         return _WRONG
+
+
+def _right(pairs: Mapping[str, object]) -> _Pairs:
+    return {key: value for key, value in pairs.items() if value is not _WRONG}
 
 
 @cache

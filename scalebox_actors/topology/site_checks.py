@@ -30,7 +30,8 @@ def check_sites(topology: Topology) -> Iterator[Finding]:
     sites = topology.sites.values()
     hubs = [site.name for site in sites if site.hub]
     if len(sites) > 1 and not hubs:
-        yield error(("sites",), "one of the sites must have `hub: true`: the others join it")
+        told = "one of the sites must have `hub: true`: the others join it"
+        yield error(("sites",), told, rests_on=[("sites", site.name, "hub") for site in sites])
     for name in hubs[1:]:
         told = f"{shown(hubs[0])} is the hub already; there is one, and the others join it"
         yield error(("sites", name, "hub"), told)
@@ -53,18 +54,21 @@ def check_module_sites(at: Path, module: Module, topology: Topology) -> Iterator
             (*at, "gather"),
             f"module {shown(module.name)} gathers, so it must run at one site (`site: …`): "
             "members of a group that arrive at different sites would never meet",
+            rests_on=((*at, "sites"), ("sites",)),
         )
     if module.identity is Identity.BODY and module.route is Route.LOCAL_FIRST:
         yield error(
             (*at, "identity"),
             "with `identity: body` at several sites, one body may come to two of them; "
             "give `route: body-hash`",
+            rests_on=((*at, "route"), (*at, "sites"), ("sites",)),
         )
 
 
 def _places(at: Path, module: Module, topology: Topology) -> Iterator[Finding]:
     if module.sites and not topology.sites:
-        yield error((*at, "sites"), "this topology has no `sites`; leave this out", at_key=True)
+        told = "this topology has no `sites`; leave this out"
+        yield error((*at, "sites"), told, at_key=True, rests_on=[("sites",)])
         return
     seen: set[str] = set()
     for index, site in enumerate(module.sites):
@@ -82,7 +86,8 @@ def _overflow(at: Path, module: Module, *, many: bool) -> Iterator[Finding]:
     if not 1 <= pending <= OVERFLOW_MOST:
         yield error((*at, "pending"), between("pending", pending, 1, OVERFLOW_MOST))
     if module.route is not Route.LOCAL_FIRST:
-        yield error(at, f"`overflow` is for `route: local-first`, not `{module.route}`")
+        told = f"`overflow` is for `route: local-first`, not `{module.route}`"
+        yield error(at, told, rests_on=[(*at[:-1], "route")])
     elif not many:
         yield warning(at, "`overflow` says nothing for a module at one site")
 
@@ -111,7 +116,7 @@ def _site(at: Path, site: Site, topology: Topology) -> Iterator[Finding]:
         if module not in topology.modules:
             hint = suggestion(module, topology.modules)
             told = f"{shown(module)} is not a module of this topology{hint}"
-            yield error(where, told, at_key=True)
+            yield error(where, told, at_key=True, rests_on=[("modules",)])
         if abs(priority) > limits.PRIORITY:
             yield error(where, between(module, priority, -limits.PRIORITY, limits.PRIORITY))
 
@@ -121,10 +126,12 @@ def _servers(at: Path, site: Site) -> Iterator[Finding]:
         yield error((*at, "replicas"), f"`replicas` must be 1 or {CLUSTER}, not {site.replicas}")
         return
     if site.replicas == 1 and len(site.servers) > 1:
-        yield error((*at, "servers"), "several `servers` are for `replicas: 3`")
+        told = "several `servers` are for `replicas: 3`"
+        yield error((*at, "servers"), told, rests_on=[(*at, "replicas")])
     if site.replicas == CLUSTER and site.servers and len(set(site.servers)) != CLUSTER:
         told = f"{len(set(site.servers))} different `servers`; `replicas: 3` needs {CLUSTER}"
-        yield error((*at, "servers"), told)
+        each = [(*at, "servers", index) for index in range(len(site.servers))]
+        yield error((*at, "servers"), told, rests_on=[(*at, "replicas"), *each])
     for index, server in enumerate(site.servers):
         found = _HOST.fullmatch(server)
         if found is None or not _is_port(found[1] or "1"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from scalebox_actors.errors import SpecRejected
+from scalebox_actors.errors import NotAdmitted, SpecRejected
 from scalebox_actors.launch import workdir
 from scalebox_actors.launch.environment import Surroundings
 from scalebox_actors.launch.resident import ResidentLauncher
@@ -450,6 +450,44 @@ async def test_a_link_in_place_of_a_folder(lab: Lab, tmp_path: Path) -> None:
 
     assert outcome.exit_code == 0
     assert (precious / "file").exists()
+
+
+async def test_when_the_node_ends(lab: Lab) -> None:
+    """An answer that still comes counts; the rest is not admitted, once its program has ended."""
+    launcher = lab.launcher(slots=2)
+    bodies = ("raw sleep 0.5; answer", "hang", "waits")
+    runs = [asyncio.create_task(launcher.run(task(body))) for body in bodies]
+    left: list[list[str]] = []
+
+    async def look() -> None:
+        await asyncio.wait([runs[1]])
+        left.append(await lab.names())
+
+    looking = asyncio.create_task(look())
+    await until(lambda: launcher.states == {"ON": 2})
+    await launcher.close()
+    answered, *others = await asyncio.gather(*runs, return_exceptions=True)
+    await looking
+
+    assert isinstance(answered, Outcome)
+    assert answered.exit_code == 0
+    assert [type(other) for other in others] == [NotAdmitted, NotAdmitted]
+    assert left == [[]]
+
+
+async def test_what_may_still_be_at_work_is_not_given_back(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a message whose program nobody saw ending, nothing is said when the node ends."""
+    monkeypatch.setattr("scalebox_actors.launch.resident.STOP_GRACE", 0.0)
+    launcher = lab.launcher()
+    run = asyncio.create_task(launcher.run(task("hang")))
+    await until(lambda: launcher.states == {"ON": 1})
+    await launcher.close()
+    _, pending = await asyncio.wait([run], timeout=0.1)
+    run.cancel()
+
+    assert pending == {run}
 
 
 async def test_unknown_keys_are_told_once(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:

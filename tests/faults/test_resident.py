@@ -11,6 +11,7 @@ from faults.stage import ACK_WAIT, Stage, show
 from faults.workload import PARTS, check, pipeline, topology
 
 KILLS = 2
+LONG_ACK_WAIT = 60.0
 RECOVERY = ACK_WAIT + 8.0
 DRAIN = 60.0
 IN_FLIGHT = 3
@@ -80,6 +81,28 @@ async def test_a_node_killed_again_and_again_doubles_no_effect(stage: Stage) -> 
     assert code == 0
     # What a program had when its node was killed, and no more, ran again.
     assert audit.witness.repeats <= KILLS * SLOTS * IN_FLIGHT + KILLS * SLOTS
+
+
+@patient
+async def test_a_node_that_is_told_to_stop_gives_its_messages_back(stage: Stage) -> None:
+    """What its programs did not answer is the next node's at once, and no two have it at a time."""
+    roots = ["r0"]
+    await stage.deploy(topology("restop", modules(stage, pause=2.0)), ack_wait=LONG_ACK_WAIT)
+    await stage.send("split", roots)
+    node = stage.node()
+    await until(lambda: stage.started("calc") == SLOTS, "programs are at work", seconds=20)
+    node.signal(signal.SIGTERM)
+    code = await node.ended(EXIT_OF_TERM)
+    successor = stage.node("n2")
+    took = await stage.drained(seconds=LONG_ACK_WAIT * 0.8)
+    successor.signal(signal.SIGTERM)
+    await successor.ended(EXIT_OF_TERM)
+    audit = await stage.audit()
+    show("restop", took=took, repeats=audit.witness.repeats, unended=audit.witness.unended)
+
+    check(audit, roots, killed=audit.witness.unended)
+    assert code == 0
+    assert audit.witness.unended > 0
 
 
 @patient

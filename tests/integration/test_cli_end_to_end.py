@@ -249,7 +249,7 @@ def test_pause_drain_and_cancel_reach_a_node(
 
     assert re.search(r"count +1 .*paused", paused)
     assert (cancelled.returncode, resumed.returncode) == (0, 0)
-    assert (drained.returncode, drained.stdout) == (0, "n1: draining\n")
+    assert (drained.returncode, drained.stdout, drained.stderr) == (0, "n1: draining\n", "")
     assert node.wait(30) == 0
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from scalebox_actors import survey as survey_module
 from scalebox_actors.advice import Advice, Level, advise, usable
-from scalebox_actors.cli.doctor import drawn, fields, lines_of
+from scalebox_actors.cli.doctor import fields, lines_of
 from scalebox_actors.errors import RuntimeUnavailable
 from scalebox_actors.facts import EngineFacts, Facts, HostFacts, Place
 from scalebox_actors.limits import FREE_SPACE, MIB
@@ -139,7 +139,7 @@ def test_the_worst_comes_first() -> None:
 
 
 def test_it_is_shown_to_people_and_programs() -> None:
-    """The same is in the table, in the lines and in the record; no engine's name moves a cursor."""
+    """The same is in the lines and in the record; no engine's name moves a cursor."""
     facts = engine(version="27\x1b[2J", live_restore=False)
     advice = advise(facts)
     record = fields(facts, advice)
@@ -147,7 +147,18 @@ def test_it_is_shown_to_people_and_programs() -> None:
     assert record["usable"] is True
     assert any(line.startswith("should  restarts") for line in lines_of(advice))
     assert "\x1b" not in "".join(lines_of(advice))
-    assert drawn(advice).row_count == len(advice)
+
+
+def test_what_is_said_fits_into_a_terminal() -> None:
+    """No line is wider than 80 columns, and no word is lost or cut for that."""
+    facts = msgspec.structs.replace(BEST, engine=None, engine_fault="w" * 100)
+    advice = advise(facts)
+    lines = lines_of(advice)
+    said = "".join("".join(lines).split())
+    rows = [row for one in advice for row in (one.topic + one.found, one.advice, one.gain)]
+
+    assert max(map(len, lines)) <= 80
+    assert all("".join(row.split()) in said for row in rows)
 
 
 MOUNTS = "/dev/a / ext4 rw 0 0\nnone /dev/shm tmpfs rw 0 0\nnone /data/x xfs rw 0 0\nodd\n"

@@ -279,6 +279,70 @@ def test_all_errors_come_in_the_order_of_the_file() -> None:
     assert error.exit_code == 65
 
 
+def told(text: str) -> list[str]:
+    """Return what is wrong with a file: `line:column` and the first words of each error."""
+    with pytest.raises(BadInput) as caught:
+        load(text.encode(), path="t.yaml")
+    return [f"{e.line}:{e.column} {' '.join(e.message.split()[:3])}" for e in caught.value.errors]
+
+
+def test_what_cannot_be_read_does_not_hide_what_else_is_wrong() -> None:
+    """Unknown fields, wrong types, ranges, sinks and sites are told in one go."""
+    text = """topology: t
+modules:
+  a: {imgae: x, sinks: [b, nope], slots: 0}
+  b: {image: 'x:1', timeout: soon, sinks: [c, 5, gone]}
+  c: {image: 'x:1', sinks: [d], site: moon, limits: {memorx: 1MiB, cpus: -1}}
+  e: [image]
+"""
+
+    assert told(text) == [
+        "3:7 unknown field `imgae`",
+        "3:28 sink `nope` is",
+        "3:42 `slots` must be",
+        "4:30 `timeout` must be",
+        "4:47 item 2 of",
+        "4:50 sink `gone` is",
+        "5:29 sink `d` is",
+        "5:33 this topology has",
+        "5:54 unknown field `memorx`",
+        "5:74 `cpus` must be",
+        "6:6 module `e` must",
+    ]
+
+
+SITES = "topology: t\nsites: {m: {hub: true}, n: {}}\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: t\nmodules: {a: {image: 'x:1'}}",
+        "topology: t\nmodule: {a: {image: 'x:1'}}",
+        "topology: t\nmodules: {a: {image: [x]}}",
+        "topology: t\nmodules: {a: {image: 'x:1', gather: {bye: root, count: 2}}}",
+        "topology: t\nmodules: {a: {launch: function, functoin: 'a:b'}}",
+        "topology: t\nmodules: {a: {image: 'x:1', launch: slto, batch: {size: 2}}}",
+        "topology: t\nmodules: {a: {image: 'x:1', lanch: resident, keep: {shortest: 1s}}}",
+        "topology: t\nmodules: {a: {image: 'x:1', sinks: [b]}, b: 7}",
+        "topology: t\nmodules: {a: {image: 'x:1', sinks: b}, b: {image: 'x:1'}}",
+        "topology: t\ndefault: {image: 'x:1'}\nmodules: {a: {slots: 2}}",
+        "topology: t\ndefaults: [image]\nmodules: {a: {slots: 2}}",
+        "topology: t\nsite: {m: {}}\nmodules: {a: {image: 'x:1', site: m}}",
+        "topology: t\nsites: {m: {hub: yes}, n: {}}\nmodules: {a: {image: 'x:1', site: m}}",
+        "topology: t\nsites: {m: {hub: true}, n: 7}\nmodules: {a: {image: 'x:1', site: n}}",
+        f"{SITES}modules: {{a: {{image: 'x:1', gather: {{by: root, count: 2}}, site: 7}}}}",
+        "topology: t\nsites: {m: {replcas: 3, servers: [a, b, c]}}\nmodules: {a: {image: 'x:1'}}",
+        "topology: t\nsites: {m: {priorities: {a: 1}}}\nmodules: [a]",
+        f"{SITES}modules: {{a: {{image: 'x:1', identity: body, route: body_hash}}}}",
+        "topology: t\nmodules: {a: {image: 'x:1', retry: ['75:3', sometimes]}}",
+    ],
+)
+def test_one_slip_is_one_error(text: str) -> None:
+    """What follows only from another error is not told beside it."""
+    [_] = told(text)
+
+
 def test_not_more_errors_than_anybody_reads() -> None:
     """The search ends when enough is wrong."""
     fields = "".join(f"    x{number}: 1\n" for number in range(1000))
