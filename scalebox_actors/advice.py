@@ -106,8 +106,8 @@ def _oci(facts: Facts) -> Iterator[Advice]:
     if facts.host.uid != 0:
         yield Advice(
             level=Level.COULD, topic="limits", found="none: control groups are root's",
-            advice="run the node as root where modules need limits of memory or CPUs",
-            gain="such modules run; peak memory of each run",
+            advice="the node as root where modules need limits; else --unlimited does without",
+            gain="modules with limits run; peak memory of each run",
         )  # fmt: skip
         return
     yield Advice(level=Level.OK, topic="cgroups", found=facts.host.cgroups)

@@ -55,6 +55,8 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
     user: str = ""
     """Run every container as this user, whatever the topology says."""
     require_memory: bool = False
+    unlimited: bool = False
+    """Whether limits of memory and CPUs are not kept, whatever the topology says."""
 
 
 class Lane(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,6 +241,8 @@ def _image_allowed(image: str, ceiling: Ceiling) -> bool:
 
 def resources(module: Module, ceiling: Ceiling) -> tuple[int | None, float | None]:
     """Return memory and cpus of a module's container: its wish, bounded by the ceiling."""
+    if ceiling.unlimited:
+        return None, None
     memories = [m for m in (module.limits.memory, ceiling.memory) if m is not None]
     cpus = [c for c in (module.limits.cpus, ceiling.cpus) if c is not None]
     return (int(min(memories)) if memories else None), (min(cpus) if cpus else None)

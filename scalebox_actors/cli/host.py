@@ -47,6 +47,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     force_read_only: bool = False
     force_user: str | None = None
     require_memory: bool = False
+    unlimited: bool = False
     work: str | None = None
     cluster_data_root: str = ""
     gpu_devices: tuple[str, ...] = ()
@@ -97,6 +98,8 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     click.option("--force-read-only", is_flag=True, help="Make every root file system read-only."),
     click.option("--force-user", metavar="UID[:GID]", help="Run every container as this user."),
     click.option("--require-memory", is_flag=True, help="Refuse modules without a memory limit."),
+    click.option("--unlimited", is_flag=True, help="Keep no limits of memory and CPUs: for hosts "
+                 "that cannot, like those of `oci` without root."),
     click.option("--work", metavar="DIR", envvar="SBX_WORK",
                  help="Where work directories are made; `memory` for short programs that write "
                       "little.  [env SBX_WORK; default: in the store]"),
@@ -110,6 +113,8 @@ def ceiling(host: Host) -> Ceiling:
     roots = dict(_root(text) for text in host.mount_roots)
     if len(roots) < len(host.mount_roots):
         raise BadInput("--mount-root: a name is given twice")
+    if host.unlimited and (host.max_memory or host.max_cpus or host.require_memory):
+        raise BadInput("--unlimited: nothing can be limited beside it")
     return Ceiling(
         images=host.images,
         roots=roots,
@@ -122,6 +127,7 @@ def ceiling(host: Host) -> Ceiling:
         read_only=host.force_read_only,
         user=host.force_user or "",
         require_memory=host.require_memory,
+        unlimited=host.unlimited,
     )
 
 
@@ -158,7 +164,9 @@ async def opened_runtime(
         return
     # Its own folder for every node: the shepherd of processes serves one of them.
     state = settings.base / f"shepherd.{topology.name}.{settings.name}"
-    guarded = isolated or settings.ceiling != Ceiling(slots=settings.ceiling.slots)
+    bounds = settings.ceiling
+    unguarded = Ceiling(slots=bounds.slots, unlimited=bounds.unlimited)
+    guarded = isolated or bounds != unguarded
     if host.seccomp == "deny-list" and platform.machine() != "x86_64":
         raise BadInput("--seccomp deny-list: the list is for x86-64 only")
     runtime = await open_runtime(

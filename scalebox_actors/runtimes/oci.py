@@ -200,8 +200,8 @@ def _check_rootless(spec: ContainerSpec) -> None:
     limits = " and ".join(name for name, value in asked.items() if value is not None)
     if limits:
         raise SpecRejected(
-            f"a limit of {limits} needs control groups, which `oci` makes as root only; "
-            "leave it out, or use a rootless podman as DOCKER_HOST"
+            f"a limit of {limits} needs control groups, which `oci` makes as root only; leave it "
+            "out, or do without with `--unlimited`"
         )
 
 

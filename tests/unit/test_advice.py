@@ -206,7 +206,7 @@ def test_what_containers_lack_without_root_is_said() -> None:
 
     assert usable(found)
     assert [one.advice for one in found if one.topic == "limits"] == [
-        "run the node as root where modules need limits of memory or CPUs"
+        "the node as root where modules need limits; else --unlimited does without"
     ]
 
 

@@ -104,6 +104,7 @@ BAD = [
     ("run {good} --mount-root data={missing}", 65, "no such directory"),
     ("run {good} --mount-root d=/tmp --mount-root d=/tmp", 65, "twice"),
     ("run {good} --max-memory lots", 65, "--max-memory"),
+    ("run {good} --unlimited --max-memory 1GiB", 65, "--unlimited"),
     ("node {good} --name Not.A.Name", 65, "not a name"),
     ("trace tiny --since soon", 65, "soon"),
     ("pause tiny --for -1s", 65, "-1s"),

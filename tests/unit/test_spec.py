@@ -95,6 +95,16 @@ def within(spec: ContainerSpec, ceiling: Ceiling) -> list[bool]:
     ]
 
 
+def test_an_operator_can_do_without_limits() -> None:
+    """On a host that keeps none a module runs all the same, if he says so."""
+    module = Module(name="m", image="i", limits=Limits(memory=Size(2**26), cpus=0.5))
+    kept = container_spec(module, frame("a"), Ceiling())
+    free = container_spec(module, frame("a"), Ceiling(unlimited=True))
+
+    assert (kept.memory, kept.cpus) == (2**26, 0.5)
+    assert (free.memory, free.cpus) == (None, None)
+
+
 @given(modules, ceilings, texts, texts)
 def test_no_container_exceeds_the_ceiling(
     module: Module, ceiling: Ceiling, body: str, headers: str
