@@ -82,8 +82,7 @@ def body_id(module: str, body: bytes) -> str:
 @lru_cache(maxsize=1024)
 def run_name(topology: str, module: str, task_id: str) -> str:
     """Name the one container that a task may have on a host: `sbx-primes.count.<id>`."""
-    token = task_id if _OWN_ID.fullmatch(task_id) else digest(task_id)
-    return f"sbx-{topology}.{module}.{token}"
+    return f"sbx-{topology}.{module}.{_token(task_id)}"
 
 
 def parcel_of(subject: str, count: int) -> str:
@@ -219,5 +218,9 @@ class Names(msgspec.Struct, frozen=True):
 
 def attempts_key(module: str, task_id: str) -> str:
     """`try.M.<id>`: what went wrong with a task so far; ids are hashed to fit a key's grammar."""
-    token = task_id if _OWN_ID.fullmatch(task_id) else digest(task_id)
-    return f"try.{module}.{token}"
+    return f"try.{module}.{_token(task_id)}"
+
+
+def _token(task_id: str) -> str:
+    """Return what stands for an id where letters are few: no id has the form of another's."""
+    return task_id if _OWN_ID.fullmatch(task_id) else f"x{digest(task_id)}"

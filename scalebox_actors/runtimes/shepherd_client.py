@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from scalebox_actors.runtimes.shepherd_journal import Json, line_of
+from scalebox_actors.runtimes.shepherd_program import LOOK_AGAIN
 
 CLIENT_BACKLOG = 16 * 1024 * 1024
 RECEIVED_AT_ONCE = 64 * 1024
@@ -59,7 +60,11 @@ class Clients:
     def happened(self, fd: int, event: int) -> None:
         """See to a descriptor, if it is one of ours."""
         if fd == self._listener.fileno():
-            connection, _ = self._listener.accept()
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:  # no descriptor is left: it waits until a run has ended
+                time.sleep(LOOK_AGAIN)
+                return
             connection.setblocking(False)
             self._all[connection.fileno()] = Client(connection)
             self._poll.register(connection, select.EPOLLIN)

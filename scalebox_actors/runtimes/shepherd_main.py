@@ -4,6 +4,7 @@ import fcntl
 import os
 import socket
 import sys
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
 from scalebox_actors.garbage import look_less
 from scalebox_actors.runtimes.shepherd import Shepherd
@@ -19,6 +20,8 @@ from scalebox_actors.runtimes.shepherd_rootless import RootlessContainer
 
 CONTAINERS = "containers"
 """The word that makes it a shepherd of containers, in namespaces of its own."""
+OPEN_FILES = 16_384
+"""Four for each run that prints. Programs get this limit, too, so it is not the highest one."""
 
 
 def main(state: str, address: str, kind: str = "") -> int:
@@ -40,6 +43,8 @@ def main(state: str, address: str, kind: str = "") -> int:
     os.chdir("/")
     become_subreaper()
     look_less()
+    few, most = getrlimit(RLIMIT_NOFILE)
+    setrlimit(RLIMIT_NOFILE, (max(few, min(most, OPEN_FILES)), most))
     Shepherd(state, listener, programs).run()
     os.unlink(address)  # noqa: PTH108
     return 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from scalebox_actors.runtimes.choose import open_runtime
 from scalebox_actors.runtimes.docker import DockerRuntime
 from scalebox_actors.runtimes.process import ProcessRuntime
 from scalebox_actors.runtimes.shepherd_link import Answer
+from scalebox_actors.runtimes.shepherd_main import OPEN_FILES
 from scalebox_actors.spec import ContainerSpec, Mount
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
@@ -330,3 +332,20 @@ async def test_a_shepherd_that_follows_a_killed_one_knows_what_was_forgotten(
     os.kill(shepherd_of(tmp_path / "state"), signal.SIGKILL)
 
     assert [stray.name for stray in await runtime.stray({})] == ["sbx-t.m.3"]
+
+
+async def test_a_shepherd_has_descriptors_for_many_runs(tmp_path: Path) -> None:
+    """A run that prints takes four; the usual soft limit is 1,024."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    try:
+        runtime = await ProcessRuntime.open(tmp_path / "state")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    run = await runtime.adopt_or_start(spec(tmp_path, "ulimit -n"))
+    await run.wait()
+    said = (await run.logs(100)).stdout
+    await runtime.remove(run.name)
+    await runtime.close()
+
+    assert int(said) == min(OPEN_FILES, limits[1])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scalebox_actors.errors import BadInput
 from scalebox_actors.names import (
     Names,
+    attempts_key,
     body_id,
     check_name,
     child_id,
@@ -112,3 +113,5 @@ def test_run_names_fit_every_engine() -> None:
     assert run_name("t", "m", "a/b").startswith("sbx-t.m.")
     assert "/" not in run_name("t", "m", "a/b")
     assert run_name("t", "m", "a/b") != run_name("t", "n", "a/b")
+    assert run_name("t", "m", "a/b") != run_name("t", "m", digest("a/b")), "an id of its own"
+    assert attempts_key("m", "a/b") != attempts_key("m", digest("a/b"))

@@ -1,6 +1,7 @@
 """The shepherd's end of the line: news that can wait is told with others, and in its place."""
 
 import json
+import resource
 import select
 import socket
 from collections.abc import Iterator
@@ -148,3 +149,20 @@ def test_a_node_that_has_left_is_forgotten(line: Line) -> None:
     assert not line.clients
     line.clients.send(client, {"n": 1})
     line.clients.tell({"name": "a"})
+
+
+def test_a_node_waits_while_no_descriptor_is_free(line: Line, tmp_path: Path) -> None:
+    """Whoever connects then is seen to once a run has ended; the shepherd goes on."""
+    with open("/dev/null", "rb") as highest:  # noqa: PTH123 - for its number
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with socket.socket(socket.AF_UNIX) as late:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest.fileno() + 2, limits[1]))
+            try:
+                late.connect(str(tmp_path / "s"))
+                line.turn()
+                refused = len(line.clients._all)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            line.turn()
+
+            assert (refused, len(line.clients._all)) == (1, 2)
