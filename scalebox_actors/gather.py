@@ -107,10 +107,11 @@ def fold(
 ) -> Fold:
     """Return what the arrival of members of one group stores, given the group's last count.
 
-    Those beyond the number that the group needs are late: they find no room.
+    Those beyond the number that the group needs are late: they find no room. Raises BadMessage if
+    the count is none of ours.
     """
     first = joinings[0]
-    group = decode(stored.body) if stored else _opened(first)
+    group = decode(stored) if stored else _opened(first)
     if group.released:
         return Fold(entries=(), accepted=0)
     if stored is not None:
@@ -201,12 +202,18 @@ def member_of(stored: Stored, module: str) -> Message:
     return read(raw, module, member_id, hops=HOPS_CEILING)  # counted when it arrived
 
 
-def decode(body: bytes) -> Group:
+def decode(stored: Stored) -> Group:
     """Read a stored count; raises BadMessage if somebody else wrote it."""
     try:
-        return msgspec.json.decode(body, type=Group)
+        group = msgspec.json.decode(stored.body, type=Group)
     except msgspec.MsgspecError as error:
         raise BadMessage(f"the count of a group cannot be read: {error}") from error
+    possible = 0 < group.count <= group.need <= GROUP_MEMBERS
+    if not possible or (group.count == group.need and not group.released):
+        raise BadMessage(f"the count of a group cannot be {group.count} of {group.need}")
+    if token_of(group.module, group.key) != stored.subject.rpartition(".")[2]:
+        raise BadMessage(f"the count of group {group.key[:80]!r} is stored for another one")
+    return group
 
 
 def _opened(first: Joining) -> Group:

@@ -52,7 +52,7 @@ class Groups:
         """Return the groups that still wait for members, oldest first."""
         found = []
         for stored in (await self._open_counts()).values():
-            group = gather.decode(stored.body)
+            group = gather.decode(stored)
             found.append(
                 OpenGroup(
                     module=group.module,
@@ -72,7 +72,7 @@ class Groups:
             return
         now = await self._broker.clock()
         for stored in counts.values():
-            group = gather.decode(stored.body)
+            group = gather.decode(stored)
             if gather.opened_at(group, stored) + wait <= now:
                 await self._time_is_up(group, stored)
 
@@ -89,7 +89,7 @@ class Groups:
             after = stored.sequence + 1
             if newest.pop(stored.subject, None) is not None:
                 replaced.add(stored.subject)
-            if not gather.decode(stored.body).released:
+            if not gather.decode(stored).released:
                 newest[stored.subject] = stored
         self._start = min((stored.sequence for stored in newest.values()), default=after)
         for subject in replaced if purge else ():
@@ -105,7 +105,7 @@ class Groups:
             for stored in page:
                 start = stored.sequence + 1
                 try:
-                    gather.decode(stored.body)
+                    gather.decode(stored)
                 except BadMessage as error:
                     why = {"subject": stored.subject, "why": str(error)}
                     log.warning("group_unreadable", extra=why)

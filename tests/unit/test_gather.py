@@ -136,10 +136,31 @@ def test_a_stored_member_is_read_back() -> None:
 
 def test_forged_state_is_named() -> None:
     """A count or a joined message that we did not write is refused, not believed."""
+    count = stored(Entry(subject=member(0).subject, body=b"[]"), 1)
     with pytest.raises(BadMessage, match="cannot be read"):
-        gather.decode(b"[]")
+        gather.decode(count)
     with pytest.raises(BadMessage, match="does not name its group"):
         gather.key_of(Message(module="m", id="1", body=b"{}"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"need": 0}, "cannot be 1 of 0"),
+        ({"need": 10_001}, "cannot be 1 of 10001"),
+        ({"count": 0}, "cannot be 0 of 3"),
+        ({"count": 4}, "cannot be 4 of 3"),
+        ({"count": 3}, "cannot be 3 of 3"),
+        ({"key": "h"}, "group 'h' is stored for another one"),
+    ],
+)
+def test_a_count_that_cannot_be_is_named(change: dict[str, object], reason: str) -> None:
+    """A count out of its bounds, or under another group's subject, was not written by us."""
+    group = {"module": "m", "key": "g", "need": 3, "count": 1} | change
+    body = msgspec.json.encode(group)
+
+    with pytest.raises(BadMessage, match=reason):
+        fold(NAMES, stored(Entry(subject=member(0).subject, body=body), 1), [member(0)], remember=9)
 
 
 def test_a_member_from_far_away_is_read_back() -> None:

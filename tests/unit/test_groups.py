@@ -8,7 +8,7 @@ import pytest
 
 from scalebox_actors import groups
 from scalebox_actors.committer import Committer
-from scalebox_actors.effects import DETAIL, Scribe
+from scalebox_actors.effects import DETAIL, Effects, Scribe
 from scalebox_actors.groups import Groups
 from scalebox_actors.journal import Counts
 from scalebox_actors.message import JOINED, REASON, Message
@@ -36,11 +36,15 @@ class Room:
         self.counts = Counts()
         self.groups = Groups(module, self.broker, self.scribe, self.counts)
 
-    async def join(self, number: int, day: str = "monday") -> Settlement:
-        """Let member `number` of a group arrive now."""
+    def member(self, number: int, day: str = "monday") -> Effects:
+        """Return what the arrival of member `number` of a group stores."""
         headers = {"day": day, "parts": "3"}
         message = Message(module="g", id=f"i{number}", body=b"x", headers=headers)
-        return await self.committer.commit(self.scribe.member(message))
+        return self.scribe.member(message)
+
+    async def join(self, number: int, day: str = "monday") -> Settlement:
+        """Let member `number` of a group arrive now."""
+        return await self.committer.commit(self.member(number, day))
 
     def joined(self) -> list[dict[str, object]]:
         """The bodies of the joined messages that were sent."""
@@ -119,6 +123,21 @@ async def test_who_comes_too_late_is_told(room: Room) -> None:
     settlement = await room.join(2)
 
     assert settlement.kind is Settled.LATE
+
+
+@pytest.mark.parametrize("body", [b"not json", b'{"module":"g","key":"monday","need":0}'])
+async def test_a_count_that_cannot_be_read_stops_nobody(room: Room, body: bytes) -> None:
+    """Its members are refused, with the reason; those of other groups are counted."""
+    joining = room.member(1).joining
+    assert joining is not None
+    room.broker.shelf.store(joining.subject, body, {})
+
+    async with asyncio.timeout(5):
+        bad, good = await asyncio.gather(room.join(1), room.join(2, day="tuesday"))
+
+    assert (bad.kind, good.kind) == (Settled.UNACCEPTABLE, Settled.COMMITTED)
+    assert "the count of a group cannot be" in bad.text
+    assert [group.key for group in await room.groups.open()] == ["tuesday"]
 
 
 async def test_counts_that_were_replaced_are_purged(room: Room) -> None:
