@@ -181,9 +181,14 @@ class Committer:
         entries += pack(crossing, self._broker.body_limit)
         refusal = await self._broker.write(entries) if entries else None
         if refusal is None:
-            for pending in group:
-                _answer(pending, aside.get(pending, _COMMITTED))
+            for pending in kept:
+                _answer(pending, _COMMITTED)
+            await asyncio.gather(*(self._leave_out(*pair) for pair in aside.items()))
         return refusal
+
+    async def _leave_out(self, pending: _Pending, why: Settlement) -> None:
+        """Answer a member that could not join: a second copy of one that has, or `why` not."""
+        _answer(pending, _ALREADY if await self._is_there(pending.effects) else why)
 
     async def _joins(
         self, group: Sequence[_Pending]

@@ -194,16 +194,20 @@ class Settler:
         await self._ledger.receive(delivery, self.module.name, committed=committed)
 
     async def _bury(self, delivery: Delivery, letter: Effects, verdict: Bury) -> None:
-        """Set aside a message that was never run, and say so."""
-        await self._inter(placed(letter, delivery))
-        self._counts.dead += 1
-        self._tell_dead(delivery.message_id, verdict.text)
+        """Set aside a message that was never run, and say so; nothing if it had ended before."""
+        if await self._inter(placed(letter, delivery)):
+            self._counts.dead += 1
+            self._tell_dead(delivery.message_id, verdict.text)
 
-    async def _inter(self, effects: Effects) -> None:
-        """Store a dead letter; one that the broker refuses is set aside, never dropped."""
+    async def _inter(self, effects: Effects) -> bool:
+        """Store a dead letter; one that the broker refuses is set aside, never dropped.
+
+        False: the task had ended before, and the letter was not stored.
+        """
         settlement = await self._committer.commit(effects)
         if settlement.kind is Settled.UNACCEPTABLE:
             raise Transient(f"cannot be buried: {settlement.text}")
+        return settlement.kind is Settled.COMMITTED
 
     def _tell_dead(self, task_id: str, why: str) -> None:
         what = {"sbx_module": self.module.name, "task": task_id}

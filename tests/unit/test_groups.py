@@ -125,6 +125,15 @@ async def test_who_comes_too_late_is_told(room: Room) -> None:
     assert settlement.kind is Settled.LATE
 
 
+async def test_a_second_copy_of_a_member_is_not_late(room: Room) -> None:
+    """It was counted before its group was let go, and there is nothing to bury."""
+    for number in (1, 2, 3):
+        await room.join(number)
+    room.broker.advance(40)  # past the time in which the server knows its id
+
+    assert (await room.join(2)).kind is Settled.ALREADY
+
+
 @pytest.mark.parametrize("body", [b"not json", b'{"module":"g","key":"monday","need":0}'])
 async def test_a_count_that_cannot_be_read_stops_nobody(room: Room, body: bytes) -> None:
     """Its members are refused, with the reason; those of other groups are counted."""
