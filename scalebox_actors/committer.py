@@ -54,9 +54,8 @@ class _Pending(msgspec.Struct, eq=False):
 class Committer:
     """Stores the effects of finished tasks, in groups; see `commit`."""
 
-    def __init__(self, broker: Broker, *, remember: float) -> None:
+    def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._remember = remember
         self._waiting: deque[_Pending] = deque()
         self._wake = asyncio.Event()
         self._enough = asyncio.Event()
@@ -216,7 +215,7 @@ class Committer:
 
     def _fold(self, members: Sequence[_Pending], count: Stored | None) -> gather.Fold:
         joinings = [m.effects.joining for m in members if m.effects.joining is not None]
-        return gather.fold(self._broker.names, count, joinings, remember=self._remember)
+        return gather.fold(self._broker.names, count, joinings)
 
     async def _settle_alone(self, pending: _Pending, refusal: Refusal) -> None:
         """Give the one member of a refused batch its own answer."""

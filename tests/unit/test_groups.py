@@ -9,6 +9,7 @@ import pytest
 from scalebox_actors import groups
 from scalebox_actors.committer import Committer
 from scalebox_actors.effects import DETAIL, Effects, Scribe
+from scalebox_actors.errors import Unavailable
 from scalebox_actors.groups import Groups
 from scalebox_actors.journal import Counts
 from scalebox_actors.message import JOINED, REASON, Message
@@ -32,7 +33,7 @@ class Room:
             node="n1",
             body_limit=self.broker.body_limit,
         )
-        self.committer = Committer(self.broker, remember=60)
+        self.committer = Committer(self.broker)
         self.counts = Counts()
         self.groups = Groups(module, self.broker, self.scribe, self.counts)
 
@@ -159,6 +160,26 @@ async def test_counts_that_were_replaced_are_purged(room: Room) -> None:
 
     (count,) = room.broker.messages(NAMES.group("g", "*"))
     assert msgspec.json.decode(count.body)["count"] == 2
+
+
+async def test_a_purge_that_failed_is_made_up_for(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next sweep looks at the same counts again."""
+
+    async def nobody(*_: object, **__: object) -> None:
+        raise Unavailable("nobody answers")
+
+    for number in (1, 2, 3):
+        await room.join(number)
+    with monkeypatch.context() as away:
+        away.setattr(room.broker, "purge", nobody)
+        with pytest.raises(Unavailable):
+            await room.groups.sweep()
+    await room.groups.open()
+    await room.groups.sweep()
+
+    assert len(room.broker.messages(NAMES.group("g", "*"))) == 1
 
 
 async def test_two_nodes_bury_a_group_once(room: Room) -> None:
