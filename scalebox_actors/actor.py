@@ -102,7 +102,7 @@ class Actor:
             if share is None:  # another node may have room
                 return await delivery.give_back(0.0)
             attempts = await self._attempts(delivery, message)
-            task = await self._task(message, attempts, share)
+            task = await self._task(delivery, message, attempts, share)
         except BadMessage as error:  # nobody will ever be able to run it
             return await self._settler.bury_unread(delivery, Bury(Reason.BAD_MESSAGE, str(error)))
         before = attempts
@@ -248,23 +248,40 @@ class Actor:
         stored = await self._broker.get_state(attempts_key(message.module, message.id))
         return _decode_attempts(stored) if stored else Attempts()
 
-    async def _task(self, message: Message, attempts: Attempts, share: Share) -> Task:
+    async def _task(
+        self, delivery: Delivery, message: Message, attempts: Attempts, share: Share
+    ) -> Task:
         """Return the task to run; for a joined message, with its members and their bodies."""
-        members = await self._members(message) if message.joined else ()
-        if members:
-            body = gather.joined_body(gather.key_of(message), members)
+        members: tuple[Message, ...] = ()
+        if message.joined:
+            key, members = await self._group(delivery, message)
+            body = gather.joined_body(key, members)
             message = msgspec.structs.replace(message, body=body)
         slot, number = self._seats.sit(message.id), attempts.number
         task = Task(message=message, attempt=number, members=members, slot=slot, share=share)
         self._tasks[message.id] = task
         return task
 
-    async def _members(self, message: Message) -> tuple[Message, ...]:
-        pattern = self._broker.names.member(message.module, message.joined, "*")
+    async def _group(self, delivery: Delivery, message: Message) -> tuple[str, tuple[Message, ...]]:
+        """Return name and members of the group that a joined message stands for.
+
+        Anybody who may send can say that a message is a joined one: it must not end a group that
+        waits for members. Raises Transient at first, since a replica may lag behind what was
+        written with a true one, and then BadMessage.
+        """
+        names, module, token = self._broker.names, message.module, message.joined
+        count = await self._broker.read(names.group(module, token))
+        group = gather.decode(count) if count is not None else None
+        pattern = names.member(module, token, "*")
         stored = await self._broker.read_all(pattern, most=GROUP_MEMBERS)
-        if not stored:
-            raise BadMessage(f"the group {message.joined} has no members")
-        return tuple(gather.member_of(entry, message.module) for entry in stored)
+        need = group.count if group is not None else 1  # an earlier version let counts go before
+        why = f"the group {token} has {len(stored)} of {need} members" if len(stored) < need else ""
+        if group is not None and not group.released:
+            why = f"the group {token} waits for members"
+        if why:
+            raise BadMessage(why) if delivery.redelivered else Transient(why)
+        key = group.key if group is not None else gather.key_of(message)
+        return key, tuple(gather.member_of(entry, module) for entry in stored)
 
     async def _launch(self, delivery: Delivery, task: Task, attempts: Attempts) -> Outcome:
         """Run the task, in a batch in its turn; one that has gone wrong before runs alone."""

@@ -9,11 +9,13 @@ import pytest
 
 from scalebox_actors.broker.streams import DUPLICATE_WINDOW
 from scalebox_actors.errors import Unavailable
-from scalebox_actors.groups import ID_WINDOW, LONGER, Groups
+from scalebox_actors.gather import token_of
+from scalebox_actors.groups import ID_WINDOW, LONGER, Groups, forget
 from scalebox_actors.launch.function import FunctionLauncher
 from scalebox_actors.message import JOINED, MSG_ID, REASON, Message
 from scalebox_actors.names import Names
 from scalebox_actors.node import Node, Settings
+from scalebox_actors.ports import Stored
 from scalebox_actors.records import DoneRecord, Ended
 from scalebox_actors.testing.memory import MemoryBroker
 from scalebox_actors.topology.model import Duration, Gather, Launch, Module, Retry, Topology
@@ -216,6 +218,58 @@ async def test_a_group_whose_run_fails_after_it_was_cancelled_is_forgotten(lab: 
 
     assert lab.dead() == {}
     assert lab.left() == 1
+
+
+def forged(lab: Lab) -> str:
+    """Let somebody send a message that says to be the joined one of a group."""
+    token = token_of("g", "obs")
+    lab.broker.send("g", b'{"group":"obs"}', {JOINED: token, MSG_ID: "forged"})
+    return token
+
+
+async def test_a_sender_cannot_end_a_group_that_waits(lab: Lab) -> None:
+    """What only says to be joined is buried; the group goes on, also if its letter is dropped."""
+    await lab.feed("obs/1")
+    token = forged(lab)
+    await lab.idle()
+    dropped = await forget(lab.broker, "g", token, remember=REMEMBER)
+    await lab.feed("obs/2")
+
+    assert (lab.dead(), dropped) == ({"forged": "bad_message"}, False)
+    assert lab.ran == [["obs/1", "obs/2"]]
+
+
+async def test_without_a_group_there_is_nothing_to_run(lab: Lab) -> None:
+    """A message that says to be joined, of a group that nobody knows, is buried."""
+    forged(lab)
+    await lab.idle()
+
+    assert lab.dead() == {"forged": "bad_message"}
+    assert lab.ran == []
+
+
+@pytest.mark.parametrize("lagging", [1, 2])
+async def test_a_replica_that_lags_behind_buries_no_group(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, lagging: int
+) -> None:
+    """If the release is not to be seen yet, before the run or after it, it is looked for again."""
+    subject = NAMES.group("g", token_of("g", "obs"))
+    await lab.feed("obs/1")
+    old, real, reads = lab.broker.shelf.last(subject), lab.broker.read, 0
+
+    async def read(asked: str) -> Stored | None:
+        nonlocal reads
+        if asked == subject and len(lab.broker.messages(subject)) > 1:
+            reads += 1
+            if reads == lagging:
+                return old
+        return await real(asked)
+
+    monkeypatch.setattr(lab.broker, "read", read)
+    await lab.feed("obs/2")
+
+    assert lab.ran == [["obs/1", "obs/2"]]
+    assert (lab.dead(), lab.left()) == ({}, 1)
 
 
 def test_the_server_knows_ids_no_longer_than_a_group_stays_closed() -> None:
