@@ -73,6 +73,8 @@ class Actor:
         self._seats = Seats(module.slots)
         self._settler = Settler(module, launcher, desk, self._seats)
         self._tasks: dict[str, Task] = {}
+        self._taking = asyncio.Lock()
+        """Held while deliveries are on their way into `_hands`."""
         self._killing = False
         self._resuming: asyncio.Task[None] | None = None
 
@@ -127,6 +129,8 @@ class Actor:
     async def drain(self) -> None:
         """Take nothing more and wait until nothing is in hand."""
         self.hold()
+        async with self._taking:  # what is on its way goes back
+            pass
         await self._hands.empty()
 
     def hold(self) -> None:
@@ -205,17 +209,22 @@ class Actor:
         if wanted is None or self._hands.has(delivery):
             self._hands.take(delivery)
             return
-        others: dict[str, Delivery] = {}
-        for other in await intake.more(wanted.size - 1):
-            twin = other.message_id in (delivery.message_id, *others) or self._hands.has(other)
-            if twin:  # it would wait for the other one, and the whole batch with it
-                await other.give_back(TWIN_LATER)
-            else:
-                others[other.message_id] = other
-        batch = self._seats.share([delivery.message_id, *others], atomic=wanted.atomic)
-        batch.holder = self._hands.take(delivery)
-        for other in others.values():
-            self._hands.take(other, beside=True)
+        async with self._taking:
+            others: dict[str, Delivery] = {}
+            for other in await intake.more(wanted.size - 1):
+                twin = other.message_id in (delivery.message_id, *others) or self._hands.has(other)
+                if twin:  # it would wait for the other one, and the whole batch with it
+                    await other.give_back(TWIN_LATER)
+                else:
+                    others[other.message_id] = other
+            if self._hands.closed:  # meanwhile; others begin with it sooner than we come to its end
+                for one in (delivery, *others.values()):
+                    await one.give_back(0.0)
+                return
+            batch = self._seats.share([delivery.message_id, *others], atomic=wanted.atomic)
+            batch.holder = self._hands.take(delivery)
+            for other in others.values():
+                self._hands.take(other, beside=True)
 
     def _vacate(self, delivery: Delivery) -> None:
         """Let the next run begin: what is left to do for this one needs no slot."""
