@@ -29,7 +29,7 @@ async def _work(job: Job) -> float:
         topology=topology, names=broker.names, node="bench", body_limit=broker.body_limit
     )
     effects = [_effects(scribe, number) for number in range(job.tasks)]
-    committer = Committer(broker, remember=topology.remember)
+    committer = Committer(broker)
     working = asyncio.create_task(committer.run())
     began = time.perf_counter()
     for start in range(0, job.tasks, job.slots):

@@ -73,6 +73,8 @@ class Actor:
         self._seats = Seats(module.slots)
         self._settler = Settler(module, launcher, desk, self._seats)
         self._tasks: dict[str, Task] = {}
+        self._taking = asyncio.Lock()
+        """Held while deliveries are on their way into `_hands`."""
         self._killing = False
         self._resuming: asyncio.Task[None] | None = None
 
@@ -102,7 +104,7 @@ class Actor:
             if share is None:  # another node may have room
                 return await delivery.give_back(0.0)
             attempts = await self._attempts(delivery, message)
-            task = await self._task(message, attempts, share)
+            task = await self._task(delivery, message, attempts, share)
         except BadMessage as error:  # nobody will ever be able to run it
             return await self._settler.bury_unread(delivery, Bury(Reason.BAD_MESSAGE, str(error)))
         before = attempts
@@ -127,6 +129,8 @@ class Actor:
     async def drain(self) -> None:
         """Take nothing more and wait until nothing is in hand."""
         self.hold()
+        async with self._taking:  # what is on its way goes back
+            pass
         await self._hands.empty()
 
     def hold(self) -> None:
@@ -213,17 +217,22 @@ class Actor:
         if wanted is None or self._hands.has(delivery):
             self._hands.take(delivery)
             return
-        others: dict[str, Delivery] = {}
-        for other in await intake.more(wanted.size - 1):
-            twin = other.message_id in (delivery.message_id, *others) or self._hands.has(other)
-            if twin:  # it would wait for the other one, and the whole batch with it
-                await other.give_back(TWIN_LATER)
-            else:
-                others[other.message_id] = other
-        batch = self._seats.share([delivery.message_id, *others], atomic=wanted.atomic)
-        batch.holder = self._hands.take(delivery)
-        for other in others.values():
-            self._hands.take(other, beside=True)
+        async with self._taking:
+            others: dict[str, Delivery] = {}
+            for other in await intake.more(wanted.size - 1):
+                twin = other.message_id in (delivery.message_id, *others) or self._hands.has(other)
+                if twin:  # it would wait for the other one, and the whole batch with it
+                    await other.give_back(TWIN_LATER)
+                else:
+                    others[other.message_id] = other
+            if self._hands.closed:  # meanwhile; others begin with it sooner than we come to its end
+                for one in (delivery, *others.values()):
+                    await one.give_back(0.0)
+                return
+            batch = self._seats.share([delivery.message_id, *others], atomic=wanted.atomic)
+            batch.holder = self._hands.take(delivery)
+            for other in others.values():
+                self._hands.take(other, beside=True)
 
     def _vacate(self, delivery: Delivery) -> None:
         """Let the next run begin: what is left to do for this one needs no slot."""
@@ -256,23 +265,40 @@ class Actor:
         stored = await self._broker.get_state(attempts_key(message.module, message.id))
         return _decode_attempts(stored) if stored else Attempts()
 
-    async def _task(self, message: Message, attempts: Attempts, share: Share) -> Task:
+    async def _task(
+        self, delivery: Delivery, message: Message, attempts: Attempts, share: Share
+    ) -> Task:
         """Return the task to run; for a joined message, with its members and their bodies."""
-        members = await self._members(message) if message.joined else ()
-        if members:
-            body = gather.joined_body(gather.key_of(message), members)
+        members: tuple[Message, ...] = ()
+        if message.joined:
+            key, members = await self._group(delivery, message)
+            body = gather.joined_body(key, members)
             message = msgspec.structs.replace(message, body=body)
         slot, number = self._seats.sit(message.id), attempts.number
         task = Task(message=message, attempt=number, members=members, slot=slot, share=share)
         self._tasks[message.id] = task
         return task
 
-    async def _members(self, message: Message) -> tuple[Message, ...]:
-        pattern = self._broker.names.member(message.module, message.joined, "*")
+    async def _group(self, delivery: Delivery, message: Message) -> tuple[str, tuple[Message, ...]]:
+        """Return name and members of the group that a joined message stands for.
+
+        Anybody who may send can say that a message is a joined one: it must not end a group that
+        waits for members. Raises Transient at first, since a replica may lag behind what was
+        written with a true one, and then BadMessage.
+        """
+        names, module, token = self._broker.names, message.module, message.joined
+        count = await self._broker.read(names.group(module, token))
+        group = gather.decode(count) if count is not None else None
+        pattern = names.member(module, token, "*")
         stored = await self._broker.read_all(pattern, most=GROUP_MEMBERS)
-        if not stored:
-            raise BadMessage(f"the group {message.joined} has no members")
-        return tuple(gather.member_of(entry, message.module) for entry in stored)
+        need = group.count if group is not None else 1  # an earlier version let counts go before
+        why = f"the group {token} has {len(stored)} of {need} members" if len(stored) < need else ""
+        if group is not None and not group.released:
+            why = f"the group {token} waits for members"
+        if why:
+            raise BadMessage(why) if delivery.redelivered else Transient(why)
+        key = group.key if group is not None else gather.key_of(message)
+        return key, tuple(gather.member_of(entry, module) for entry in stored)
 
     async def _launch(self, delivery: Delivery, task: Task, attempts: Attempts) -> Outcome:
         """Run the task, in a batch in its turn; one that has gone wrong before runs alone."""

@@ -199,7 +199,7 @@ class Clerk:
 
     async def _drop(self, question: Question) -> Page:
         async def remove(letter: Stored) -> str:
-            await operations.drop(self._site, self._broker, letter)
+            await operations.drop(self._site, self._broker, self._topology, letter)
             return ""
 
         return await self._each_letter(question, remove)

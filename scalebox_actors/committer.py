@@ -20,6 +20,7 @@ import msgspec
 
 from scalebox_actors import gather
 from scalebox_actors.effects import Effects
+from scalebox_actors.errors import BadMessage
 from scalebox_actors.limits import BATCH_BYTES, BATCH_MESSAGES
 from scalebox_actors.parcel import pack
 from scalebox_actors.ports import Broker, Entry, Refusal, Refused, Stored
@@ -53,9 +54,8 @@ class _Pending(msgspec.Struct, eq=False):
 class Committer:
     """Stores the effects of finished tasks, in groups; see `commit`."""
 
-    def __init__(self, broker: Broker, *, remember: float) -> None:
+    def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._remember = remember
         self._waiting: deque[_Pending] = deque()
         self._wake = asyncio.Event()
         self._enough = asyncio.Event()
@@ -169,41 +169,53 @@ class Committer:
             await self._settle_alone(pending, refusal)
 
     async def _store(self, group: Sequence[_Pending]) -> Refusal | None:
-        joins, late = await self._joins(group)
+        joins, aside = await self._joins(group)
+        kept = [pending for pending in group if pending not in aside]
         entries: list[Entry] = []
-        for pending in group:
-            if pending not in late:
-                entries += pending.effects.records
-                entries += pending.effects.outputs
+        for pending in kept:
+            entries += pending.effects.records
+            entries += pending.effects.outputs
         entries += joins
-        crossing = [entry for p in group if p not in late for entry in p.effects.crossing]
+        crossing = [entry for pending in kept for entry in pending.effects.crossing]
         entries += pack(crossing, self._broker.body_limit)
         refusal = await self._broker.write(entries) if entries else None
         if refusal is None:
-            for pending in group:
-                _answer(pending, _LATE if pending in late else _COMMITTED)
+            for pending in kept:
+                _answer(pending, _COMMITTED)
+            await asyncio.gather(*(self._leave_out(*pair) for pair in aside.items()))
         return refusal
 
-    async def _joins(self, group: Sequence[_Pending]) -> tuple[list[Entry], list[_Pending]]:
-        """Fold the members in a group by the groups they join; also return those too late."""
+    async def _leave_out(self, pending: _Pending, why: Settlement) -> None:
+        """Answer a member that could not join: a second copy of one that has, or `why` not."""
+        _answer(pending, _ALREADY if await self._is_there(pending.effects) else why)
+
+    async def _joins(
+        self, group: Sequence[_Pending]
+    ) -> tuple[list[Entry], dict[_Pending, Settlement]]:
+        """Fold the members in a group by the groups they join; also say why some cannot join."""
         by_subject: dict[str, list[_Pending]] = {}
         for pending in group:
             if pending.effects.joining is not None:
                 by_subject.setdefault(pending.effects.joining.subject, []).append(pending)
         if not by_subject:
-            return [], []
+            return [], {}
         counts = await asyncio.gather(*(self._broker.read(subject) for subject in by_subject))
         entries: list[Entry] = []
-        late: list[_Pending] = []
+        aside: dict[_Pending, Settlement] = {}
         for members, count in zip(by_subject.values(), counts, strict=True):
-            folded = self._fold(members, count)
-            entries += folded.entries
-            late += members[folded.accepted :]
-        return entries, late
+            try:
+                folded = self._fold(members, count)
+            except BadMessage as error:  # by somebody else; other tasks must not suffer for it
+                unreadable = Settlement(Settled.UNACCEPTABLE, str(error))
+                aside.update(dict.fromkeys(members, unreadable))
+            else:
+                entries += folded.entries
+                aside.update(dict.fromkeys(members[folded.accepted :], _LATE))
+        return entries, aside
 
     def _fold(self, members: Sequence[_Pending], count: Stored | None) -> gather.Fold:
         joinings = [m.effects.joining for m in members if m.effects.joining is not None]
-        return gather.fold(self._broker.names, count, joinings, remember=self._remember)
+        return gather.fold(self._broker.names, count, joinings)
 
     async def _settle_alone(self, pending: _Pending, refusal: Refusal) -> None:
         """Give the one member of a refused batch its own answer."""

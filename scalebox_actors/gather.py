@@ -102,15 +102,14 @@ def group_of(names: Names, gather: Gather, message: Message) -> Joining:
     )
 
 
-def fold(
-    names: Names, stored: Stored | None, joinings: Sequence[Joining], *, remember: float
-) -> Fold:
+def fold(names: Names, stored: Stored | None, joinings: Sequence[Joining]) -> Fold:
     """Return what the arrival of members of one group stores, given the group's last count.
 
-    Those beyond the number that the group needs are late: they find no room.
+    Those beyond the number that the group needs are late: they find no room. Raises BadMessage if
+    the count is none of ours.
     """
     first = joinings[0]
-    group = decode(stored.body) if stored else _opened(first)
+    group = decode(stored) if stored else _opened(first)
     if group.released:
         return Fold(entries=(), accepted=0)
     if stored is not None:
@@ -124,7 +123,7 @@ def fold(
     entries = [joining.entry for joining in taken]
     if group.count == group.need:
         return Fold(
-            entries=(*entries, *release(names, group, stored, remember=remember, last=taken[-1])),
+            entries=(*entries, *release(names, group, stored, last=taken[-1])),
             accepted=len(taken),
         )
     count = _count(first.subject, group, stored, {})
@@ -141,21 +140,17 @@ def opened_at(group: Group, stored: Stored) -> float:
 
 
 def release(
-    names: Names,
-    group: Group,
-    stored: Stored | None,
-    *,
-    remember: float,
-    last: Joining | None = None,
+    names: Names, group: Group, stored: Stored | None, *, last: Joining | None = None
 ) -> tuple[Entry, Entry]:
-    """Close a group: its last count, kept as long as a done-record, and its joined message.
+    """Let a group go: its count that says so, and its joined message.
 
-    The joined message carries the `_` headers of the member that completed the group.
+    That count stays until the group's members need not be kept, see `closed`: if its life could
+    end before, an earlier count would be the newest again and the group open. The joined message
+    carries the `_` headers of the member that completed the group.
     """
     token = token_of(group.module, group.key)
-    closed = msgspec.structs.replace(group, released=True)
-    life = {MSG_TTL: f"{max(1, round(remember))}s"}
-    count = _count(names.group(group.module, token), closed, stored, life)
+    released = msgspec.structs.replace(group, released=True)
+    count = _count(names.group(group.module, token), released, stored, {})
     headers = {
         MSG_ID: token,
         JOINED: token,
@@ -169,6 +164,11 @@ def release(
             headers[USER] = _encode(passed).decode()
     body = _encode({"group": group.key, "count": group.count, "need": group.need})
     return count, Entry(subject=names.task(group.module), body=body, headers=headers)
+
+
+def closed(group: Group, stored: Stored, *, life: float) -> Entry:
+    """Return the last count of a group whose members are gone: its name is free after `life`."""
+    return _count(stored.subject, group, stored, {MSG_TTL: f"{round(life)}s"})
 
 
 def joined_body(key: str, members: Sequence[Message]) -> bytes:
@@ -201,12 +201,18 @@ def member_of(stored: Stored, module: str) -> Message:
     return read(raw, module, member_id, hops=HOPS_CEILING)  # counted when it arrived
 
 
-def decode(body: bytes) -> Group:
+def decode(stored: Stored) -> Group:
     """Read a stored count; raises BadMessage if somebody else wrote it."""
     try:
-        return msgspec.json.decode(body, type=Group)
+        group = msgspec.json.decode(stored.body, type=Group)
     except msgspec.MsgspecError as error:
         raise BadMessage(f"the count of a group cannot be read: {error}") from error
+    possible = 0 < group.count <= group.need <= GROUP_MEMBERS
+    if not possible or (group.count == group.need and not group.released):
+        raise BadMessage(f"the count of a group cannot be {group.count} of {group.need}")
+    if token_of(group.module, group.key) != stored.subject.rpartition(".")[2]:
+        raise BadMessage(f"the count of group {group.key[:80]!r} is stored for another one")
+    return group
 
 
 def _opened(first: Joining) -> Group:

@@ -2,6 +2,9 @@
 
 Several nodes may do this at once: every change is a compare-and-set, the loser finds that the
 group has moved and leaves it alone.
+
+A group's name is in use as long as its members are stored, and then until no record of its joined
+task can be left: what comes under that name meanwhile is late.
 """
 
 import logging
@@ -11,14 +14,18 @@ import msgspec
 
 from scalebox_actors import gather
 from scalebox_actors.effects import Scribe
-from scalebox_actors.errors import BadMessage
+from scalebox_actors.errors import BadMessage, Transient
 from scalebox_actors.journal import Counts
 from scalebox_actors.message import Message
 from scalebox_actors.policy import Bury, Reason
-from scalebox_actors.ports import Broker, Entry, Stored
+from scalebox_actors.ports import Broker, Entry, Refused, Stored
 from scalebox_actors.topology.model import Module
 
 PAGE = 1_000
+ID_WINDOW = 30.0
+"""So long the server refuses a second joined message of a group; `remember` may be shorter."""
+LONGER = 5.0
+"""So much longer than the joined task's record its group stays closed."""
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +59,7 @@ class Groups:
         """Return the groups that still wait for members, oldest first."""
         found = []
         for stored in (await self._open_counts()).values():
-            group = gather.decode(stored.body)
+            group = gather.decode(stored)
             found.append(
                 OpenGroup(
                     module=group.module,
@@ -72,15 +79,16 @@ class Groups:
             return
         now = await self._broker.clock()
         for stored in counts.values():
-            group = gather.decode(stored.body)
+            group = gather.decode(stored)
             if gather.opened_at(group, stored) + wait <= now:
                 await self._time_is_up(group, stored)
 
     async def _open_counts(self, *, purge: bool = False) -> dict[str, Stored]:
         """Return the newest count of each open group by its subject.
 
-        Counts of groups that were let go stay for a day. Looks begin at the oldest count of an
-        open group: what lies before it is closed for good, since a count only ever moves up.
+        Counts of groups that were let go stay for a while. Sweeps begin at the oldest count of an
+        open group: what lies before it was let go, since a count only ever moves up, and what was
+        replaced is purged.
         """
         newest: dict[str, Stored] = {}
         replaced: set[str] = set()
@@ -89,11 +97,13 @@ class Groups:
             after = stored.sequence + 1
             if newest.pop(stored.subject, None) is not None:
                 replaced.add(stored.subject)
-            if not gather.decode(stored.body).released:
+            if not gather.decode(stored).released:
                 newest[stored.subject] = stored
-        self._start = min((stored.sequence for stored in newest.values()), default=after)
-        for subject in replaced if purge else ():
-            await self._broker.purge(subject, keep=1)
+        if purge:
+            for subject in replaced:
+                await self._broker.purge(subject, keep=1)
+            # Killed or failed before this, the next sweep finds them again.
+            self._start = min((stored.sequence for stored in newest.values()), default=after)
         return newest
 
     async def _counts(self, start: int) -> AsyncIterator[Stored]:
@@ -105,7 +115,7 @@ class Groups:
             for stored in page:
                 start = stored.sequence + 1
                 try:
-                    gather.decode(stored.body)
+                    gather.decode(stored)
                 except BadMessage as error:
                     why = {"subject": stored.subject, "why": str(error)}
                     log.warning("group_unreadable", extra=why)
@@ -117,8 +127,7 @@ class Groups:
     async def _time_is_up(self, group: gather.Group, stored: Stored) -> None:
         rules = self._module.gather
         least = group.need if rules is None or rules.min_ok is None else rules.min_ok
-        names, remember = self._broker.names, self._scribe.topology.remember
-        count, joined = gather.release(names, group, stored, remember=remember)
+        count, joined = gather.release(self._broker.names, group, stored)
         enough = group.count >= least
         entries: Iterable[Entry] = (count, joined)
         if not enough:
@@ -142,3 +151,37 @@ class Groups:
         text = f"group {group.key!r}: {group.count} of {group.need} members came in time"
         effects = self._scribe.dead(message, Bury(Reason.INCOMPLETE, text))
         return (effects.record, *effects.outputs)
+
+
+async def forget(broker: Broker, module: str, token: str, *, remember: float) -> bool:
+    """Remove the members of a group that was let go, and let its name be free after `remember`.
+
+    Safe to repeat, and to be done before the ack of the joined task. False if there is no count to
+    be seen of a group that was let go: one that is open is not touched.
+    """
+    subject = broker.names.group(module, token)
+    life = max(remember, ID_WINDOW) + LONGER
+    # The count without a life lies below the one that gets it until the end. So whenever this is
+    # killed, no earlier count is ever the newest again; whoever gets the joined message goes on.
+    while True:
+        stored = await broker.read(subject)
+        if stored is not None and not _was_released(stored):
+            return False
+        await broker.purge(broker.names.member(module, token, "*"))
+        if stored is None:  # an earlier version gave it a life, which has ended
+            return False
+        count = gather.closed(gather.decode(stored), stored, life=life)
+        refusal = await broker.write([count])
+        if refusal is None:
+            break
+        if refusal.kind is not Refused.CONFLICT:
+            raise Transient(f"{subject}: {refusal.text}")
+    await broker.purge(subject, keep=1)
+    return True
+
+
+def _was_released(stored: Stored) -> bool:
+    try:
+        return gather.decode(stored).released
+    except BadMessage:
+        return False

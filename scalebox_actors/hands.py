@@ -42,7 +42,8 @@ class Hands:
         self._weight = 0
         self._beside: set[asyncio.Task[None]] = set()
         """Those that share the slot of another one."""
-        self._closed = False
+        self.closed = False
+        """Whether nothing more is asked for, for good."""
         self._suspended = False
 
     def __len__(self) -> int:
@@ -106,7 +107,7 @@ class Hands:
 
     def close(self) -> None:
         """Ask for nothing more, for good; what is in hand goes on."""
-        self._closed = True
+        self.closed = True
         self._hold()
 
     def suspend(self) -> None:
@@ -125,7 +126,7 @@ class Hands:
 
         Called whenever something falls free, here or on the node.
         """
-        if self._intake is None or self._closed or self._suspended:
+        if self._intake is None or self.closed or self._suspended:
             return
         busy = len(self._all) - len(self._vacated) - len(self._beside)
         more = min(self.slots - busy, self._admission.window()) - self._asked

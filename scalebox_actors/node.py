@@ -137,7 +137,7 @@ class Node:
             body_limit=broker.body_limit,
             pending=self._pending,
         )
-        self._committer = Committer(broker, remember=topology.remember)
+        self._committer = Committer(broker)
         self._base = workdir.make_base(settings.base)
         self._ahead = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
         self.ledger = Ledger(broker, settings.name)

@@ -12,6 +12,7 @@ import msgspec
 from scalebox_actors.broker import JetStreamBroker
 from scalebox_actors.effects import DETAIL, LOG_TAIL, Scribe
 from scalebox_actors.errors import BadMessage, SbxError, Transient
+from scalebox_actors.groups import forget
 from scalebox_actors.limits import HOPS_CEILING
 from scalebox_actors.local import Site
 from scalebox_actors.message import (
@@ -113,13 +114,14 @@ async def retry(site: Site, broker: JetStreamBroker, letter: Stored) -> str:
     return entry.headers[MSG_ID]
 
 
-async def drop(site: Site, broker: JetStreamBroker, letter: Stored) -> None:
+async def drop(site: Site, broker: JetStreamBroker, topology: Topology, letter: Stored) -> None:
     """Remove a letter for good; with that of a group, the members that were kept for it."""
     group = letter.headers.get(JOINED, "")
     if group and is_digest(group):
         module, _ = letter_key(letter)
-        # Members first: killed in between, the letter is still there to be dropped again.
-        await broker.purge(site.names.member(module, group, "*"))
+        # The group first: killed in between, the letter is still there to be dropped again. One
+        # that is open is left alone: then the letter is of a message that only said to be joined.
+        await forget(broker, module, group, remember=topology.remember)
     await site.admin.delete(letter.sequence)
 
 

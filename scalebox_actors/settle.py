@@ -13,6 +13,7 @@ from scalebox_actors.batches import Group, Seats
 from scalebox_actors.committer import Committer
 from scalebox_actors.effects import Effects, Scribe
 from scalebox_actors.errors import BadOutput, Transient
+from scalebox_actors.groups import forget
 from scalebox_actors.insight import run_record, verdict_word
 from scalebox_actors.journal import Journal
 from scalebox_actors.ledger import Ledger, placed
@@ -91,8 +92,11 @@ class Settler:
             await self._inter(placed(letter, delivery))
         # Killed here, the task is committed but not acked: it comes again, finds its record and
         # is acked without a run. Acking first would lose the outputs, or leave members behind.
-        if isinstance(verdict, Done):
-            await self._forget_members(message)
+        ended = Ended.DONE if isinstance(verdict, Done) else Ended.DEAD
+        if message.joined and settlement.kind is Settled.ALREADY:  # it may have ended otherwise
+            ended = await self._ended(effects.record.subject) or ended
+        if ended is not Ended.DEAD:
+            await self._forget_group(delivery, message)
         await self._end(delivery, committed=settlement.kind is Settled.COMMITTED)
         self._note(delivery, task, outcome, verdict_word(verdict, settlement))
         await self._launcher.clear(task, outcome)
@@ -127,11 +131,20 @@ class Settler:
         )
         return msgspec.structs.replace(effects, others=tuple(end.record for end in ends))
 
-    async def _forget_members(self, message: Message) -> None:
-        """Remove the members of a group whose joined task needs them no more; safe to repeat."""
-        if message.joined:
-            pattern = self._broker.names.member(message.module, message.joined, "*")
-            await self._broker.purge(pattern)
+    async def _ended(self, record: str) -> Ended | None:
+        """Return how a task has ended, by its record."""
+        stored = await self._broker.read(record)
+        return _decode_record(stored.body).ended if stored is not None else None
+
+    async def _forget_group(self, delivery: Delivery, message: Message) -> None:
+        """Remove a group that its joined task needs no more; safe to repeat."""
+        if not message.joined:
+            return
+        remember = self._scribe.topology.remember
+        gone = await forget(self._broker, message.module, message.joined, remember=remember)
+        if not gone and not delivery.redelivered:
+            # Most likely a replica lags behind, and later it will not.
+            raise Transient(f"group {message.joined} does not seem to be let go")
 
     def _judge(
         self, message: Message, attempts: Attempts, outcome: Outcome
@@ -167,7 +180,7 @@ class Settler:
         """Ack a task that has ended before, and remove what may be left of it."""
         self._counts.repeated += 1
         if message.joined and _decode_record(record.body).ended is not Ended.DEAD:
-            await self._forget_members(message)  # a dead one's are kept, for a retry of its letter
+            await self._forget_group(delivery, message)  # a dead one's is kept, for a retry
         await self._end(delivery, committed=False)
         await self._launcher.clear(Task(message=message))
 
@@ -194,16 +207,20 @@ class Settler:
         await self._ledger.receive(delivery, self.module.name, committed=committed)
 
     async def _bury(self, delivery: Delivery, letter: Effects, verdict: Bury) -> None:
-        """Set aside a message that was never run, and say so."""
-        await self._inter(placed(letter, delivery))
-        self._counts.dead += 1
-        self._tell_dead(delivery.message_id, verdict.text)
+        """Set aside a message that was never run, and say so; nothing if it had ended before."""
+        if await self._inter(placed(letter, delivery)):
+            self._counts.dead += 1
+            self._tell_dead(delivery.message_id, verdict.text)
 
-    async def _inter(self, effects: Effects) -> None:
-        """Store a dead letter; one that the broker refuses is set aside, never dropped."""
+    async def _inter(self, effects: Effects) -> bool:
+        """Store a dead letter; one that the broker refuses is set aside, never dropped.
+
+        False: the task had ended before, and the letter was not stored.
+        """
         settlement = await self._committer.commit(effects)
         if settlement.kind is Settled.UNACCEPTABLE:
             raise Transient(f"cannot be buried: {settlement.text}")
+        return settlement.kind is Settled.COMMITTED
 
     def _tell_dead(self, task_id: str, why: str) -> None:
         what = {"sbx_module": self.module.name, "task": task_id}

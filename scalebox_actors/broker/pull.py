@@ -105,6 +105,8 @@ class PullIntake:
         while self._queue and len(came) < most:  # asked for ahead: older than what waits
             came.append(self._queue.popleft())
             self._granted += 1
+        if came:
+            self._schedule()  # other slots may be free, and what was at hand for them is gone
         most -= len(came)
         if most > 0 and not self._over:
             pull = More(self._link, self._next, most)

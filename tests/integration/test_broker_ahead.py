@@ -95,3 +95,18 @@ async def test_every_delivery_is_foretold_once(site: Site) -> None:
     ids = [delivery.message_id for delivery in told]
     assert len(ids) == len(set(ids)) > SLOTS
     assert {delivery.message_id for delivery in (*first, *last)} <= set(ids)
+
+
+async def test_a_batch_leaves_the_other_slots_their_messages(site: Site) -> None:
+    """What was at hand for them goes into the batch, which is older; others are asked for."""
+    await site.broker.inject([task(number) for number in range(20)])
+    async with site.broker.intake("calc") as intake, asyncio.timeout(10):
+        intake.grant(2)
+        first = await anext(aiter(intake))
+        while await held(site) < 2:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.02)
+        batch = [first, *await intake.more(3)]
+        other = await anext(aiter(intake))
+
+    assert [delivery.message_id for delivery in batch[:2]] == ["m0", "m1"]
+    assert sorted(one.message_id for one in (*batch, other)) == ["m0", "m1", "m2", "m3", "m4"]

@@ -82,7 +82,7 @@ async def test_messages_of_a_removed_module_can_be_set_aside(site: Site) -> None
     assert await broker.read(NAMES.task("b")) is None
 
 
-async def test_a_dropped_group_takes_its_members_along(site: Site) -> None:
+async def test_a_dropped_group_takes_its_members_along(site: Site, topology: Topology) -> None:
     """Members that were kept for the letter of their group go with it."""
     broker = await site.broker()
     group = digest("gather", "a", "monday")
@@ -95,7 +95,7 @@ async def test_a_dropped_group_takes_its_members_along(site: Site) -> None:
     )
 
     for stored in await broker.read_all(letter):
-        await operations.drop(site, broker, stored)
+        await operations.drop(site, broker, topology, stored)
 
     assert await broker.read_all(NAMES.member("a", group, "*")) == []
     assert await broker.read(letter) is None

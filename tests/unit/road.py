@@ -72,7 +72,7 @@ class Road:
 
     def start(self, node: str = "n1") -> "asyncio.Task[None]":
         """Start a courier on a node, with the committer that it shares."""
-        committer = Committer(self.here, remember=60)
+        committer = Committer(self.here)
         scribe = Scribe(topology=TOPOLOGY, names=HERE, node=node, body_limit=1000)
         self.ledger = Ledger(self.here, node)
         desk = CourierDesk(

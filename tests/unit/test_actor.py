@@ -112,6 +112,19 @@ async def test_a_module_that_is_suspended_from_the_start_takes_nothing(tmp_path:
         assert (granted, intake.granted) == (0, 1)
 
 
+async def test_a_second_copy_that_cannot_be_read_is_not_dead_twice(tmp_path: Path) -> None:
+    """Its record says that it was buried: no letter is stored, none is counted."""
+    async with standing(Host(program=unending), tmp_path) as stand:
+        for _ in range(2):
+            stand.broker.shelf.store(
+                NAMES.task("a"), b"x", {"Nats-Msg-Id": "m1", "Sbx-Hop": "many"}
+            )
+        await stand.until(lambda: not stand.stored("task"))
+
+        assert len(stand.stored("dead")) == 1
+        assert stand.node.journal.of("a").dead == 1
+
+
 async def test_what_waits_behind_a_long_run_is_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

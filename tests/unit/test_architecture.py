@@ -41,6 +41,7 @@ NEIGHBOURS = {
     ("actor", "journal"): "the actor writes its runs into the journal",
     ("courier", "ledger"): "the courier counts what it carried",
     ("courier", "committer"): "the courier buries what no site can read",
+    ("settle", "groups"): "a group ends with its joined task",
     ("groups", "journal"): "a group that is buried counts as a dead task",
     ("server", "lockfile"): "a store has one server at a time",
 }

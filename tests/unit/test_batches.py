@@ -13,7 +13,9 @@ from unit.slotworld import Behaviour, SlotWorld, agent
 
 from scalebox_actors import actor
 from scalebox_actors.node import Node, Settings
+from scalebox_actors.ports import Delivery
 from scalebox_actors.records import DoneRecord, Ended
+from scalebox_actors.testing.hands import MemoryIntake
 from scalebox_actors.testing.memory import MemoryBroker
 from scalebox_actors.testing.scripted import Host, ScriptedRuntime
 from scalebox_actors.testing.tape import Fault
@@ -247,6 +249,36 @@ async def test_a_node_that_ends_in_the_middle_leaves_nothing(tmp_path: Path, ato
     assert shop.records() == {}
     assert len(shop.actor._hands) == 0
     assert (await shop.broker.backlog("a")).in_hand == 3
+
+
+async def test_a_drain_gives_back_what_is_on_its_way_into_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While more is asked for, the first is in no hand yet: it is not forgotten by the drain."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+    real = MemoryIntake.more
+
+    async def slowly(intake: MemoryIntake, most: int) -> list[Delivery]:
+        came = await real(intake, most)
+        asked.set()
+        await answer.wait()
+        return came
+
+    monkeypatch.setattr(MemoryIntake, "more", slowly)
+    async with open_shop(tmp_path, module(3, atomic=False), emit, *"abcd") as shop:
+        await asked.wait()
+        draining = asyncio.create_task(shop.actor.drain())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        early = draining.done()
+        answer.set()
+        await draining
+        owners = [held.owner for held in shop.broker.shelf.held.values()]
+        handed = sum(held.deliveries for held in shop.broker.shelf.held.values())
+
+    assert (early, handed) == (False, 3)
+    assert owners == [None] * 4
+    assert shop.records() == {}
 
 
 # --- a node that dies at every call -------------------------------------------------------------

@@ -36,7 +36,7 @@ class Office:
 
     def __init__(self) -> None:
         self.broker = Noting()
-        self.committer = Committer(self.broker, remember=60)
+        self.committer = Committer(self.broker)
 
     async def commit(self, number: int) -> Settlement:
         """Commit a task that sends a message on."""

@@ -26,7 +26,7 @@ def ended(number: int, *targets: str) -> Effects:
 
 async def committed(broker: MemoryBroker, *effects: Effects) -> list[Settlement]:
     """Commit tasks that have ended at the same time."""
-    committer = Committer(broker, remember=60)
+    committer = Committer(broker)
     answers = [asyncio.ensure_future(committer.commit(one)) for one in effects]
     await asyncio.sleep(0)
     working = asyncio.create_task(committer.run())

@@ -19,6 +19,7 @@ from unit.gatekeeper import Gatekeeper
 from scalebox_actors import actor
 from scalebox_actors.launch.pipes import Pipes
 from scalebox_actors.launch.workdir import WorkDir
+from scalebox_actors.message import MSG_TTL
 from scalebox_actors.records import Ended
 from scalebox_actors.spec import ContainerSpec
 from scalebox_actors.testing.scripted import Host
@@ -189,10 +190,12 @@ def check_trio(world: World) -> None:
 
 
 def check_fan_in(world: World) -> None:
-    """One joined task, one result, no member and no open group left."""
+    """One joined task, one result, no member left, and a count that says so for a while."""
     assert world.waiting() == []
     assert len(world.records()) == 4
     assert world.bodies(NAMES.member("g", "*", "*")) == []
+    (count,) = world.broker.messages(NAMES.group("g", "*"))
+    assert MSG_TTL in count.headers
     (result,) = [msgspec.json.decode(body) for body in world.bodies(NAMES.result("g"))]
     assert (result["group"], sorted(result["members"])) == ("m1", ["x-1", "x-2"])
 

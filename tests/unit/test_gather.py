@@ -50,7 +50,7 @@ def test_a_group_is_let_go_exactly_once(chunks: list[int], need: int) -> None:
     for sequence, chunk in enumerate(chunks, 1):
         members = [member(number + i, need) for i in range(chunk)]
         number += chunk
-        folded = fold(NAMES, count, members, remember=60)
+        folded = fold(NAMES, count, members)
         accepted += folded.accepted
         joined += joined_in(folded.entries)
         written = count_in(folded.entries)
@@ -64,7 +64,7 @@ def test_a_group_is_let_go_exactly_once(chunks: list[int], need: int) -> None:
 
 def test_the_joined_message_names_its_group() -> None:
     """Its id is the group's, so it is one message; it carries `_` headers and the lineage."""
-    folded = fold(NAMES, None, [member(i) for i in range(3)], remember=60)
+    folded = fold(NAMES, None, [member(i) for i in range(3)])
 
     (joined,) = joined_in(folded.entries)
     assert joined.subject == "sbx.t.local.task.m"
@@ -74,13 +74,15 @@ def test_the_joined_message_names_its_group() -> None:
     assert msgspec.json.decode(joined.body) == {"group": "g", "count": 3, "need": 3}
 
 
-def test_a_released_group_is_remembered_for_a_while() -> None:
-    """The last count says `released` and goes when done-records go; until then all are late."""
-    count = count_in(fold(NAMES, None, [member(i) for i in range(3)], remember=60).entries)
+def test_a_group_that_was_let_go_stays_so_until_its_members_are_gone() -> None:
+    """Its count says `released` and has no life of its own before; until its end all are late."""
+    count = count_in(fold(NAMES, None, [member(i) for i in range(3)]).entries)
 
     assert count is not None
-    assert count.headers[MSG_TTL] == "60s"
-    assert fold(NAMES, stored(count, 9), [member(4)], remember=60) == Fold(entries=(), accepted=0)
+    assert MSG_TTL not in count.headers
+    last = gather.closed(gather.decode(stored(count, 9)), stored(count, 9), life=65)
+    assert (last.expect, last.body, last.headers) == (9, count.body, {MSG_TTL: "65s"})
+    assert fold(NAMES, stored(count, 9), [member(4)]) == Fold(entries=(), accepted=0)
 
 
 @pytest.mark.parametrize(
@@ -136,10 +138,31 @@ def test_a_stored_member_is_read_back() -> None:
 
 def test_forged_state_is_named() -> None:
     """A count or a joined message that we did not write is refused, not believed."""
+    count = stored(Entry(subject=member(0).subject, body=b"[]"), 1)
     with pytest.raises(BadMessage, match="cannot be read"):
-        gather.decode(b"[]")
+        gather.decode(count)
     with pytest.raises(BadMessage, match="does not name its group"):
         gather.key_of(Message(module="m", id="1", body=b"{}"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"need": 0}, "cannot be 1 of 0"),
+        ({"need": 10_001}, "cannot be 1 of 10001"),
+        ({"count": 0}, "cannot be 0 of 3"),
+        ({"count": 4}, "cannot be 4 of 3"),
+        ({"count": 3}, "cannot be 3 of 3"),
+        ({"key": "h"}, "group 'h' is stored for another one"),
+    ],
+)
+def test_a_count_that_cannot_be_is_named(change: dict[str, object], reason: str) -> None:
+    """A count out of its bounds, or under another group's subject, was not written by us."""
+    group = {"module": "m", "key": "g", "need": 3, "count": 1} | change
+    body = msgspec.json.encode(group)
+
+    with pytest.raises(BadMessage, match=reason):
+        fold(NAMES, stored(Entry(subject=member(0).subject, body=body), 1), [member(0)])
 
 
 def test_a_member_from_far_away_is_read_back() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from scalebox_actors import groups
 from scalebox_actors.committer import Committer
-from scalebox_actors.effects import DETAIL, Scribe
+from scalebox_actors.effects import DETAIL, Effects, Scribe
+from scalebox_actors.errors import Unavailable
 from scalebox_actors.groups import Groups
 from scalebox_actors.journal import Counts
 from scalebox_actors.message import JOINED, REASON, Message
@@ -32,15 +33,19 @@ class Room:
             node="n1",
             body_limit=self.broker.body_limit,
         )
-        self.committer = Committer(self.broker, remember=60)
+        self.committer = Committer(self.broker)
         self.counts = Counts()
         self.groups = Groups(module, self.broker, self.scribe, self.counts)
 
-    async def join(self, number: int, day: str = "monday") -> Settlement:
-        """Let member `number` of a group arrive now."""
+    def member(self, number: int, day: str = "monday") -> Effects:
+        """Return what the arrival of member `number` of a group stores."""
         headers = {"day": day, "parts": "3"}
         message = Message(module="g", id=f"i{number}", body=b"x", headers=headers)
-        return await self.committer.commit(self.scribe.member(message))
+        return self.scribe.member(message)
+
+    async def join(self, number: int, day: str = "monday") -> Settlement:
+        """Let member `number` of a group arrive now."""
+        return await self.committer.commit(self.member(number, day))
 
     def joined(self) -> list[dict[str, object]]:
         """The bodies of the joined messages that were sent."""
@@ -121,6 +126,30 @@ async def test_who_comes_too_late_is_told(room: Room) -> None:
     assert settlement.kind is Settled.LATE
 
 
+async def test_a_second_copy_of_a_member_is_not_late(room: Room) -> None:
+    """It was counted before its group was let go, and there is nothing to bury."""
+    for number in (1, 2, 3):
+        await room.join(number)
+    room.broker.advance(40)  # past the time in which the server knows its id
+
+    assert (await room.join(2)).kind is Settled.ALREADY
+
+
+@pytest.mark.parametrize("body", [b"not json", b'{"module":"g","key":"monday","need":0}'])
+async def test_a_count_that_cannot_be_read_stops_nobody(room: Room, body: bytes) -> None:
+    """Its members are refused, with the reason; those of other groups are counted."""
+    joining = room.member(1).joining
+    assert joining is not None
+    room.broker.shelf.store(joining.subject, body, {})
+
+    async with asyncio.timeout(5):
+        bad, good = await asyncio.gather(room.join(1), room.join(2, day="tuesday"))
+
+    assert (bad.kind, good.kind) == (Settled.UNACCEPTABLE, Settled.COMMITTED)
+    assert "the count of a group cannot be" in bad.text
+    assert [group.key for group in await room.groups.open()] == ["tuesday"]
+
+
 async def test_counts_that_were_replaced_are_purged(room: Room) -> None:
     """Of a group's counts only the newest is kept."""
     await room.join(1)
@@ -131,6 +160,26 @@ async def test_counts_that_were_replaced_are_purged(room: Room) -> None:
 
     (count,) = room.broker.messages(NAMES.group("g", "*"))
     assert msgspec.json.decode(count.body)["count"] == 2
+
+
+async def test_a_purge_that_failed_is_made_up_for(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next sweep looks at the same counts again."""
+
+    async def nobody(*_: object, **__: object) -> None:
+        raise Unavailable("nobody answers")
+
+    for number in (1, 2, 3):
+        await room.join(number)
+    with monkeypatch.context() as away:
+        away.setattr(room.broker, "purge", nobody)
+        with pytest.raises(Unavailable):
+            await room.groups.sweep()
+    await room.groups.open()
+    await room.groups.sweep()
+
+    assert len(room.broker.messages(NAMES.group("g", "*"))) == 1
 
 
 async def test_two_nodes_bury_a_group_once(room: Room) -> None:
