@@ -14,13 +14,13 @@ from functools import partial
 
 import msgspec
 
-from scalebox_actors.cargo import Item, Lane, Packet, Unreadable, opened
+from scalebox_actors.cargo import Item, Lane, Packet, Unreadable, Withdrawn, opened
 from scalebox_actors.committer import Committer
 from scalebox_actors.crossing import Passage, Passed, Toll, Window, sent_key
 from scalebox_actors.effects import Scribe
 from scalebox_actors.errors import SbxError, Transient
 from scalebox_actors.ledger import Ledger
-from scalebox_actors.limits import BATCH_MESSAGES
+from scalebox_actors.limits import ACK_WAIT, BATCH_MESSAGES
 from scalebox_actors.names import bound_for
 from scalebox_actors.policy import Bury, Reason
 from scalebox_actors.ports import Broker, Delivery, Intake
@@ -81,8 +81,7 @@ class Courier:
         self._intake: Intake | None = None
         self._asked = 0
         self._packets: set[Packet] = set()
-        self._withdrawn: set[int] = set()
-        """Places of messages that were taken back, and may be on their way to us all the same."""
+        self._withdrawn = Withdrawn(ACK_WAIT)
         self._in_hand = self._bytes = 0
         self._holding = False
         self._arrived_at = 0.0
@@ -133,7 +132,8 @@ class Courier:
         What is let go comes again after its `ack_wait`, if it is there by then.
         """
         found = [p for p in self._packets if p.delivery.sequence in sequences]
-        self._withdrawn.update(set(sequences) - {p.delivery.sequence for p in found})
+        here = {p.delivery.sequence for p in found}
+        self._withdrawn.add(set(sequences) - here, time.monotonic())
         for packet in found:
             if packet.untouched:
                 for lane in self._lanes.values():
@@ -168,8 +168,7 @@ class Courier:
 
     async def _take(self, delivery: Delivery) -> None:
         self._asked = max(0, self._asked - 1)
-        if delivery.sequence in self._withdrawn:  # if it is still there, it comes again
-            self._withdrawn.discard(delivery.sequence)
+        if self._withdrawn.take(delivery.sequence):  # if it is still there, it comes again
             delivery.let_go()
             self._ask()
             return

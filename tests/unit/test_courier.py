@@ -1,6 +1,7 @@
 """The courier on doubles: what waits here arrives there once, at the rate of its link."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -210,6 +211,20 @@ async def test_what_is_withdrawn_is_not_carried() -> None:
     assert second not in {m.sequence for m in road.here.messages(HERE.out("a", ">"))}
     assert sorted(m.body for m in road.there.messages()) == [b"3", b"4"]
     assert await road.tally() == Tally().plus(mark("calc", f"calc{n}", b"%d" % n) for n in (3, 4))
+
+
+async def test_what_is_withdrawn_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every courier is told of every place, and few of them ever come to it."""
+    monkeypatch.setattr(courier_module, "ACK_WAIT", 0.0)
+    road = Road()
+    async with running(road):
+        assert road.courier is not None
+        for place in range(100):
+            road.courier.withdraw([place])
+            time.sleep(1e-6)  # noqa: ASYNC251 - the clock goes on
+        kept = len(road.courier._withdrawn)
+
+    assert kept == 1
 
 
 async def test_a_cut_road_loses_nothing_and_says_so() -> None:
