@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from functools import partial
 
 import msgspec
@@ -178,8 +178,7 @@ class Courier:
             priority = self._priorities.get(bound.module, 0)
             lane = self._lanes[bound.module] = Lane(bound.module, priority)
         if lane.pause and self._abandoned(lane):
-            await delivery.give_back(ABANDON_AFTER)
-            self._ask()
+            await self._end(delivery, delivery.give_back(ABANDON_AFTER))
             return
         names = self._broker.names
         items, unreadable = opened(delivery, names, names.at(self.site))
@@ -187,8 +186,17 @@ class Courier:
             await self._bury(bad, bound.module)
         if items:
             self._receive(lane, items)
+            self._ask()
         else:
-            await delivery.done()
+            await self._end(delivery, delivery.done())
+
+    async def _end(self, delivery: Delivery, saying: Awaitable[None]) -> None:
+        """Say what becomes of a delivery of which nothing is carried; unheard, it comes again."""
+        try:
+            await saying
+        except Transient as error:
+            self._tell_postponed(error)
+            delivery.let_go()
         self._ask()
 
     def _receive(self, lane: Lane, items: list[Item]) -> None:
@@ -348,13 +356,16 @@ class Courier:
             await ledger.count(key, delivery.sequence, packet.marks)
             await delivery.done()
         except Transient as error:  # it comes again, and is recognised at both ends
-            log.warning("message_postponed", extra={"site": self.site, "why": str(error)})
+            self._tell_postponed(error)
         else:
             ledger.closed(key, delivery.sequence)
             self.carried += packet.count
         finally:
             delivery.let_go()
             self._release(packet)
+
+    def _tell_postponed(self, error: Transient) -> None:
+        log.warning("message_postponed", extra={"site": self.site, "why": str(error)})
 
     def _fell_back(self, lane: Lane, passage: Passage, now: float) -> None:
         if not lane.pause:

@@ -9,10 +9,13 @@ import pytest
 from unit.road import HERE, THERE, Road, carried, end_pauses, expected, running, until
 
 from scalebox_actors import courier as courier_module
+from scalebox_actors.courier import Courier
 from scalebox_actors.crossing import CARRIED, Passage, Passed, Tally, Toll, mark
+from scalebox_actors.errors import Unavailable
 from scalebox_actors.message import MSG_ID, REASON
 from scalebox_actors.names import parcel_of
 from scalebox_actors.ports import Entry
+from scalebox_actors.testing.hands import MemoryDelivery
 from scalebox_actors.testing.memory import MemoryBroker
 from scalebox_actors.topology.model import Link, Site, Size
 
@@ -65,6 +68,57 @@ async def test_what_nobody_can_read_is_set_aside_here() -> None:
 
     assert road.there.messages() == []
     assert [m.subject for m in road.here.messages(HERE.dead("*", "*"))] == [HERE.dead("calc", "m")]
+
+
+async def test_an_ack_that_fails_ends_no_courier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What holds nothing to carry may lose its ack, too: it comes again and is acked then."""
+    road = Road()
+    road.here.shelf.store(HERE.out("a", "calc"), b"x", {MSG_ID: "m"}, "no headers")
+    done, failed = MemoryDelivery.done, list[int]()
+
+    async def failing(self: MemoryDelivery) -> None:
+        if not failed:
+            failed.append(self.sequence)
+            raise Unavailable("the server crashed and forgot this delivery")
+        await done(self)
+
+    monkeypatch.setattr(MemoryDelivery, "done", failing)
+    async with running(road):
+        await until(lambda: failed)
+        road.put(1)
+        road.here.hand_out()
+        await carried(road, 1)
+        road.here.advance(61)  # the ack_wait of what was let go
+        await until(lambda: not road.waiting)
+
+    assert [m.subject for m in road.here.messages(HERE.dead("*", "*"))] == [HERE.dead("calc", "m")]
+
+
+async def test_what_cannot_be_given_back_ends_no_courier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages of a module that is absent there are let go, whether or not that is heard."""
+    road = Road()
+    road.there = MemoryBroker(THERE, ["late"])
+    road.here.join(road.there)
+    monkeypatch.setattr(Courier, "_abandoned", lambda _, lane: lane.module == "calc")
+    tried = list[int]()
+
+    async def failing(self: MemoryDelivery, delay: float) -> None:
+        del delay
+        tried.append(self.sequence)
+        raise Unavailable("the server crashed and forgot this delivery")
+
+    monkeypatch.setattr(MemoryDelivery, "give_back", failing)
+    road.put(1)
+    async with running(road):
+        await until(lambda: road.courier is not None and road.courier.status().down_since)
+        road.put(1, first=1)
+        road.here.hand_out()
+        await until(lambda: tried)
+        road.put(1, "late")
+        road.here.hand_out()
+        await carried(road, 1)
+
+    assert road.waiting == 2
 
 
 async def test_a_parcel_arrives_as_the_messages_in_it() -> None:
