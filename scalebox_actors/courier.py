@@ -24,6 +24,7 @@ from scalebox_actors.limits import ACK_WAIT, BATCH_MESSAGES
 from scalebox_actors.names import bound_for
 from scalebox_actors.policy import Bury, Reason
 from scalebox_actors.ports import Broker, Delivery, Intake
+from scalebox_actors.records import Settled
 from scalebox_actors.topology.model import Site
 
 IN_HAND, IN_HAND_BYTES = 8192, 32 * 1024 * 1024
@@ -182,8 +183,13 @@ class Courier:
             return
         names = self._broker.names
         items, unreadable = opened(delivery, names, names.at(self.site))
-        for bad in unreadable:
-            await self._bury(bad, bound.module)
+        try:
+            for bad in unreadable:
+                await self._bury(bad, bound.module)
+        except Transient as error:  # whole, with what could go: it is acked as one
+            self._tell_postponed(error)
+            await self._end(delivery, delivery.give_back(ABANDON_AFTER))
+            return
         if items:
             self._receive(lane, items)
             self._ask()
@@ -219,11 +225,14 @@ class Courier:
     async def _bury(self, bad: Unreadable, module: str) -> None:
         """Set aside what cannot be read: nobody there could either.
 
-        Killed here, its parcel comes again whole, and its record says that it is buried.
+        Killed here, its parcel comes again whole, and its record says that it is buried. Raises
+        Transient if the broker refuses the letter: the message must not go without one.
         """
         verdict = Bury(Reason.BAD_MESSAGE, bad.raw.fault)
         effects = self._desk.scribe.unread(bad.raw, module, bad.id, verdict)
-        await self._desk.committer.commit(effects)
+        settlement = await self._desk.committer.commit(effects)
+        if settlement.kind is Settled.UNACCEPTABLE:
+            raise Transient(f"cannot be buried: {settlement.text}")
         log.warning("message_buried", extra={"target": module, "why": verdict.text})
 
     def _release(self, packet: Packet) -> None:

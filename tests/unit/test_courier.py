@@ -14,7 +14,7 @@ from scalebox_actors.crossing import CARRIED, Passage, Passed, Tally, Toll, mark
 from scalebox_actors.errors import Unavailable
 from scalebox_actors.message import MSG_ID, REASON
 from scalebox_actors.names import parcel_of
-from scalebox_actors.ports import Entry
+from scalebox_actors.ports import Entry, Refusal, Refused
 from scalebox_actors.testing.hands import MemoryDelivery
 from scalebox_actors.testing.memory import MemoryBroker
 from scalebox_actors.topology.model import Link, Site, Size
@@ -68,6 +68,40 @@ async def test_what_nobody_can_read_is_set_aside_here() -> None:
 
     assert road.there.messages() == []
     assert [m.subject for m in road.here.messages(HERE.dead("*", "*"))] == [HERE.dead("calc", "m")]
+
+
+class Denying(MemoryBroker):
+    """A site whose server lets nobody write letters, until it is told to."""
+
+    denies = True
+
+    async def write(self, entries: Sequence[Entry], *, soon: bool = True) -> Refusal | None:
+        """Refuse a batch with a letter in it, as for a login without the right to write one."""
+        if self.denies and any(HERE.dead("calc", "*")[:-1] in entry.subject for entry in entries):
+            return Refusal(Refused.UNACCEPTABLE, "denied", denied=True)
+        return await super().write(entries, soon=soon)
+
+
+async def test_what_cannot_be_buried_stays(caplog: pytest.LogCaptureFixture) -> None:
+    """A letter that the server refuses is no reason to drop its message, nor its neighbours."""
+    road = Road()
+    road.here = denying = Denying(HERE, [], tape=road.tape)
+    road.here.join(road.there)
+    inside = [({MSG_ID: "calc0"}, b"0"), ({MSG_ID: "bad\r\n"}, b"?")]
+    road.here.shelf.store(parcel_of(HERE.out("a", "calc"), 2), msgspec.msgpack.encode(inside), {})
+    road.put(1, "late")
+    async with running(road):
+        await carried(road, 1)
+        await until(lambda: "message_postponed" in caplog.messages)
+        await until(lambda: road.tape.calls.count("delivery.give_back") == 1)
+        stayed = road.waiting
+        denying.denies = False
+        road.here.advance(6)
+        await until(lambda: not road.waiting)
+
+    assert stayed == 2
+    assert sorted(m.body for m in road.there.messages()) == [b"0", b"0"]
+    assert [m.body for m in road.here.messages(HERE.dead("*", "*"))] == [b"?"]
 
 
 async def test_an_ack_that_fails_ends_no_courier(monkeypatch: pytest.MonkeyPatch) -> None:
