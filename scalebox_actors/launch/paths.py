@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from scalebox_actors.launch.workdir import remove_tree
+from scalebox_actors.launch.trees import remove_tree
 from scalebox_actors.spec import Mount
 
 

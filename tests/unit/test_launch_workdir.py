@@ -7,10 +7,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from unit.digging import pit
 
 from scalebox_actors.errors import BadOutput
-from scalebox_actors.launch import workdir
+from scalebox_actors.launch import trees, workdir
 from scalebox_actors.launch.paths import Paths, remove_declared
+from scalebox_actors.launch.slot_files import refill
 from scalebox_actors.launch.spares import MOST, PREFIX, Spares
 from scalebox_actors.launch.workdir import WorkDir, make_base
 from scalebox_actors.limits import OUTPUT_FILE_BYTES
@@ -120,6 +122,23 @@ def test_removal_takes_what_it_is_denied(work: WorkDir) -> None:
     assert outside.read_text() == "x"
 
 
+def test_a_deep_directory_stands_in_nobodys_way(work: WorkDir) -> None:
+    """A program may leave one that is deeper than Python calls itself; it goes like any other."""
+    with pit(work.path / "deep"):
+        assert not work.remove_inputs()
+        work.remove()
+
+        assert list(work.parent.parent.iterdir()) == []
+
+
+def test_a_slot_is_filled_anew_whatever_lies_in_it(tmp_path: Path) -> None:
+    """Also a deep directory under a name of ours, which the next message's file has then."""
+    with pit(tmp_path / "body") as body:
+        refill(tmp_path, {"body": b"next"})
+
+        assert body.read_bytes() == b"next"
+
+
 def test_paths_inside_are_found_outside(tmp_path: Path) -> None:
     """A path below a mount lies below the mount's source; others died with the container."""
     mount = Mount(source="/srv/data", target="/data", writable=True)
@@ -169,7 +188,7 @@ def test_what_we_may_not_remove_stands_in_nobodys_way(
     def refused(path: Path) -> None:
         raise PermissionError(1, "Operation not permitted", str(path))
 
-    monkeypatch.setattr(workdir, "remove_tree", refused)
+    monkeypatch.setattr(trees, "remove_tree", refused)
     directory = WorkDir(make_base(tmp_path), "sbx-t.x", 1)
     for _ in range(3):
         directory.prepare(Task(message=MESSAGE))
