@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 _ENTER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -53,7 +53,7 @@ def remove_at(folder: int, name: str) -> None:
     faults.tell()
 
 
-def sizes_at(folder: int, name: str) -> Iterator[int]:
+def sizes_at(folder: int, name: str) -> Generator[int, None, None]:
     """Yield the bytes of a file, or of each entry below a directory; 0 for what is no file.
 
     Raises OSError if it is not there. What may not be looked at is left out.

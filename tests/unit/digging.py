@@ -13,7 +13,8 @@ DEPTH = 1100
 def pit(at: Path, *, mode: int = 0o777, depth: int = DEPTH) -> Iterator[Path]:
     """Make one at a path, as a few lines of shell do, with a file of 3 bytes at its ground."""
     at.mkdir()
-    here = os.open(at, os.O_RDONLY)
+    top = os.open(at, os.O_RDONLY)
+    here = os.dup(top)
     for _ in range(depth):
         os.mkdir("dir", dir_fd=here)
         below = os.open("dir", os.O_RDONLY, dir_fd=here)
@@ -25,5 +26,7 @@ def pit(at: Path, *, mode: int = 0o777, depth: int = DEPTH) -> Iterator[Path]:
     os.close(here)
     try:
         yield at
-    finally:  # where we failed to, so that pytest need not
-        subprocess.run(["rm", "-rf", "--", at], check=True)  # noqa: S603, S607
+    finally:  # if we failed to, also where it was renamed to: pytest could not
+        rest = f"/proc/{os.getpid()}/fd/{top}/dir"
+        subprocess.run(["rm", "-rf", "--", rest], check=True)  # noqa: S603, S607
+        os.close(top)
