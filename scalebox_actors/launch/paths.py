@@ -6,7 +6,6 @@ Everything here blocks; callers run it in a thread.
 
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -40,11 +39,6 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
             if names is not None:
                 return Place(mount.source, names)
         return None
-
-    def on_host(self, path: str) -> Path | None:
-        """Return the path of its place."""
-        place = self.place(path)
-        return Path(place.root, *place.names) if place is not None else None
 
 
 def remove_declared(paths_to_remove: Iterable[str], paths: Paths) -> list[str]:
