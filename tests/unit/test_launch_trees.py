@@ -61,8 +61,19 @@ def test_wide_and_deep_goes_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0, 0o500, 0o300], ids=oct)
-def test_what_is_withheld_is_granted(tmp_path: Path, mode: int) -> None:
+def test_what_is_withheld_is_granted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
     """A program may take every permission from its directories: they go all the same."""
+    opened = os.open
+
+    def denying(name: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        """Do to root what the system does to everybody else."""
+        if flags == trees._ENTER and not os.stat(name, dir_fd=dir_fd).st_mode & 0o400:
+            raise PermissionError(13, "Permission denied", name)
+        return opened(name, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", denying)
     with pit(tmp_path / "deep", mode=mode, depth=3) as deep:
         remove_tree(deep)
 
