@@ -4,8 +4,8 @@ A delivery is one message or a parcel of them. Its messages go their own ways ac
 is acked when all of them have arrived.
 """
 
-from collections import deque
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -89,6 +89,33 @@ class Lane:
     def drop(self, packet: Packet) -> None:
         """Forget the messages of a delivery."""
         self.items = deque(item for item in self.items if item.packet is not packet)
+
+
+class Withdrawn:
+    """Places of messages that were taken back, and may be on their way to us all the same.
+
+    Every courier of a site is told of every such place, and few ever come: they are forgotten
+    after `seconds`, when whatever was on its way has arrived.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._told: OrderedDict[int, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._told)
+
+    def add(self, places: Iterable[int], now: float) -> None:
+        """Expect some, the newest last, and forget the old."""
+        for place in places:
+            self._told.pop(place, None)
+            self._told[place] = now
+        while self._told and now - next(iter(self._told.values())) > self._seconds:
+            self._told.popitem(last=False)
+
+    def take(self, place: int) -> bool:
+        """Whether one was expected; it is not any more."""
+        return self._told.pop(place, None) is not None
 
 
 def opened(delivery: Delivery, here: Names, there: Names) -> tuple[list[Item], list[Unreadable]]:

@@ -6,6 +6,7 @@ is ever read across a link. Every answer is one page, small enough for one messa
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
@@ -38,6 +39,8 @@ from scalebox_actors.topology.model import Topology
 ASK_SECONDS = 0.5
 """How long the nodes of a site have to say how they are."""
 LETTERS_AT_ONCE = 200
+
+log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -89,6 +92,9 @@ class Clerk:
                 page = await self.answer(question)
             except SbxError as error:
                 page = Page(error=str(error))
+            except Exception as error:  # a bug of ours: who asked must not wait in vain
+                log.exception("question_failed", extra={"verb": str(question.op)})
+                page = Page(error=f"{type(error).__name__}: {error}")
             try:
                 link.publish(reply, _encode(msgspec.structs.replace(page, node=node)))
             except BadMessage as error:
@@ -171,11 +177,14 @@ class Clerk:
         ]
         if chosen.module and chosen.module not in part.modules:
             return Page(changed=tuple(changed))
-        async with asyncio.TaskGroup() as asking:
-            async for page in operations.waiting(site, broker, part, chosen):
-                fresh = await operations.cancel(broker, part, page)
-                asking.create_task(operations.end_runs(broker, fresh))
-                changed += [Changed(module=m.module, id=m.id) for m in fresh]
+        try:
+            async with asyncio.TaskGroup() as asking:
+                async for page in operations.waiting(site, broker, part, chosen):
+                    fresh = await operations.cancel(broker, part, page)
+                    asking.create_task(operations.end_runs(broker, fresh))
+                    changed += [Changed(module=m.module, id=m.id) for m in fresh]
+        except* SbxError as group:
+            raise group.exceptions[0] from group
         return Page(changed=tuple(changed))
 
     async def _pause(self, question: Question) -> Page:

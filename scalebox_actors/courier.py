@@ -9,21 +9,22 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from functools import partial
 
 import msgspec
 
-from scalebox_actors.cargo import Item, Lane, Packet, Unreadable, opened
+from scalebox_actors.cargo import Item, Lane, Packet, Unreadable, Withdrawn, opened
 from scalebox_actors.committer import Committer
 from scalebox_actors.crossing import Passage, Passed, Toll, Window, sent_key
 from scalebox_actors.effects import Scribe
 from scalebox_actors.errors import SbxError, Transient
 from scalebox_actors.ledger import Ledger
-from scalebox_actors.limits import BATCH_MESSAGES
+from scalebox_actors.limits import ACK_WAIT, BATCH_MESSAGES
 from scalebox_actors.names import bound_for
 from scalebox_actors.policy import Bury, Reason
 from scalebox_actors.ports import Broker, Delivery, Intake
+from scalebox_actors.records import Settled
 from scalebox_actors.topology.model import Site
 
 IN_HAND, IN_HAND_BYTES = 8192, 32 * 1024 * 1024
@@ -81,8 +82,7 @@ class Courier:
         self._intake: Intake | None = None
         self._asked = 0
         self._packets: set[Packet] = set()
-        self._withdrawn: set[int] = set()
-        """Places of messages that were taken back, and may be on their way to us all the same."""
+        self._withdrawn = Withdrawn(ACK_WAIT)
         self._in_hand = self._bytes = 0
         self._holding = False
         self._arrived_at = 0.0
@@ -133,7 +133,8 @@ class Courier:
         What is let go comes again after its `ack_wait`, if it is there by then.
         """
         found = [p for p in self._packets if p.delivery.sequence in sequences]
-        self._withdrawn.update(set(sequences) - {p.delivery.sequence for p in found})
+        here = {p.delivery.sequence for p in found}
+        self._withdrawn.add(set(sequences) - here, time.monotonic())
         for packet in found:
             if packet.untouched:
                 for lane in self._lanes.values():
@@ -168,8 +169,7 @@ class Courier:
 
     async def _take(self, delivery: Delivery) -> None:
         self._asked = max(0, self._asked - 1)
-        if delivery.sequence in self._withdrawn:  # if it is still there, it comes again
-            self._withdrawn.discard(delivery.sequence)
+        if self._withdrawn.take(delivery.sequence):  # if it is still there, it comes again
             delivery.let_go()
             self._ask()
             return
@@ -179,17 +179,30 @@ class Courier:
             priority = self._priorities.get(bound.module, 0)
             lane = self._lanes[bound.module] = Lane(bound.module, priority)
         if lane.pause and self._abandoned(lane):
-            await delivery.give_back(ABANDON_AFTER)
-            self._ask()
+            await self._end(delivery, delivery.give_back(ABANDON_AFTER))
             return
         names = self._broker.names
         items, unreadable = opened(delivery, names, names.at(self.site))
-        for bad in unreadable:
-            await self._bury(bad, bound.module)
+        try:
+            for bad in unreadable:
+                await self._bury(bad, bound.module)
+        except Transient as error:  # whole, with what could go: it is acked as one
+            self._tell_postponed(error)
+            await self._end(delivery, delivery.give_back(ABANDON_AFTER))
+            return
         if items:
             self._receive(lane, items)
+            self._ask()
         else:
-            await delivery.done()
+            await self._end(delivery, delivery.done())
+
+    async def _end(self, delivery: Delivery, saying: Awaitable[None]) -> None:
+        """Say what becomes of a delivery of which nothing is carried; unheard, it comes again."""
+        try:
+            await saying
+        except Transient as error:
+            self._tell_postponed(error)
+            delivery.let_go()
         self._ask()
 
     def _receive(self, lane: Lane, items: list[Item]) -> None:
@@ -212,11 +225,14 @@ class Courier:
     async def _bury(self, bad: Unreadable, module: str) -> None:
         """Set aside what cannot be read: nobody there could either.
 
-        Killed here, its parcel comes again whole, and its record says that it is buried.
+        Killed here, its parcel comes again whole, and its record says that it is buried. Raises
+        Transient if the broker refuses the letter: the message must not go without one.
         """
         verdict = Bury(Reason.BAD_MESSAGE, bad.raw.fault)
         effects = self._desk.scribe.unread(bad.raw, module, bad.id, verdict)
-        await self._desk.committer.commit(effects)
+        settlement = await self._desk.committer.commit(effects)
+        if settlement.kind is Settled.UNACCEPTABLE:
+            raise Transient(f"cannot be buried: {settlement.text}")
         log.warning("message_buried", extra={"target": module, "why": verdict.text})
 
     def _release(self, packet: Packet) -> None:
@@ -349,13 +365,16 @@ class Courier:
             await ledger.count(key, delivery.sequence, packet.marks)
             await delivery.done()
         except Transient as error:  # it comes again, and is recognised at both ends
-            log.warning("message_postponed", extra={"site": self.site, "why": str(error)})
+            self._tell_postponed(error)
         else:
             ledger.closed(key, delivery.sequence)
             self.carried += packet.count
         finally:
             delivery.let_go()
             self._release(packet)
+
+    def _tell_postponed(self, error: Transient) -> None:
+        log.warning("message_postponed", extra={"site": self.site, "why": str(error)})
 
     def _fell_back(self, lane: Lane, passage: Passage, now: float) -> None:
         if not lane.pause:

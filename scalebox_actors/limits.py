@@ -79,6 +79,8 @@ INSIGHT_LINES = 1_000
 """Lines of `timestamps.txt` and `network-files.txt` that are kept."""
 FILE_LINES = 50_000
 """Lines of `input-files.txt`, `output-files.txt` and `removed-files.txt` that are read."""
+MEASURED_ENTRIES = 1_000_000
+"""Entries of the directories that a run declares as read or written."""
 RUN_WARNINGS = 20
 BATCH_MESSAGES = 1_000
 BATCH_BYTES = 16 * MIB

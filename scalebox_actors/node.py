@@ -371,6 +371,8 @@ class Node:
             await work()
         except (SbxError, OSError) as error:
             log.warning("chore_failed", extra={"chore": work.__name__, "why": str(error)})
+        except Exception:  # a bug of ours ends no node: it says so, each time
+            log.exception("chore_failed", extra={"chore": work.__name__})
 
     async def _flush(self) -> None:
         await self.journal.flush(self._broker)

@@ -15,7 +15,7 @@ from aiofiles import os as aios
 
 from scalebox_actors.belongings import belongings, labels_of
 from scalebox_actors.errors import SbxError
-from scalebox_actors.launch import workdir
+from scalebox_actors.launch import trees, workdir
 from scalebox_actors.launch.spares import prefix
 from scalebox_actors.limits import REAPER_GRACE
 from scalebox_actors.names import waits
@@ -99,7 +99,7 @@ class Reaper:
             place = self._base / name
             if name.startswith(workdir.GONE):
                 try:
-                    await asyncio.to_thread(workdir.remove_tree, place)
+                    await asyncio.to_thread(trees.remove_tree, place)
                 except OSError as error:
                     left.append(f"{place}: {error.strerror}")
             if name in kept or self._in_hand(name) or not name.startswith((ours, spare)):
@@ -129,7 +129,7 @@ class Reaper:
         except FileNotFoundError:
             return
         with contextlib.suppress(OSError):
-            await asyncio.to_thread(workdir.remove_tree, gone)
+            await asyncio.to_thread(trees.remove_tree, gone)
 
 
 def _outlived(ended: float, since: float) -> bool:

@@ -98,6 +98,7 @@ def _node(topology: Topology, names: Names) -> list[str]:
     stream = names.stream
     subjects = [
         *(s for module in here for s in _module(topology, names, module)),
+        *(s for module in _carried(topology, names.site) for s in _ends(names, module)),
         names.trace("*"),
         *_looks_at(stream, names.trace_stream, f"KV_{names.bucket}", f"KV_{names.nodes_bucket}"),
         *_topology_file(names),
@@ -123,12 +124,9 @@ def _node(topology: Topology, names: Names) -> list[str]:
 def _module(topology: Topology, names: Names, name: str) -> list[str]:
     """Return what running one module takes."""
     module = topology.modules[name]
-    done = names.done(name, "*")
     subjects = [
         *_consumes(names.stream, names.consumer(name)),
-        done,
-        f"$JS.API.DIRECT.GET.{names.stream}.{done}",
-        names.dead(name, "*"),
+        *_ends(names, name),
         *(s for sink in module.sinks for s in _to(topology, names, sink)),
     ]
     if not module.sinks:
@@ -137,6 +135,22 @@ def _module(topology: Topology, names: Names, name: str) -> list[str]:
         join = names.group(name, ">")
         subjects += [join, f"$JS.API.DIRECT.GET.{names.stream}.{join}", names.task(name)]
     return subjects
+
+
+def _ends(names: Names, module: str) -> list[str]:
+    """Return what it takes to write how a message for a module ended, and to see that it did."""
+    done = names.done(module, "*")
+    return [done, f"$JS.API.DIRECT.GET.{names.stream}.{done}", names.dead(module, "*")]
+
+
+def _carried(topology: Topology, site: str) -> list[str]:
+    """Return the modules of other sites alone for which messages arise at this one.
+
+    Its couriers bury what nobody could read: of senders, who feed the entries, and of its nodes.
+    """
+    here = topology.modules_at(site)
+    fed = {*topology.entries, *(s for module in here for s in topology.modules[module].sinks)}
+    return [name for name in topology.modules if name in fed and name not in here]
 
 
 def _trace(topology: Topology, names: Names) -> list[str]:

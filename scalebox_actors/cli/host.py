@@ -2,11 +2,10 @@
 
 import platform
 import re
-import shutil
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +17,7 @@ from scalebox_actors.cli.memory import memory_base
 from scalebox_actors.cli.options import images_option
 from scalebox_actors.cli.room import Sizes, read_size, sized, sizes_of
 from scalebox_actors.errors import BadInput, NotPermitted
+from scalebox_actors.launch.trees import remove_tree
 from scalebox_actors.limits import NAME_LENGTH, SLOTS_PER_NODE
 from scalebox_actors.names import check_name, is_name
 from scalebox_actors.node import Settings
@@ -196,7 +196,8 @@ def work_base(host: Host, store: Path, *, ephemeral: bool = False) -> Iterator[P
         try:
             yield base
         finally:
-            shutil.rmtree(base, ignore_errors=True)
+            with suppress(OSError):
+                remove_tree(base)
 
 
 def address_towards(url: str) -> str:

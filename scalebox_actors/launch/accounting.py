@@ -1,14 +1,14 @@
 """How many bytes a run moved, by storage layer, from what it declared. Blocks; runs in a thread."""
 
-import os
-import stat
 from collections.abc import Iterable
-from pathlib import Path
+from contextlib import closing
 
 import msgspec
 
 from scalebox_actors.contract import FileEntry, Outputs
-from scalebox_actors.launch.paths import Paths
+from scalebox_actors.launch.paths import Paths, Place
+from scalebox_actors.launch.trees import sizes_at, standing_in
+from scalebox_actors.limits import MEASURED_ENTRIES
 
 MEMORY_PREFIX = "/dev/shm/"  # noqa: S108 - a layer to be told, not a place to write
 
@@ -28,11 +28,12 @@ def account(outputs: Outputs, paths: Paths, data_root: str) -> Accounting:
     split: dict[str, int] = {}
     warnings: list[str] = []
     totals = {}
+    measure = _Measure(paths, warnings)
     for direction, files, declared in (
         ("input", outputs.input_files, outputs.input_bytes),
         ("output", outputs.output_files, outputs.output_bytes),
     ):
-        measured = _measure(files, paths, warnings)
+        measured = measure.take(files)
         for path, size in measured:
             key = f"{layer_of(path, data_root)}_{direction}"
             split[key] = split.get(key, 0) + size
@@ -54,36 +55,43 @@ def layer_of(path: str, data_root: str) -> str:
     return "tmpfs" if path.startswith(MEMORY_PREFIX) else "local"
 
 
-def _measure(
-    entries: Iterable[FileEntry], paths: Paths, warnings: list[str]
-) -> list[tuple[str, int]]:
-    """Return each path with its bytes; a missing one counts 0 and warns."""
-    measured = []
-    for entry in entries:
-        size = entry.bytes
-        if size is None:
-            size = _size(paths.on_host(entry.path))
-        if size is None:
-            warnings.append(f"{entry.path}: not found, counted as 0 bytes")
-        measured.append((entry.path, size or 0))
-    return measured
+class _Measure:
+    """Measures what a run declared, and looks at so many entries of directories in all."""
 
+    def __init__(self, paths: Paths, warnings: list[str]) -> None:
+        self._paths, self._warnings = paths, warnings
+        self._left = MEASURED_ENTRIES
 
-def _size(host: Path | None) -> int | None:
-    """Return a file's size, or the sum of the regular files below a directory; None: not there."""
-    if host is None:
-        return None
-    try:
-        facts = host.lstat()
-        if not stat.S_ISDIR(facts.st_mode):
-            return facts.st_size if stat.S_ISREG(facts.st_mode) else 0
-        return sum(
-            _regular(Path(folder, name)) for folder, _, names in os.walk(host) for name in names
-        )
-    except OSError:
-        return None
+    def take(self, entries: Iterable[FileEntry]) -> list[tuple[str, int]]:
+        """Return each path with its bytes; a missing one counts 0 and warns."""
+        return [(entry.path, self._bytes(entry)) for entry in entries]
 
+    def _bytes(self, entry: FileEntry) -> int:
+        if entry.bytes is not None:
+            return entry.bytes
+        place = self._paths.place(entry.path)
+        try:
+            if place is not None:
+                return self._below(place, entry.path)
+        except (OSError, ValueError):  # it is not there, or a link leads elsewhere
+            pass
+        self._warnings.append(f"{entry.path}: not found, counted as 0 bytes")
+        return 0
 
-def _regular(path: Path) -> int:
-    facts = path.lstat()
-    return facts.st_size if stat.S_ISREG(facts.st_mode) else 0
+    def _below(self, place: Place, path: str) -> int:
+        """Return a file's size, or the sum of the regular files below a directory."""
+        total = 0
+        with (
+            standing_in(place.root, place.names[:-1]) as folder,
+            closing(sizes_at(folder, place.names[-1] if place.names else ".")) as sizes,
+        ):
+            for size in sizes:
+                if self._left <= 0:
+                    self._warnings.append(
+                        f"{path}: the run's directories have more than {MEASURED_ENTRIES:,}"
+                        " entries, the rest is not counted"
+                    )
+                    break
+                self._left -= 1
+                total += size
+        return total

@@ -63,7 +63,8 @@ class FunctionLauncher(NothingStays):
     async def run(self, task: Task) -> Outcome:
         """Await the function under the module's time limit; its exceptions are outcomes.
 
-        An exception with an integer `exit_code` gives that exit code, any other 1.
+        An exception with an integer `exit_code` gives that exit code, any other 1; `sys.exit`
+        gives its own, and ends no node.
         """
         started = time.time()
         me = self._deadlines.enter()
@@ -76,7 +77,7 @@ class FunctionLauncher(NothingStays):
             return _failed(started, TIMED_OUT, Cause.TIMEOUT, detail)
         except _UnusableAnswerError as error:
             return _failed(started, UNUSABLE, Cause.BAD_OUTPUT, str(error))
-        except Exception as error:  # noqa: BLE001 - whatever a user's function raises is an outcome
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's function raises
             return self._raised(started, error)
         finally:
             self._deadlines.leave(me)
@@ -91,8 +92,8 @@ class FunctionLauncher(NothingStays):
     async def ready(self) -> None:
         """Return at once: a function that was loaded can always start."""
 
-    def _raised(self, started: float, error: Exception) -> Outcome:
-        code = getattr(error, "exit_code", 1)
+    def _raised(self, started: float, error: Exception | SystemExit) -> Outcome:
+        code = error.code if isinstance(error, SystemExit) else getattr(error, "exit_code", 1)
         code = code if isinstance(code, int) and 0 < code < 256 else 1  # noqa: PLR2004 - a byte
         text = "".join(traceback.format_exception(error)).encode("utf-8", "replace")
         cut = truncate(text, self._module.output_text_size, self._module.text_trunc_mode.value)

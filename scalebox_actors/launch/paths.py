@@ -1,16 +1,23 @@
 """Paths that programs tell us of: where they lie on the host, and which of them may be deleted.
 
+A program may write where they lead, and another one beside it: no link on the way is followed.
 Everything here blocks; callers run it in a thread.
 """
 
 import os
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from scalebox_actors.launch.workdir import remove_tree
+from scalebox_actors.launch.trees import remove_at, standing_in
 from scalebox_actors.spec import Mount
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where something lies on the host: names, from a directory that no program can exchange."""
+
+    root: str
+    names: tuple[str, ...]
 
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,15 +28,16 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
     work_inside: str
     mounts: tuple[Mount, ...] = ()
 
-    def on_host(self, path: str) -> Path | None:
+    def place(self, path: str) -> Place | None:
         """Return where `path` lies on the host; None if it died with the container."""
-        if not self.work_inside:
-            return Path(path)
+        inside = os.path.normpath(path)
+        if not self.work_inside:  # nothing is isolated: the program sees what we see
+            folder, name = os.path.split(inside)
+            return Place(folder or ".", (name,) if name else ())
         for mount in (*self.mounts, Mount(source=self.work, target=self.work_inside)):
-            inside = os.path.normpath(path)
-            target = mount.target.rstrip("/")
-            if inside == target or inside.startswith(target + "/"):
-                return Path(mount.source + inside[len(target) :])
+            names = _below(inside, mount.target)
+            if names is not None:
+                return Place(mount.source, names)
         return None
 
 
@@ -37,22 +45,42 @@ def remove_declared(paths_to_remove: Iterable[str], paths: Paths) -> list[str]:
     """Delete what a program declared as removable and return what was refused, with reasons.
 
     Only paths strictly below the work directory or a writable mount are deleted, and only if
-    their real place is there too; a mount itself never is.
+    they lead there through no link; a mount itself never is, and of a link the link itself.
     """
-    allowed = [Path(os.path.realpath(m.source)) for m in paths.mounts if m.writable]
-    allowed.append(Path(os.path.realpath(paths.work)))
+    roots = [paths.work, *(mount.source for mount in paths.mounts if mount.writable)]
+    roots += map(os.path.realpath, roots[:])
     refused = []
     for text in paths_to_remove:
-        host = paths.on_host(text)
-        real = Path(os.path.realpath(host.parent)) / host.name if host is not None else None
-        if real is None or not any(root in real.parents for root in allowed):
+        place = _writable(paths.place(text), roots)
+        if place is None:
             refused.append(f"{text}: not below a writable mount, left alone")
             continue
         try:
-            if real.is_dir() and not real.is_symlink():
-                remove_tree(real)
-            else:
-                real.unlink(missing_ok=True)
+            with standing_in(place.root, place.names[:-1]) as folder:
+                remove_at(folder, place.names[-1])
+        except FileNotFoundError:
+            continue
+        except NotADirectoryError:
+            refused.append(f"{text}: its way leads through a link or a file, left alone")
         except OSError as error:
             refused.append(f"{text}: {error.strerror}")
+        except ValueError as error:
+            refused.append(f"{text!r}: {error}")
     return refused
+
+
+def _writable(place: Place | None, roots: Sequence[str]) -> Place | None:
+    """Return a place as it lies below the nearest root that may be written; None below none."""
+    if place is None:
+        return None
+    host = os.path.join(place.root, *place.names)  # noqa: PTH118 - text, as it was told
+    found = [Place(root, names) for root in roots if (names := _below(host, root))]
+    return min(found, key=lambda one: len(one.names), default=None)
+
+
+def _below(path: str, folder: str) -> tuple[str, ...] | None:
+    """Return the names by which one leads to the other; None if it does not."""
+    folder = folder.rstrip("/")
+    if path != folder and not path.startswith(folder + "/"):
+        return None
+    return tuple(filter(None, path[len(folder) :].split("/")))

@@ -12,10 +12,10 @@ Everything here blocks.
 import contextlib
 import os
 import secrets
-import shutil
 from pathlib import Path
 
 from scalebox_actors.launch.pipes import Pipes
+from scalebox_actors.launch.trees import remove_tree
 from scalebox_actors.launch.workdir import OWNER, discard, write_inputs
 from scalebox_actors.limits import RESIDENT_LINE_BYTES
 from scalebox_actors.ports import Task
@@ -71,7 +71,7 @@ class ResidentFolder:
         ours = self.parent / f".{errand}"
         with contextlib.suppress(OSError):
             os.rename(self.work / errand, ours)  # noqa: PTH104 - of a link, the link itself
-            shutil.rmtree(ours, ignore_errors=True)
+            remove_tree(ours)
 
     def remove(self) -> None:
         """Remove it with everything in it; safe to repeat."""

@@ -4,7 +4,6 @@ The work directory may be written by what runs in the slot, so whatever lies the
 that we write is removed first and never followed. Everything here blocks.
 """
 
-import contextlib
 import os
 import stat
 from collections.abc import Mapping
@@ -13,7 +12,8 @@ from pathlib import Path
 import msgspec
 
 from scalebox_actors.contract import READ_FILES, render_batch_jsonl, render_batch_txt
-from scalebox_actors.launch.workdir import OWNER, WorkDir, remove_tree
+from scalebox_actors.launch.trees import remove_at
+from scalebox_actors.launch.workdir import OWNER, WorkDir
 from scalebox_actors.message import Message
 
 DOOR = "door"
@@ -48,7 +48,7 @@ def refill(path: Path, files: Mapping[str, bytes]) -> None:
     try:
         for name in _CLEARED.intersection(os.listdir(folder)):  # noqa: PTH208 - names alone
             if name not in files or not _is_ours(folder, name):
-                _clear(folder, path / name)
+                remove_at(folder, name)
         for name, data in files.items():
             with open(os.open(name, _WRITE, 0o644, dir_fd=folder), "wb") as file:  # noqa: PTH123
                 os.fchmod(file.fileno(), 0o644)  # any image user, whatever the umask says
@@ -66,11 +66,3 @@ def _is_ours(folder: int, name: str) -> bool:
     facts = os.stat(name, dir_fd=folder, follow_symlinks=False)
     regular = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1
     return regular and facts.st_uid == os.geteuid()
-
-
-def _clear(folder: int, path: Path) -> None:
-    try:
-        os.unlink(path.name, dir_fd=folder)
-    except IsADirectoryError:
-        with contextlib.suppress(FileNotFoundError):
-            remove_tree(path)

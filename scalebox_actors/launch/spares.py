@@ -12,12 +12,12 @@ kept as well and written anew: to make and remove them is most of what such a di
 import contextlib
 import itertools
 import os
-import shutil
 import stat
 import time
 from collections import deque
 from pathlib import Path
 
+from scalebox_actors.launch.trees import remove_tree
 from scalebox_actors.limits import KIB
 
 PREFIX = ".spare."
@@ -88,7 +88,8 @@ class Spares:
         """Remove them, and keep none any more."""
         self._closed = True
         while (path := self.take()) is not None:
-            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                remove_tree(Path(path))
 
 
 def prefix(topology: str) -> str:

@@ -13,7 +13,6 @@ Everything here blocks; callers run it in a thread.
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ import msgspec
 
 from scalebox_actors.contract import READ_FILES, render_batch_jsonl, render_batch_txt
 from scalebox_actors.errors import BadOutput
+from scalebox_actors.launch import trees
 from scalebox_actors.launch.files import fill, overwrite, read_regular, rewrite, write_new
 from scalebox_actors.launch.spares import INNER, INPUTS, Spares
 from scalebox_actors.ports import Task
@@ -210,7 +210,7 @@ class WorkDir:
         discard(self.parent)
         if self._left is not None:
             with contextlib.suppress(OSError):
-                remove_tree(self._left)
+                trees.remove_tree(self._left)
 
     def remove_inputs(self) -> bool:
         """Remove it if nothing but our own input files is in it; False: `remove` has more to do.
@@ -273,11 +273,6 @@ def _unlink_inputs(folder: str) -> None:
         os.unlink(f"{folder}/{name}")  # noqa: PTH108
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a directory, first granting ourselves what its files withhold; absent is fine."""
-    shutil.rmtree(path, onerror=_grant_and_retry)
-
-
 def discard(parent: Path) -> None:
     """Remove a run's directory. Killed in the middle, what is left is known as nobody's.
 
@@ -289,7 +284,7 @@ def discard(parent: Path) -> None:
     except FileNotFoundError:
         return
     with contextlib.suppress(OSError):
-        remove_tree(gone)
+        trees.remove_tree(gone)
 
 
 def set_aside(parent: Path) -> Path:
@@ -356,17 +351,3 @@ def _remove_door(parent: str) -> None:
         os.unlink(f"{door}/{name}")  # noqa: PTH108
     os.rmdir(door)  # noqa: PTH106
     Path(parent, NOTE).unlink(missing_ok=True)
-
-
-def _grant_and_retry(_: Callable[[str], object], name: str, error: object) -> None:
-    """Take the permissions that a program withheld, then remove what could not be removed."""
-    if isinstance(error, tuple) and isinstance(error[1], FileNotFoundError):
-        return
-    path = Path(name)
-    for place in (path.parent, path):
-        if not place.is_symlink():
-            place.chmod(0o700)
-    if path.is_dir() and not path.is_symlink():
-        remove_tree(path)
-    else:
-        path.unlink()

@@ -13,7 +13,7 @@ from scalebox_actors.keys.folder import make_keys, read_keys
 from scalebox_actors.keys.nkey import new_seed, public_key
 from scalebox_actors.local import Site
 from scalebox_actors.message import MSG_ID, REASON
-from scalebox_actors.names import Names
+from scalebox_actors.names import Names, parcel_of
 from scalebox_actors.ports import Entry
 from scalebox_actors.sites import Ground, server_configuration
 from scalebox_actors.testing.listening import free_port
@@ -36,11 +36,13 @@ TEXT = b"""
 topology: t
 sites:
   hub: {hub: true}
+  a: {}
 modules:
   good: {function: "functions:same", sinks: [fine]}
   bad: {function: "functions:same", sinks: [denied]}
   fine: {function: "functions:same"}
   denied: {function: "functions:same"}
+  far: {function: "functions:same", site: a}
 """
 TOPOLOGY = load(TEXT, path="t.yaml")
 
@@ -58,7 +60,11 @@ class Guarded:
         self.nodes: list[NodeProcess] = []
         self.site: Site
         """As its admin sees it; made by the fixture."""
-        ground = Ground(store=str(root / "js"), listen=self.server.url.removeprefix("nats://"))
+        ground = Ground(
+            store=str(root / "js"),
+            listen=self.server.url.removeprefix("nats://"),
+            leaf_listen=f"127.0.0.1:{free_port()}",
+        )
         self.configuration = server_configuration(TOPOLOGY, "hub", self.keys, ground)
         self.configure(self.configuration)
 
@@ -145,6 +151,30 @@ async def test_a_right_that_is_revoked_holds_back_nobody_else(guarded: Guarded) 
     assert set((await guarded.letters()).values()) == {"refused"}
     assert denied
     assert all(NAMES.task("denied") in told for told in denied)
+    assert node.exit_code is None
+
+
+async def test_without_the_right_to_bury_nothing_is_dropped(guarded: Guarded) -> None:
+    """What nobody at another site could read stays until it is a dead letter."""
+    guarded.configure(guarded.configuration.replace(f'"{NAMES.dead("far", "*")}"', '"sbx.t.none"'))
+    await until(lambda: "Reloaded server configuration" in guarded.server.log, "it", seconds=SOON)
+    node = guarded.node("n1")
+    await node.ready()
+    await guarded.site.link.call(parcel_of(NAMES.out("a", "far"), 2), b"no parcel", {MSG_ID: "bad"})
+    broker = await guarded.site.broker()
+    await until(lambda: node.events("message_postponed"), "it is refused", seconds=SOON)
+    stayed = await broker.waiting_to("a")
+    guarded.configure(guarded.configuration)
+    await until(guarded.letters, "it is buried", seconds=SOON)
+
+    async def gone() -> bool:
+        return await broker.waiting_to("a") == 0
+
+    await until(gone, "it is acked", seconds=SOON)
+
+    assert stayed > 0
+    assert await guarded.letters() == {"no parcel": "bad_message"}
+    assert any(NAMES.dead("far", "") in event["why"] for event in node.events("denied"))
     assert node.exit_code is None
 
 

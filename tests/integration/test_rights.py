@@ -13,12 +13,19 @@ from integration.islands import SOON, Islands, Process, islands, said
 from scalebox_actors.broker import Credentials, JetStreamBroker, Link, connect
 from scalebox_actors.broker.client import Client
 from scalebox_actors.broker.streams import consumer_config, ensure_consumer
+from scalebox_actors.committer import Committer
+from scalebox_actors.courier import Courier, CourierDesk
+from scalebox_actors.crossing import Toll
+from scalebox_actors.effects import Scribe
 from scalebox_actors.errors import NotPermitted, Unavailable
 from scalebox_actors.keys.folder import read_keys
+from scalebox_actors.ledger import Ledger
 from scalebox_actors.names import Names, parcel_of
 from scalebox_actors.ports import Entry, Refused
 from scalebox_actors.rights import Role
 from scalebox_actors.testing.listening import free_port
+from scalebox_actors.topology.model import Link as Road
+from scalebox_actors.topology.model import Site
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
@@ -28,10 +35,12 @@ API, DIRECT = "$JS.API", f"$JS.API.DIRECT.GET.{A.stream}"
 
 NODE_MAY_NOT = {
     "give-work-to-a-module-that-it-does-not-feed": A.task("count"),
-    "forge-a-done-record-of-another-module": A.done("split", "x"),
-    "bury-a-task-of-another-module": A.dead("split", "x"),
+    "forge-a-done-record-of-a-module-that-gets-nothing-from-here": A.done("spare", "x"),
+    "bury-a-task-of-such-a-module": A.dead("spare", "x"),
+    "bury-at-another-site-what-is-carried-there": HUB.dead("split", "x"),
     "forge-a-result-of-a-module-with-sinks": A.result("count"),
-    "read-a-done-record-of-another-module": f"{DIRECT}.{A.done('split', 'x')}",
+    "read-a-done-record-of-such-a-module": f"{DIRECT}.{A.done('spare', 'x')}",
+    "read-a-dead-letter": f"{DIRECT}.{A.dead('split', 'x')}",
     "read-a-waiting-task": f"{DIRECT}.{A.task('count')}",
     "read-by-sequence": f"{API}.STREAM.MSG.GET.{STREAM}",
     "read-by-sequence-directly": DIRECT,
@@ -169,6 +178,39 @@ async def test_a_node_can_do_its_work(sites: Islands) -> None:
 
     assert (refusal, state, backlog.waiting, sites.denials()) == (None, b"{}", 0, [])
     assert ended is not None
+
+
+async def test_a_node_buries_what_it_carries(sites: Islands) -> None:
+    """What senders and nodes of its site gave for another, and nobody could read, is dead here."""
+    admin, link = await sites.login("a", Role.ADMIN), await sites.login("a", Role.NODE)
+    await admin.api(f"STREAM.PURGE.{STREAM}")
+    for module in ("split", "total"):  # an entry, and a sink of a module that runs here
+        await admin.call(parcel_of(A.out("hub", module), 2), b"no parcel", {"Nats-Msg-Id": module})
+    sites.denials()
+    broker, looking = await JetStreamBroker.open(link, A), await JetStreamBroker.open(admin, A)
+    committer = Committer(broker, remember=60)
+    scribe = Scribe(topology=sites.topology, names=A, node="n1", body_limit=broker.body_limit)
+    desk = CourierDesk(
+        committer=committer, scribe=scribe, ledger=Ledger(broker, "n1"), toll=Toll(Road())
+    )
+    working = [
+        asyncio.ensure_future(committer.run()),
+        asyncio.ensure_future(Courier("hub", Site(name="a"), broker, desk).run()),
+    ]
+    try:
+        async with asyncio.timeout(10):
+            while await broker.waiting_to("hub"):  # noqa: ASYNC110 - the courier tells nobody
+                await asyncio.sleep(0.01)
+    finally:
+        for work in working:
+            work.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+    letters = await looking.read_all(A.dead("*", "*"))
+    await admin.close()
+    await link.close()
+
+    assert sites.denials() == []
+    assert [one.subject for one in letters] == [A.dead(m, m) for m in ("split", "total")]
 
 
 async def test_a_lost_consumer_is_told_of(sites: Islands) -> None:

@@ -1,6 +1,7 @@
 """The courier on doubles: what waits here arrives there once, at the rate of its link."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -8,10 +9,13 @@ import pytest
 from unit.road import HERE, THERE, Road, carried, end_pauses, expected, running, until
 
 from scalebox_actors import courier as courier_module
+from scalebox_actors.courier import Courier
 from scalebox_actors.crossing import CARRIED, Passage, Passed, Tally, Toll, mark
+from scalebox_actors.errors import Unavailable
 from scalebox_actors.message import MSG_ID, REASON
 from scalebox_actors.names import parcel_of
-from scalebox_actors.ports import Entry
+from scalebox_actors.ports import Entry, Refusal, Refused
+from scalebox_actors.testing.hands import MemoryDelivery
 from scalebox_actors.testing.memory import MemoryBroker
 from scalebox_actors.topology.model import Link, Site, Size
 
@@ -64,6 +68,91 @@ async def test_what_nobody_can_read_is_set_aside_here() -> None:
 
     assert road.there.messages() == []
     assert [m.subject for m in road.here.messages(HERE.dead("*", "*"))] == [HERE.dead("calc", "m")]
+
+
+class Denying(MemoryBroker):
+    """A site whose server lets nobody write letters, until it is told to."""
+
+    denies = True
+
+    async def write(self, entries: Sequence[Entry], *, soon: bool = True) -> Refusal | None:
+        """Refuse a batch with a letter in it, as for a login without the right to write one."""
+        if self.denies and any(HERE.dead("calc", "*")[:-1] in entry.subject for entry in entries):
+            return Refusal(Refused.UNACCEPTABLE, "denied", denied=True)
+        return await super().write(entries, soon=soon)
+
+
+async def test_what_cannot_be_buried_stays(caplog: pytest.LogCaptureFixture) -> None:
+    """A letter that the server refuses is no reason to drop its message, nor its neighbours."""
+    road = Road()
+    road.here = denying = Denying(HERE, [], tape=road.tape)
+    road.here.join(road.there)
+    inside = [({MSG_ID: "calc0"}, b"0"), ({MSG_ID: "bad\r\n"}, b"?")]
+    road.here.shelf.store(parcel_of(HERE.out("a", "calc"), 2), msgspec.msgpack.encode(inside), {})
+    road.put(1, "late")
+    async with running(road):
+        await carried(road, 1)
+        await until(lambda: "message_postponed" in caplog.messages)
+        await until(lambda: road.tape.calls.count("delivery.give_back") == 1)
+        stayed = road.waiting
+        denying.denies = False
+        road.here.advance(6)
+        await until(lambda: not road.waiting)
+
+    assert stayed == 2
+    assert sorted(m.body for m in road.there.messages()) == [b"0", b"0"]
+    assert [m.body for m in road.here.messages(HERE.dead("*", "*"))] == [b"?"]
+
+
+async def test_an_ack_that_fails_ends_no_courier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What holds nothing to carry may lose its ack, too: it comes again and is acked then."""
+    road = Road()
+    road.here.shelf.store(HERE.out("a", "calc"), b"x", {MSG_ID: "m"}, "no headers")
+    done, failed = MemoryDelivery.done, list[int]()
+
+    async def failing(self: MemoryDelivery) -> None:
+        if not failed:
+            failed.append(self.sequence)
+            raise Unavailable("the server crashed and forgot this delivery")
+        await done(self)
+
+    monkeypatch.setattr(MemoryDelivery, "done", failing)
+    async with running(road):
+        await until(lambda: failed)
+        road.put(1)
+        road.here.hand_out()
+        await carried(road, 1)
+        road.here.advance(61)  # the ack_wait of what was let go
+        await until(lambda: not road.waiting)
+
+    assert [m.subject for m in road.here.messages(HERE.dead("*", "*"))] == [HERE.dead("calc", "m")]
+
+
+async def test_what_cannot_be_given_back_ends_no_courier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages of a module that is absent there are let go, whether or not that is heard."""
+    road = Road()
+    road.there = MemoryBroker(THERE, ["late"])
+    road.here.join(road.there)
+    monkeypatch.setattr(Courier, "_abandoned", lambda _, lane: lane.module == "calc")
+    tried = list[int]()
+
+    async def failing(self: MemoryDelivery, delay: float) -> None:
+        del delay
+        tried.append(self.sequence)
+        raise Unavailable("the server crashed and forgot this delivery")
+
+    monkeypatch.setattr(MemoryDelivery, "give_back", failing)
+    road.put(1)
+    async with running(road):
+        await until(lambda: road.courier is not None and road.courier.status().down_since)
+        road.put(1, first=1)
+        road.here.hand_out()
+        await until(lambda: tried)
+        road.put(1, "late")
+        road.here.hand_out()
+        await carried(road, 1)
+
+    assert road.waiting == 2
 
 
 async def test_a_parcel_arrives_as_the_messages_in_it() -> None:
@@ -210,6 +299,20 @@ async def test_what_is_withdrawn_is_not_carried() -> None:
     assert second not in {m.sequence for m in road.here.messages(HERE.out("a", ">"))}
     assert sorted(m.body for m in road.there.messages()) == [b"3", b"4"]
     assert await road.tally() == Tally().plus(mark("calc", f"calc{n}", b"%d" % n) for n in (3, 4))
+
+
+async def test_what_is_withdrawn_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every courier is told of every place, and few of them ever come to it."""
+    monkeypatch.setattr(courier_module, "ACK_WAIT", 0.0)
+    road = Road()
+    async with running(road):
+        assert road.courier is not None
+        for place in range(100):
+            road.courier.withdraw([place])
+            time.sleep(1e-6)  # noqa: ASYNC251 - the clock goes on
+        kept = len(road.courier._withdrawn)
+
+    assert kept == 1
 
 
 async def test_a_cut_road_loses_nothing_and_says_so() -> None:

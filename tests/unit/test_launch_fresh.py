@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scalebox_actors.errors import NotAdmitted, NotPermitted, RuntimeUnavailable, SpecRejected
-from scalebox_actors.launch import workdir
+from scalebox_actors.launch import trees, workdir
 from scalebox_actors.launch.environment import Surroundings
 from scalebox_actors.launch.fresh import FreshLauncher
 from scalebox_actors.launch.workplace import Workplace
@@ -109,7 +109,7 @@ async def test_a_run_whose_work_directory_has_gone_is_run_again(tmp_path: Path) 
 
     host = Host(program=program)
     await launcher(host, tmp_path).run(TASK)
-    workdir.remove_tree(tmp_path / host.starts[0])
+    trees.remove_tree(tmp_path / host.starts[0])
     outcome = await launcher(host, tmp_path).run(TASK)
 
     assert [emission.body for emission in outcome.emissions] == [b"out"]

@@ -1,6 +1,7 @@
 """Functions: found in the topology's folder, awaited under a time limit, never able to hurt."""
 
 import asyncio
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,30 @@ async def test_an_exception_is_an_outcome() -> None:
     assert (outcome.exit_code, outcome.cause) == (1, Cause.EXIT)
     assert outcome.detail == "ValueError: b'7'"
     assert "Traceback" in outcome.stderr.text
+
+
+@pytest.mark.parametrize(("said", "expected"), [(3, 3), (0, 1), (None, 1), ("so long", 1)])
+async def test_an_exit_ends_the_run_alone(said: object, expected: int) -> None:
+    """`sys.exit` in a function is no end of the node; 0 is a failure, too: it gave no answer."""
+
+    async def function(message: Message) -> None:
+        del message
+        sys.exit(said)  # type: ignore[arg-type]  # whatever they write
+
+    outcome = await run(function)
+
+    assert (outcome.exit_code, outcome.cause) == (expected, Cause.EXIT)
+    assert outcome.detail.startswith("SystemExit: ")
+
+
+async def test_an_interrupt_is_no_outcome() -> None:
+    """Ctrl-C while a function works is meant for the node."""
+
+    async def function(message: Message) -> None:
+        raise KeyboardInterrupt(message.id)
+
+    with pytest.raises(KeyboardInterrupt):
+        FunctionLauncher(MODULE, function).run(TASK).send(None)
 
 
 async def test_an_exception_may_choose_its_exit_code() -> None:

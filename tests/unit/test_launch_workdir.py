@@ -7,10 +7,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from unit.digging import pit
 
 from scalebox_actors.errors import BadOutput
-from scalebox_actors.launch import workdir
-from scalebox_actors.launch.paths import Paths, remove_declared
+from scalebox_actors.launch import trees, workdir
+from scalebox_actors.launch.paths import Paths, Place, remove_declared
+from scalebox_actors.launch.slot_files import refill
 from scalebox_actors.launch.spares import MOST, PREFIX, Spares
 from scalebox_actors.launch.workdir import WorkDir, make_base
 from scalebox_actors.limits import OUTPUT_FILE_BYTES
@@ -120,15 +122,32 @@ def test_removal_takes_what_it_is_denied(work: WorkDir) -> None:
     assert outside.read_text() == "x"
 
 
+def test_a_deep_directory_stands_in_nobodys_way(work: WorkDir) -> None:
+    """A program may leave one that is deeper than Python calls itself; it goes like any other."""
+    with pit(work.path / "deep"):
+        assert not work.remove_inputs()
+        work.remove()
+
+        assert list(work.parent.parent.iterdir()) == []
+
+
+def test_a_slot_is_filled_anew_whatever_lies_in_it(tmp_path: Path) -> None:
+    """Also a deep directory under a name of ours, which the next message's file has then."""
+    with pit(tmp_path / "body") as body:
+        refill(tmp_path, {"body": b"next"})
+
+        assert body.read_bytes() == b"next"
+
+
 def test_paths_inside_are_found_outside(tmp_path: Path) -> None:
     """A path below a mount lies below the mount's source; others died with the container."""
     mount = Mount(source="/srv/data", target="/data", writable=True)
     paths = Paths(work=str(tmp_path), work_inside="/work", mounts=(mount,))
 
-    assert paths.on_host("/data/a/b") == Path("/srv/data/a/b")
-    assert paths.on_host("/work/x") == tmp_path / "x"
-    assert paths.on_host("/database/x") is None
-    assert paths.on_host("/data/../etc/passwd") is None
+    assert paths.place("/data/a/b") == Place("/srv/data", ("a", "b"))
+    assert paths.place("/work/x") == Place(str(tmp_path), ("x",))
+    assert paths.place("/database/x") is None
+    assert paths.place("/data/../etc/passwd") is None
 
 
 def test_a_long_text_is_cut_not_refused(work: WorkDir) -> None:
@@ -161,6 +180,79 @@ def test_only_what_may_be_written_is_removed(tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in refused] == ["/ro/f", "/rw", "/", "/rw/out/f"]
 
 
+def mounted(tmp_path: Path) -> Paths:
+    """A work directory, and a mount that programs may write; beside them what is the host's."""
+    for folder in ("rw/in/victim", "host/victim", "work"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "host" / "victim" / "precious").touch()
+    mount = Mount(source=str(tmp_path / "rw"), target="/rw", writable=True)
+    return Paths(work=str(tmp_path / "work"), work_inside="/work", mounts=(mount,))
+
+
+def swap(tmp_path: Path) -> None:
+    """Exchange a directory for a link, as another container with the same mount can."""
+    (tmp_path / "rw" / "in").rename(tmp_path / "rw" / "was")
+    (tmp_path / "rw" / "in").symlink_to(tmp_path / "host")
+
+
+def test_nothing_is_removed_where_a_link_leads(tmp_path: Path) -> None:
+    """Not on the host, and not in the mount either: of a link the link itself is removed."""
+    paths = mounted(tmp_path)
+    swap(tmp_path)
+    (tmp_path / "work" / "here").symlink_to(tmp_path / "rw")
+
+    refused = remove_declared(["/rw/in/victim", "/work/here/was", "/work/here"], paths)
+
+    assert [line.partition(":")[0] for line in refused] == ["/rw/in/victim", "/work/here/was"]
+    assert "through a link" in refused[0]
+    assert (tmp_path / "host" / "victim" / "precious").exists()
+    assert (tmp_path / "rw" / "was").exists()
+    assert not (tmp_path / "work" / "here").is_symlink()
+
+
+def test_a_directory_that_is_exchanged_for_a_link_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was looked at is what is removed, whatever has its name by then."""
+    paths = mounted(tmp_path)
+    really = trees.remove_at
+
+    def late(folder: int, name: str) -> None:
+        swap(tmp_path)
+        really(folder, name)
+
+    monkeypatch.setattr("scalebox_actors.launch.paths.remove_at", late)
+    refused = remove_declared(["/rw/in/victim"], paths)
+
+    assert (tmp_path / "host" / "victim" / "precious").exists()
+    assert not (tmp_path / "rw" / "was" / "victim").exists()
+    assert refused == []
+
+
+def test_a_path_that_is_none_is_refused(tmp_path: Path) -> None:
+    """Whatever a program writes, the others are removed."""
+    paths = mounted(tmp_path)
+
+    refused = remove_declared(["/rw/\0", "/rw/none", "/rw/in"], paths)
+
+    assert len(refused) == 1
+    assert not (tmp_path / "rw" / "in").exists()
+
+
+def test_without_isolation_paths_are_those_of_the_host(tmp_path: Path) -> None:
+    """They are removed below what the run may write, also by the mount's real name."""
+    mounted(tmp_path)
+    (tmp_path / "alias").symlink_to("rw")
+    mount = Mount(source=str(tmp_path / "alias"), target="/rw", writable=True)
+    paths = Paths(work=str(tmp_path / "work"), work_inside="", mounts=(mount,))
+    (tmp_path / "rw" / "file").touch()
+
+    refused = remove_declared([f"{tmp_path}/{p}" for p in ("rw/in", "alias/file", "host")], paths)
+
+    assert [line.partition(":")[0] for line in refused] == [f"{tmp_path}/host"]
+    assert list((tmp_path / "rw").iterdir()) == []
+
+
 def test_what_we_may_not_remove_stands_in_nobodys_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +261,7 @@ def test_what_we_may_not_remove_stands_in_nobodys_way(
     def refused(path: Path) -> None:
         raise PermissionError(1, "Operation not permitted", str(path))
 
-    monkeypatch.setattr(workdir, "remove_tree", refused)
+    monkeypatch.setattr(trees, "remove_tree", refused)
     directory = WorkDir(make_base(tmp_path), "sbx-t.x", 1)
     for _ in range(3):
         directory.prepare(Task(message=MESSAGE))

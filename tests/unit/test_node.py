@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from aiofiles import os as aios
+from unit.digging import pit
 
 from scalebox_actors import reaper
-from scalebox_actors.launch import workdir
+from scalebox_actors.launch import trees, workdir
 from scalebox_actors.message import Message
 from scalebox_actors.names import Names
 from scalebox_actors.node import Node, Settings
@@ -53,14 +54,14 @@ async def test_what_cannot_be_removed_keeps_the_reaper_from_nothing(
     """Folders that this user has no right to are told of; all others are still looked at."""
     (tmp_path / f"{workdir.GONE}1.sbx-t.root").mkdir()
     (tmp_path / "sbx-t.left").mkdir()
-    real = workdir.remove_tree
+    real = trees.remove_tree
 
     def refused(path: Path) -> None:
         if path.name.endswith("root"):
             raise PermissionError(1, "Operation not permitted", str(path))
         real(path)
 
-    monkeypatch.setattr(workdir, "remove_tree", refused)
+    monkeypatch.setattr(trees, "remove_tree", refused)
     monkeypatch.setattr(reaper, "REAPER_GRACE", -1.0)
     await node_on(tmp_path).reap()
 
@@ -84,6 +85,32 @@ async def test_a_chore_that_the_host_refuses_ends_no_node(tmp_path: Path) -> Non
         await chore
 
     assert chore.cancelled()
+
+
+async def test_a_chore_with_a_bug_ends_no_node(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is reported with where it happened."""
+
+    async def wrong() -> None:
+        raise RecursionError("a bug of ours")
+
+    await node_on(tmp_path)._chore(wrong)
+
+    (told,) = caplog.records
+    assert (told.message, told.exc_info is not None) == ("chore_failed", True)
+
+
+@pytest.mark.parametrize("name", [f"{workdir.GONE}1.sbx-t.left", "sbx-t.left"])
+async def test_a_deep_directory_is_reaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """No program can leave one that ends the node, and each life of it that comes later."""
+    monkeypatch.setattr(reaper, "REAPER_GRACE", -1.0)
+    with pit(tmp_path / name) as left:
+        await node_on(tmp_path).reap()
+
+        assert not left.exists()
 
 
 async def test_the_reaper_leaves_what_was_made_in_its_own_life(

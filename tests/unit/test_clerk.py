@@ -1,0 +1,85 @@
+"""The clerk on doubles: whoever asks gets an answer, whatever goes wrong."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from scalebox_actors import operations
+from scalebox_actors.clerk import Clerk
+from scalebox_actors.errors import SbxError, Unavailable
+from scalebox_actors.local import Site
+from scalebox_actors.names import Names
+from scalebox_actors.questions import Op, Page, Question
+from scalebox_actors.topology.model import Module, Topology
+
+
+class Line:
+    """A link that somebody at another site listens on."""
+
+    def __init__(self) -> None:
+        self.answers: list[Page] = []
+        self.work: list[asyncio.Future[None]] = []
+
+    def publish(self, subject: str, body: bytes) -> None:
+        """Hear an answer."""
+        assert subject == "reply"
+        self.answers.append(msgspec.json.decode(body, type=Page))
+
+    def spawn(self, work: Awaitable[None]) -> None:
+        """Do what was asked for."""
+        self.work.append(asyncio.ensure_future(work))
+
+
+class Place:
+    """A site without a server."""
+
+    names, admin = Names("t", "a"), None
+
+    def __init__(self) -> None:
+        self.link = Line()
+
+
+async def asked(question: Question) -> tuple[Page, Clerk]:
+    """Ask a clerk from another site; return its answer."""
+    place = Place()
+    topology = Topology(name="t", modules={"m": Module(name="m")})
+    clerk = Clerk(cast("Site", place), cast("Any", None), topology)
+    clerk._receiver("n1")(b"", b"reply", msgspec.json.encode(question), None)
+    await asyncio.gather(*place.link.work)
+    (page,) = place.link.answers
+    return page, clerk
+
+
+async def nothing(*_: object) -> AsyncIterator[object]:
+    """Give nothing."""
+    return
+    yield
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        pytest.param(Unavailable("the server is gone"), "the server is gone", id="ours"),
+        pytest.param(ValueError("a bug"), "ExceptionGroup: ", id="bug"),
+    ],
+)
+async def test_a_cancel_that_fails_is_answered(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
+) -> None:
+    """Whoever waits at another site is told why, and does not wait for a minute."""
+
+    async def failing(*_: object) -> AsyncIterator[object]:
+        raise error
+        yield
+
+    monkeypatch.setattr(operations, "recall", nothing)
+    monkeypatch.setattr(operations, "waiting", failing)
+    page, clerk = await asked(Question(op=Op.CANCEL))
+
+    assert (page.node, page.error.startswith(expected)) == ("n1", True)
+    if isinstance(error, SbxError):
+        with pytest.raises(Unavailable):  # and at its own site by the same name
+            await clerk.answer(Question(op=Op.CANCEL))
