@@ -13,9 +13,10 @@ from pathlib import Path
 
 from aiofiles import os as aios
 
+from scalebox_actors import trees
 from scalebox_actors.belongings import belongings, labels_of
 from scalebox_actors.errors import SbxError
-from scalebox_actors.launch import trees, workdir
+from scalebox_actors.launch import workdir
 from scalebox_actors.launch.spares import prefix
 from scalebox_actors.limits import REAPER_GRACE
 from scalebox_actors.names import waits

@@ -17,7 +17,6 @@ from scalebox_actors.cli.memory import memory_base
 from scalebox_actors.cli.options import images_option
 from scalebox_actors.cli.room import Sizes, read_size, sized, sizes_of
 from scalebox_actors.errors import BadInput, NotPermitted
-from scalebox_actors.launch.trees import remove_tree
 from scalebox_actors.limits import NAME_LENGTH, SLOTS_PER_NODE
 from scalebox_actors.names import check_name, is_name
 from scalebox_actors.node import Settings
@@ -26,6 +25,7 @@ from scalebox_actors.runtimes.choose import KINDS, open_runtime
 from scalebox_actors.runtimes.mounts import check_root
 from scalebox_actors.spec import Ceiling, Root
 from scalebox_actors.topology.model import Launch, Topology
+from scalebox_actors.trees import remove_tree
 
 IN_MEMORY = "memory"
 F = TypeVar("F", bound=Callable[..., object])

@@ -7,8 +7,8 @@ import msgspec
 
 from scalebox_actors.contract import FileEntry, Outputs
 from scalebox_actors.launch.paths import Paths, Place
-from scalebox_actors.launch.trees import sizes_at, standing_in
 from scalebox_actors.limits import MEASURED_ENTRIES
+from scalebox_actors.trees import sizes_at, standing_in
 
 MEMORY_PREFIX = "/dev/shm/"  # noqa: S108 - a layer to be told, not a place to write
 

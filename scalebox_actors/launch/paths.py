@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from scalebox_actors.launch.trees import remove_at, standing_in
 from scalebox_actors.spec import Mount
+from scalebox_actors.trees import remove_at, standing_in
 
 
 class Place(msgspec.Struct, frozen=True):

@@ -15,10 +15,10 @@ import secrets
 from pathlib import Path
 
 from scalebox_actors.launch.pipes import Pipes
-from scalebox_actors.launch.trees import remove_tree
 from scalebox_actors.launch.workdir import OWNER, discard, write_inputs
 from scalebox_actors.limits import RESIDENT_LINE_BYTES
 from scalebox_actors.ports import Task
+from scalebox_actors.trees import remove_tree
 
 GATE = """\
 # What the container of a resident program executes first: it puts the pipes where the program

@@ -12,9 +12,9 @@ from pathlib import Path
 import msgspec
 
 from scalebox_actors.contract import READ_FILES, render_batch_jsonl, render_batch_txt
-from scalebox_actors.launch.trees import remove_at
 from scalebox_actors.launch.workdir import OWNER, WorkDir
 from scalebox_actors.message import Message
+from scalebox_actors.trees import remove_at
 
 DOOR = "door"
 _BATCH = ("batch-tasks.jsonl", "batch-tasks.txt")

@@ -17,8 +17,8 @@ import time
 from collections import deque
 from pathlib import Path
 
-from scalebox_actors.launch.trees import remove_tree
 from scalebox_actors.limits import KIB
+from scalebox_actors.trees import remove_tree
 
 PREFIX = ".spare."
 MOST = 64

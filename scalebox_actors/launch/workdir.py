@@ -19,9 +19,9 @@ from pathlib import Path
 
 import msgspec
 
+from scalebox_actors import trees
 from scalebox_actors.contract import READ_FILES, render_batch_jsonl, render_batch_txt
 from scalebox_actors.errors import BadOutput
-from scalebox_actors.launch import trees
 from scalebox_actors.launch.files import fill, overwrite, read_regular, rewrite, write_new
 from scalebox_actors.launch.spares import INNER, INPUTS, Spares
 from scalebox_actors.ports import Task

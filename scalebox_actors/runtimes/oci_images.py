@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ import msgspec
 
 from scalebox_actors.errors import ImageMissing, NotPermitted, SbxError, Unavailable
 from scalebox_actors.runtimes.shepherd_kernel import sync_file_system
+from scalebox_actors.trees import remove_tree
 
 DIGEST = "sha256:"
 _HUB = ("docker.io/library/", "docker.io/", "index.docker.io/")
@@ -206,13 +206,9 @@ class ImageStore:
 
 
 def _remove(place: Path) -> None:
-    """Remove a tree, also folders of an image into which their owner may not write."""
-    if os.getuid() != 0:
-        for folder, names, _ in os.walk(place):  # from above: one is opened before it is entered
-            for path in (Path(folder, name) for name in names):
-                if not path.is_symlink():
-                    path.chmod(0o700)
-    shutil.rmtree(place, ignore_errors=True)
+    """Remove a tree; what cannot be removed stays until the next import."""
+    with contextlib.suppress(OSError):
+        remove_tree(place)
 
 
 def normal(reference: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ What an archive says is believed by those two only: they check digests, keep eve
 tree, follow no link while they unpack and read whiteouts. We choose the words to call them with.
 """
 
+import contextlib
 import gzip
 import lzma
 import os
@@ -161,15 +162,17 @@ def _blob(layout: Path, digest: str) -> bytes:
 
 def _swept(rootfs: Path) -> int:
     """Remove device nodes, which no image may bring along, and return the size of all files."""
-    size = 0
-    for folder, _, names in os.walk(rootfs):
-        for name in names:
-            path = Path(folder, name)
-            facts = path.lstat()
-            if stat.S_ISBLK(facts.st_mode) or stat.S_ISCHR(facts.st_mode):
-                path.unlink()
-            elif stat.S_ISREG(facts.st_mode):
-                size += facts.st_size
+    size, folders = 0, [str(rootfs)]
+    while folders:
+        with contextlib.suppress(PermissionError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                facts = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(facts.st_mode):
+                    folders.append(entry.path)
+                elif stat.S_ISBLK(facts.st_mode) or stat.S_ISCHR(facts.st_mode):
+                    os.unlink(entry.path)  # noqa: PTH108
+                elif stat.S_ISREG(facts.st_mode):
+                    size += facts.st_size
     return size
 
 

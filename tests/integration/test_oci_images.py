@@ -207,6 +207,21 @@ def test_devices_are_not_taken_along(store: ImageStore) -> None:
     assert sorted(p.name for p in found.rootfs.iterdir()) == ["f", "pipe"]
 
 
+def test_a_deep_image_is_taken_in_and_goes_again(store: ImageStore, tmp_path: Path) -> None:
+    """Deeper than Python may call itself; what stays behind would be in the way of every import."""
+    tar = tmp_path / "deep.tar"
+    with tarfile.open(tar, "w") as archive:
+        for depth in range(1, 1_500):
+            folder = tarfile.TarInfo("d/" * depth)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(folder)
+    import_image(store, tar, "deep")
+    store.remove("deep")
+
+    assert store.empty()
+    assert list((store.root / "new").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -188,7 +188,7 @@ async def test_a_node_buries_what_it_carries(sites: Islands) -> None:
         await admin.call(parcel_of(A.out("hub", module), 2), b"no parcel", {"Nats-Msg-Id": module})
     sites.denials()
     broker, looking = await JetStreamBroker.open(link, A), await JetStreamBroker.open(admin, A)
-    committer = Committer(broker, remember=60)
+    committer = Committer(broker)
     scribe = Scribe(topology=sites.topology, names=A, node="n1", body_limit=broker.body_limit)
     desk = CourierDesk(
         committer=committer, scribe=scribe, ledger=Ledger(broker, "n1"), toll=Toll(Road())

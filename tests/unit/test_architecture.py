@@ -15,7 +15,7 @@ FLOORS = {
     "message": 0, "records": 0, "policy": 0, "spec": 0, "ports": 0, "gather": 0, "effects": 0,
     "insight": 0, "placement": 0, "rights": 0, "sites": 0,
     "login": 0, "crossing": 0, "parcel": 0, "cargo": 0, "sockets": 0,
-    "staying": 0, "pool": 0, "advice": 0, "facts": 0, "garbage": 0,
+    "staying": 0, "pool": 0, "advice": 0, "facts": 0, "garbage": 0, "trees": 0,
     "batches": 1, "settle": 1, "admission": 1,
     "hands": 1, "journal": 1, "committer": 1, "groups": 1, "actor": 1, "launch": 1, "broker": 1,
     "foresight": 1,

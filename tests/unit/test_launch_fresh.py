@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from scalebox_actors import trees
 from scalebox_actors.errors import NotAdmitted, NotPermitted, RuntimeUnavailable, SpecRejected
-from scalebox_actors.launch import trees, workdir
+from scalebox_actors.launch import workdir
 from scalebox_actors.launch.environment import Surroundings
 from scalebox_actors.launch.fresh import FreshLauncher
 from scalebox_actors.launch.workplace import Workplace

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from unit.digging import pit
 
+from scalebox_actors import trees
 from scalebox_actors.errors import BadOutput
-from scalebox_actors.launch import trees, workdir
+from scalebox_actors.launch import workdir
 from scalebox_actors.launch.paths import Paths, Place, remove_declared
 from scalebox_actors.launch.slot_files import refill
 from scalebox_actors.launch.spares import MOST, PREFIX, Spares

@@ -9,8 +9,8 @@ import pytest
 from aiofiles import os as aios
 from unit.digging import pit
 
-from scalebox_actors import reaper
-from scalebox_actors.launch import trees, workdir
+from scalebox_actors import reaper, trees
+from scalebox_actors.launch import workdir
 from scalebox_actors.message import Message
 from scalebox_actors.names import Names
 from scalebox_actors.node import Node, Settings

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from unit.digging import DEPTH, pit
 
-from scalebox_actors.launch import trees
-from scalebox_actors.launch.trees import remove_tree, sizes_at, standing_in
+from scalebox_actors import trees
+from scalebox_actors.trees import remove_tree, sizes_at, standing_in
 
 
 @pytest.fixture
