@@ -12,6 +12,8 @@ from faults.workload import STAMP, check, pipeline, read_witness, shell, topolog
 from scalebox_actors.limits import CONTAINER_LOG_BYTES, FAILING_RUNS, MIB, OUTPUT_TEXT_BYTES
 from scalebox_actors.ports import Broker, Entry
 
+GOOD_SHARE, TURNS = 0.8, 3
+"""Of its rate that good work keeps beside poison, at least in one of so many turns."""
 DRAIN = 40.0
 TIMEOUT = 1.0
 TIMEOUT_AND_GRACE = TIMEOUT + 12.0
@@ -129,19 +131,25 @@ async def test_poison_among_good_messages_stops_none_of_them(stage: Stage) -> No
         await stage.drained(seconds=DRAIN)
         return time.monotonic() - began
 
-    before = await took(roots)
-    more = [f"s{n}" for n in range(10)]
-    await stage.send("calc", [f"poison{n}" for n in range(5)])
-    poisoned = await took(more)
-    again = [f"t{n}" for n in range(10)]
-    clean = max(before, await took(again))  # the machine may be busier than it was
+    sent, poison, shares = list(roots), list[str](), []
+    clean = await took(roots)
+    for turn in range(TURNS):  # the machine may be busier in one of them
+        bad = [f"poison{turn}x{n}" for n in range(5)]
+        beside, alone = ([f"{word}{turn}x{n}" for n in range(10)] for word in "st")
+        await stage.send("calc", bad)
+        poisoned = await took(beside)
+        before, clean = clean, await took(alone)
+        shares.append(max(before, clean) / poisoned)
+        sent, poison = [*sent, *beside, *alone], [*poison, *bad]
+        if shares[-1] >= GOOD_SHARE:
+            break
     audit = await stage.audit()
-    runs = [audit.witness.runs["calc", f"poison{n}"] for n in range(5)]
-    show("F24", clean=clean, poisoned=poisoned, runs=runs)
+    runs = [audit.witness.runs["calc", bad] for bad in poison]
+    show("F24", shares=shares, runs=runs)
 
-    check(audit, [*roots, *more, *again], dead=[f"calc/poison{n}" for n in range(5)])
-    assert runs == [FAILING_RUNS] * 5
-    assert poisoned <= clean / 0.8
+    check(audit, sent, dead=[f"calc/{bad}" for bad in poison])
+    assert runs == [FAILING_RUNS] * len(poison)
+    assert shares[-1] >= GOOD_SHARE
 
 
 async def test_a_flood_of_output_is_bounded_everywhere(stage: Stage) -> None:
