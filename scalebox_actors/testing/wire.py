@@ -167,6 +167,8 @@ class ProxyWire:
             for task in left:
                 task.cancel()
             self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            # A transport that was aborted closes its socket in the loop's next turn.
+            self._loop.run_until_complete(asyncio.sleep(0))
             self._loop.close()
 
     def _abort(self) -> None:
