@@ -20,7 +20,7 @@ import msgspec
 
 from scalebox_actors import gather
 from scalebox_actors.effects import Effects
-from scalebox_actors.errors import BadMessage
+from scalebox_actors.errors import BadMessage, Transient
 from scalebox_actors.limits import BATCH_BYTES, BATCH_MESSAGES
 from scalebox_actors.parcel import pack
 from scalebox_actors.ports import Broker, Entry, Refusal, Refused, Stored
@@ -81,6 +81,16 @@ class Committer:
         if len(self._waiting) >= ENOUGH:
             self._enough.set()
         return await answer
+
+    async def bury(self, letter: Effects) -> bool:
+        """Store a dead letter; False: the task had ended before, and the letter was not stored.
+
+        Raises Transient if the broker refuses it: a message is never dropped without its letter.
+        """
+        settlement = await self.commit(letter)
+        if settlement.kind is Settled.UNACCEPTABLE:
+            raise Transient(f"cannot be buried: {settlement.text}")
+        return settlement.kind is Settled.COMMITTED
 
     async def run(self) -> None:
         """Store group after group until cancelled; a broker's error ends it and all who wait."""

@@ -24,7 +24,6 @@ from scalebox_actors.limits import ACK_WAIT, BATCH_MESSAGES
 from scalebox_actors.names import bound_for
 from scalebox_actors.policy import Bury, Reason
 from scalebox_actors.ports import Broker, Delivery, Intake
-from scalebox_actors.records import Settled
 from scalebox_actors.topology.model import Site
 
 IN_HAND, IN_HAND_BYTES = 8192, 32 * 1024 * 1024
@@ -230,9 +229,7 @@ class Courier:
         """
         verdict = Bury(Reason.BAD_MESSAGE, bad.raw.fault)
         effects = self._desk.scribe.unread(bad.raw, module, bad.id, verdict)
-        settlement = await self._desk.committer.commit(effects)
-        if settlement.kind is Settled.UNACCEPTABLE:
-            raise Transient(f"cannot be buried: {settlement.text}")
+        await self._desk.committer.bury(effects)
         log.warning("message_buried", extra={"target": module, "why": verdict.text})
 
     def _release(self, packet: Packet) -> None:

@@ -89,7 +89,7 @@ class Settler:
         if settlement.kind is Settled.UNACCEPTABLE:
             verdict = Bury(Reason.REFUSED, settlement.text)
             letter = self._scribe.dead(message, verdict, outcome)
-            await self._inter(placed(letter, delivery))
+            await self._committer.bury(placed(letter, delivery))
         # Killed here, the task is committed but not acked: it comes again, finds its record and
         # is acked without a run. Acking first would lose the outputs, or leave members behind.
         ended = Ended.DONE if isinstance(verdict, Done) else Ended.DEAD
@@ -208,19 +208,9 @@ class Settler:
 
     async def _bury(self, delivery: Delivery, letter: Effects, verdict: Bury) -> None:
         """Set aside a message that was never run, and say so; nothing if it had ended before."""
-        if await self._inter(placed(letter, delivery)):
+        if await self._committer.bury(placed(letter, delivery)):
             self._counts.dead += 1
             self._tell_dead(delivery.message_id, verdict.text)
-
-    async def _inter(self, effects: Effects) -> bool:
-        """Store a dead letter; one that the broker refuses is set aside, never dropped.
-
-        False: the task had ended before, and the letter was not stored.
-        """
-        settlement = await self._committer.commit(effects)
-        if settlement.kind is Settled.UNACCEPTABLE:
-            raise Transient(f"cannot be buried: {settlement.text}")
-        return settlement.kind is Settled.COMMITTED
 
     def _tell_dead(self, task_id: str, why: str) -> None:
         what = {"sbx_module": self.module.name, "task": task_id}

@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from functools import cache
 from typing import Protocol
 
@@ -137,16 +138,7 @@ class Group:
 
     def end_processes(self) -> bool:
         """Kill what is left in it and return when it is gone; False if nothing was left."""
-        found, deadline = False, time.monotonic() + PATIENCE
-        while pids := self._pids():
-            found = True
-            for pid in pids:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.005)
-        return found
+        return kill_all(self._pids)
 
     def remove(self) -> None:
         """Remove it, with what the container runtime left in it; safe to repeat."""
@@ -178,6 +170,20 @@ class Group:
 
     def _text(self, hierarchy: str, name: str) -> str:
         return read_text(f"{self._root}/{hierarchy}{self._path}/{name}")
+
+
+def kill_all(find: Callable[[], list[int]]) -> bool:
+    """Kill what is found until there is nothing; False if nothing was there."""
+    found, deadline = False, time.monotonic() + PATIENCE
+    while pids := find():
+        found = True
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.005)
+    return found
 
 
 @cache

@@ -4,13 +4,11 @@ There is no control group, which only root may make on most hosts: what a contai
 by its first process, with which all of it ends, and what it used is what its keeper waited for.
 """
 
-import contextlib
 import os
-import signal
 import time
 from collections.abc import Mapping
 
-from scalebox_actors.runtimes.shepherd_cgroup import PATIENCE
+from scalebox_actors.runtimes.shepherd_cgroup import kill_all
 from scalebox_actors.runtimes.shepherd_container import Container
 from scalebox_actors.runtimes.shepherd_journal import Json
 from scalebox_actors.runtimes.shepherd_kernel import read_text
@@ -61,26 +59,21 @@ class FirstProcess:
 
     def end_processes(self) -> bool:
         """Kill what is left of the container and return when it is gone; False if nothing was."""
-        found, deadline = False, time.monotonic() + PATIENCE
-        while (pid := self._living()) and time.monotonic() < deadline:
-            found = True
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-            time.sleep(0.005)
-        return found
+        return kill_all(self._living)
 
     def remove(self) -> None:
         """Do nothing: there is nothing to remove."""
 
-    def _living(self) -> int:
+    def _living(self) -> list[int]:
         """Return the first process, unless its number is another one's by now."""
         text = read_text(self._note).strip()
         words = read_text(f"/proc/{text}/stat").rpartition(")")[2].split() if text else []
         if not words or words[_STATE] in "ZX":
-            return 0
+            return []
         booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
             written = os.stat(self._note).st_mtime  # noqa: PTH116
         except FileNotFoundError:
-            return 0
-        return int(text) if booted + int(words[_BEGAN]) / _TICKS < written + _LATER else 0
+            return []
+        mine = booted + int(words[_BEGAN]) / _TICKS < written + _LATER
+        return [int(text)] if mine else []
