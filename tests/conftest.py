@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tarfile
 import urllib.parse
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -38,10 +39,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """What such a test leaves is collected at its end, and not in the middle of another one."""
+    """What such a test leaves is collected at its end, and not in the middle of another one.
+
+    Nothing is said of it: pytest has asked this test by now, and would blame the next one.
+    """
     if item.path.parent.name in KILLING:
-        for _ in range(3):  # what is collected may let go of more
-            gc.collect()
+        with warnings.catch_warnings(action="ignore"):
+            for _ in range(3):  # what is collected may let go of more
+                gc.collect()
 
 
 def cannot_run(reason: str) -> NoReturn:
