@@ -102,6 +102,8 @@ SETTLING_BYTES = 64 * MIB
 """Of the messages and outputs of those tasks."""
 RUN_SECONDS = 30 * 24 * 3600
 STOP_GRACE = 10.0
+CLOSE_GRACE = 1.0
+"""Seconds that programs have which end with their node."""
 
 RESIDENT_BODY_BYTES = 64 * KIB
 """Longer bodies are given to a resident program in a file."""

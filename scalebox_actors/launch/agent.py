@@ -155,10 +155,10 @@ class Agent:
             cpu_seconds=self._used - before if done and self._used is not None else None,
         )
 
-    async def stop(self) -> None:
+    async def stop(self, grace: float) -> None:
         """End the container and what runs in it; `do` then returns."""
         self._stopped = self._broken = True
-        await self._run.stop(STOP_GRACE)
+        await self._run.stop(grace)
 
     def let_go(self) -> None:
         """Forget the container, which has to be removed."""

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from scalebox_actors.contract import Cut, Emission, truncate
-from scalebox_actors.errors import BadInput
+from scalebox_actors.errors import BadInput, NotAdmitted
 from scalebox_actors.message import Message
 from scalebox_actors.ports import Task
 from scalebox_actors.records import TIMED_OUT, UNUSABLE, Cause, Outcome
@@ -20,6 +20,7 @@ from scalebox_actors.topology.model import Module
 
 Answer = None | bytes | str | Emission | Iterable[bytes | str | Emission]
 Function = Callable[[Message], Awaitable[Answer]]
+_NODE_ENDS = "the node ends"
 
 
 def load_function(path: str, folder: Path) -> Function:
@@ -49,6 +50,12 @@ class FunctionLauncher(NothingStays):
         self._module = module
         self._function = function
         self._deadlines = _Deadlines(module.timeout)
+        self._closed = False
+
+    @property
+    def ends_runs(self) -> bool:
+        """A call ends with its node."""
+        return True
 
     @property
     def costly(self) -> bool:
@@ -64,8 +71,10 @@ class FunctionLauncher(NothingStays):
         """Await the function under the module's time limit; its exceptions are outcomes.
 
         An exception with an integer `exit_code` gives that exit code, any other 1; `sys.exit`
-        gives its own, and ends no node.
+        gives its own, and ends no node. Raises NotAdmitted if the node ends before the function.
         """
+        if self._closed:
+            raise NotAdmitted(_NODE_ENDS)
         started = time.time()
         me = self._deadlines.enter()
         try:
@@ -73,6 +82,8 @@ class FunctionLauncher(NothingStays):
         except asyncio.CancelledError:
             if not self._deadlines.passed(me):
                 raise
+            if self._closed:
+                raise NotAdmitted(_NODE_ENDS) from None
             detail = f"ended at its timeout of {self._module.timeout:g} s"
             return _failed(started, TIMED_OUT, Cause.TIMEOUT, detail)
         except _UnusableAnswerError as error:
@@ -91,6 +102,11 @@ class FunctionLauncher(NothingStays):
 
     async def ready(self) -> None:
         """Return at once: a function that was loaded can always start."""
+
+    async def close(self) -> None:
+        """Cancel the calls that have not returned."""
+        self._closed = True
+        self._deadlines.pass_all()
 
     def _raised(self, started: float, error: Exception | SystemExit) -> Outcome:
         code = error.code if isinstance(error, SystemExit) else getattr(error, "exit_code", 1)
@@ -139,6 +155,16 @@ class _Deadlines:
         me.uncancel()
         return True
 
+    def pass_all(self) -> None:
+        """End the time of all tasks now."""
+        while self._ends:
+            self._cancel(next(iter(self._ends)))
+
+    def _cancel(self, task: "asyncio.Task[object]") -> None:
+        del self._ends[task]
+        self._late.add(task)
+        task.cancel()
+
     def _look(self) -> None:
         """Cancel the tasks whose time is up; all have the same limit, so the oldest are first."""
         loop = asyncio.get_running_loop()
@@ -148,9 +174,7 @@ class _Deadlines:
             if end > now:
                 self._timer = loop.call_at(end, self._look)
                 break
-            del self._ends[task]
-            self._late.add(task)
-            task.cancel()
+            self._cancel(task)
 
 
 class _UnusableAnswerError(Exception):

@@ -40,14 +40,13 @@ from scalebox_actors.launch.resident_fate import (
 )
 from scalebox_actors.launch.resident_life import Life
 from scalebox_actors.launch.workplace import Workplace
-from scalebox_actors.limits import RESIDENT_IN_HAND, RESIDENT_REPEATS, STOP_GRACE
+from scalebox_actors.limits import CLOSE_GRACE, RESIDENT_IN_HAND, RESIDENT_REPEATS, STOP_GRACE
 from scalebox_actors.ports import Task
 from scalebox_actors.records import UNUSABLE, Cause, Outcome
 from scalebox_actors.topology.model import Module
 
 PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Before a program is started again: after so many lives on end that came to nothing."""
-CLOSE_GRACE = 1.0
 KILLERS = 1000
 """So many tasks that ended a program are remembered."""
 CANNOT_EXECUTE = (126, 127)

@@ -19,17 +19,19 @@ from scalebox_actors.launch.outcomes import unusable
 from scalebox_actors.launch.slot_container import SlotContainer, closed
 from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.limits import (
+    CLOSE_GRACE,
     SLOT_CHECK,
     SLOT_REOPEN,
     SLOT_SHORT_RUNS,
     SLOT_TEARDOWN,
 )
 from scalebox_actors.ports import Task
-from scalebox_actors.records import Outcome
+from scalebox_actors.records import Cause, Outcome
 from scalebox_actors.topology.model import Module
 
 LAST = "slot_last_task"
 LONGEST_PAUSE = 60.0
+_NODE_ENDS = "the node ends"
 WORDS = 300
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class Slot:
         self._leaving: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._hold = asyncio.Event()
+        self._closing = False
         self._reopens = 0.0
         self._failures = self._short = self._runs = 0
         self._opened = 0.0
@@ -84,7 +87,10 @@ class Slot:
         return self._container is not None and self._container.name == name
 
     async def run(self, task: Task) -> Outcome:
-        """Run a task, opening the slot first if it is not; raises SlotClosed if that fails."""
+        """Run a task, opening the slot first if it is not; raises SlotClosed if that fails.
+
+        Raises NotAdmitted if the node ends before the program.
+        """
         container = await self._usable_container()
         task = self._marked(task)
         try:
@@ -97,6 +103,8 @@ class Slot:
             raise RuntimeUnavailable(
                 f"work directory of {container.name}: {error.strerror}"
             ) from error
+        if self._closing and outcome.cause is Cause.LOST:
+            raise NotAdmitted(_NODE_ENDS)
         self._count(task, outcome)
         return outcome
 
@@ -134,12 +142,18 @@ class Slot:
         self._hold.set()
 
     async def close(self, seconds: float) -> None:
-        """End, with teardown if nothing runs; for good."""
+        """End, with teardown if nothing runs, and what runs with it; for good."""
+        self._closing = True
         self._hold.set()
         if self._idle is not None:
             self._idle.cancel()
         if self._leaving is not None:
             await asyncio.wait([self._leaving])
+        if self._container is None:
+            return
+        if self.taken:
+            with contextlib.suppress(RuntimeUnavailable):
+                await self._container.stop(CLOSE_GRACE)
         if self._container is not None:
             await self._leave(self._container, seconds)
 
@@ -149,6 +163,8 @@ class Slot:
         while True:
             if self._leaving is not None:
                 await asyncio.wait([self._leaving])
+            if self._closing:
+                raise NotAdmitted(_NODE_ENDS)
             if self._container is not None and self._container.usable:
                 return self._container
             if self._container is not None:
@@ -167,10 +183,15 @@ class Slot:
         self._container = container = SlotContainer(self._module, self._place, self.seq)
         try:
             said = await container.open()
-        except BaseException:
+        except BaseException as error:
             self.state = State.READY
             await self._leave(container)
+            if self._closing and isinstance(error, SbxError):  # that was us
+                raise NotAdmitted(_NODE_ENDS) from error
             raise
+        if self._closing:
+            await self._leave(container)
+            raise NotAdmitted(_NODE_ENDS)
         self._opened = time.monotonic()
         if said.code in (0, NO_HOOK) and said.exit is None:
             self.state = State.ON
@@ -201,7 +222,7 @@ class Slot:
             async with asyncio.timeout(seconds):
                 await self._hold.wait()
         if self._hold.is_set():
-            raise NotAdmitted("the node ends")
+            raise NotAdmitted(_NODE_ENDS)
 
     def _marked(self, task: Task) -> Task:
         """Tell the last task of a container that it is the last."""

@@ -18,7 +18,7 @@ from scalebox_actors.launch.paths import remove_declared
 from scalebox_actors.launch.words import exports, words_of
 from scalebox_actors.launch.workdir import WorkDir
 from scalebox_actors.launch.workplace import SMALL_BODY, Workplace, argv
-from scalebox_actors.limits import SLOT_START
+from scalebox_actors.limits import SLOT_START, STOP_GRACE
 from scalebox_actors.message import Message
 from scalebox_actors.ports import Exit, Task
 from scalebox_actors.records import Cause, Outcome
@@ -132,10 +132,10 @@ class SlotContainer:
         paths = self._place.paths(module, self.directory)
         return await asyncio.to_thread(collect, module, self._place, self.directory, paths, outcome)
 
-    async def stop(self) -> None:
+    async def stop(self, grace: float = STOP_GRACE) -> None:
         """End whatever runs in it."""
         if self._agent is not None:
-            await self._agent.stop()
+            await self._agent.stop(grace)
 
     async def close(self) -> None:
         """Remove the container and its folders; safe to repeat."""

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from scalebox_actors.errors import ImageMissing, SpecRejected
+from scalebox_actors.errors import ImageMissing, NotAdmitted, SpecRejected
 from scalebox_actors.launch.slot import Slot, SlotClosed
 from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.limits import SLOT_TEARDOWN
@@ -32,11 +32,12 @@ class SlotLauncher:
         self._used: dict[str, Slot] = {}
         """Which slot a task ran in that has files to be removed there."""
         self._unwanted: set[str] = set()
+        self._closing = False
 
     @property
     def ends_runs(self) -> bool:
-        """Only what stands idle is ended in good order."""
-        return False
+        """A container ends with its node, and what runs in it."""
+        return True
 
     @property
     def costly(self) -> bool:
@@ -54,7 +55,10 @@ class SlotLauncher:
         return False
 
     async def run(self, task: Task) -> Outcome:
-        """Run the task, or the batch that it leads, in a slot that is free, and collect."""
+        """Run the task, or the batch that it leads, in a slot that is free, and collect.
+
+        Raises NotAdmitted if the node ends before its program.
+        """
         ids = [m.id for m in task.members] or [task.message.id]
         while True:
             if self._unwanted.intersection(ids):
@@ -116,8 +120,11 @@ class SlotLauncher:
         """Say nothing: a slot has room for one task."""
 
     async def close(self) -> None:
-        """End all slots, with their teardown."""
+        """End all slots, with their teardown; what runs is not admitted any more."""
         began = time.monotonic()
+        async with self._free:
+            self._closing = True
+            self._free.notify_all()
         await asyncio.gather(*(slot.close(SLOT_TEARDOWN) for slot in self._slots))
         log.info("slots_closed", extra={"seconds": round(time.monotonic() - began, 1)})
 
@@ -125,6 +132,8 @@ class SlotLauncher:
         """Wait for a slot that is free; the one that is asked for, if it may be had."""
         async with self._free:
             while True:
+                if self._closing:
+                    raise NotAdmitted("the node ends")
                 self._require_one()
                 free = [slot for slot in self._slots if not (slot.taken or slot.closed)]
                 if free:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scalebox_actors.contract import Emission
-from scalebox_actors.errors import BadInput
+from scalebox_actors.errors import BadInput, NotAdmitted
 from scalebox_actors.launch.function import Function, FunctionLauncher, load_function
 from scalebox_actors.message import Message
 from scalebox_actors.ports import Task
@@ -168,3 +168,22 @@ def test_a_function_that_cannot_be_loaded_is_named(path: str, reason: str, tmp_p
 
     with pytest.raises(BadInput, match=reason):
         load_function(path, tmp_path)
+
+
+async def test_what_runs_when_the_node_ends_is_not_admitted() -> None:
+    """Nothing could adopt it, and it is not to blame; afterwards nothing begins any more."""
+
+    async def function(message: Message) -> None:
+        del message
+        await asyncio.Event().wait()
+
+    launcher = FunctionLauncher(MODULE, function)
+    running = asyncio.create_task(launcher.run(TASK))
+    await asyncio.sleep(0)
+    await launcher.close()
+
+    with pytest.raises(NotAdmitted):
+        await running
+    assert running.cancelling() == 0
+    with pytest.raises(NotAdmitted):
+        await launcher.run(TASK)
