@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.children import Job
 from scalebox_actors.broker import Credentials, JetStreamBroker, connect
 from scalebox_actors.cli import mainloop
-from scalebox_actors.cli.outbox import Outbox
+from scalebox_actors.cli.sending import Sending
 from scalebox_actors.limits import BATCH_MESSAGES
 from scalebox_actors.names import Names, digest
 from scalebox_actors.node import Node, Settings
@@ -46,13 +46,13 @@ async def _work(job: Job) -> float:
 
 async def _send(topology: Topology, broker: JetStreamBroker, count: int) -> None:
     """Store messages as `send` does with lines that are piped to it."""
-    outbox = Outbox(
+    sending = Sending(
         names=broker.names, topology=topology, module="second", body_limit=broker.body_limit
     )
     for start in range(0, count, BATCH_MESSAGES):
         last = min(start + BATCH_MESSAGES, count)
-        entries = [outbox.entry(body(number)) for number in range(start, last)]
-        await broker.inject([entry for entry, _ in outbox.packed(entries)])
+        entries = [sending.entry(body(number)) for number in range(start, last)]
+        await broker.inject([entry for entry, _ in sending.packed(entries)])
 
 
 def body(number: int) -> bytes:

@@ -129,8 +129,7 @@ class Reaper:
             gone = workdir.set_aside(self._base / name)
         except FileNotFoundError:
             return
-        with contextlib.suppress(OSError):
-            await asyncio.to_thread(trees.remove_tree, gone)
+        await asyncio.to_thread(trees.clear_tree, gone)
 
 
 def _outlived(ended: float, since: float) -> bool:

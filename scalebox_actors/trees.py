@@ -25,6 +25,15 @@ def remove_tree(path: Path) -> None:
         remove_at(folder, path.name)
 
 
+def clear_tree(path: Path) -> None:
+    """Remove what can be removed of what is at `path`; what cannot stays, and nobody waits for it.
+
+    That may be the files of a container's root, which another user's node has no right to.
+    """
+    with contextlib.suppress(OSError):
+        remove_tree(path)
+
+
 def remove_at(folder: int, name: str) -> None:
     """Remove a file, or a directory with all that is in it; absent is fine.
 

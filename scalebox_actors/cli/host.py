@@ -5,7 +5,7 @@ import re
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +25,7 @@ from scalebox_actors.runtimes.choose import KINDS, open_runtime
 from scalebox_actors.runtimes.mounts import check_root
 from scalebox_actors.spec import Ceiling, Root
 from scalebox_actors.topology.model import Launch, Topology
-from scalebox_actors.trees import remove_tree
+from scalebox_actors.trees import clear_tree
 
 IN_MEMORY = "memory"
 F = TypeVar("F", bound=Callable[..., object])
@@ -196,8 +196,7 @@ def work_base(host: Host, store: Path, *, ephemeral: bool = False) -> Iterator[P
         try:
             yield base
         finally:
-            with suppress(OSError):
-                remove_tree(base)
+            clear_tree(base)
 
 
 def address_towards(url: str) -> str:

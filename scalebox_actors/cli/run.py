@@ -22,8 +22,8 @@ from scalebox_actors.cli.host import (
 from scalebox_actors.cli.interrupts import Interrupts, minded
 from scalebox_actors.cli.live import Progress
 from scalebox_actors.cli.options import Common, parameterised, reaching, texts
-from scalebox_actors.cli.outbox import Outbox
 from scalebox_actors.cli.progress import farewell
+from scalebox_actors.cli.sending import Sending
 from scalebox_actors.cli.session import home, reach_of
 from scalebox_actors.cli.show import plural, shortened, text_of
 from scalebox_actors.cli.stored import letter_fields, result_fields
@@ -196,11 +196,11 @@ async def _send(site: Site, topology: Topology, wishes: Wishes) -> None:
     broker = await site.broker()
     entries = []
     for module, body in wishes.sends:
-        outbox = Outbox(
+        sending = Sending(
             names=site.names, topology=topology, module=module, body_limit=broker.body_limit
         )
         try:
-            entries.append(outbox.entry(body.encode("utf-8", "surrogateescape")))
+            entries.append(sending.entry(body.encode("utf-8", "surrogateescape")))
         except BadMessage as error:
             raise BadInput(f"--send {module}: {error}") from None
     injected = await broker.inject(entries)

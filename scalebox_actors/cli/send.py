@@ -11,7 +11,7 @@ from scalebox_actors.broker import JetStreamBroker
 from scalebox_actors.cli import output
 from scalebox_actors.cli.bodies import Splitter, file_body, stdin_chunks
 from scalebox_actors.cli.options import Common, pair, parameterised, reaching, texts
-from scalebox_actors.cli.outbox import Outbox, checked_headers, checked_id
+from scalebox_actors.cli.sending import Sending, checked_headers, checked_id
 from scalebox_actors.cli.session import Session, opened, wanted
 from scalebox_actors.cli.show import duration, plural
 from scalebox_actors.cli.topologies import check_module
@@ -83,7 +83,7 @@ def send(common: Common, /, **given: object) -> None:
 
 async def _send(common: Common, session: Session, typed: Typed) -> None:
     check_module(session.topology, typed.module)
-    outbox = Outbox(
+    sending = Sending(
         names=session.names,
         topology=session.topology,
         module=typed.module,
@@ -91,13 +91,13 @@ async def _send(common: Common, session: Session, typed: Typed) -> None:
         headers=typed.headers,
         given_id=typed.given_id,
     )
-    sender = Sender(session.broker, outbox, tell_ids=common.json)
+    sender = Sender(session.broker, sending, tell_ids=common.json)
     target = f"{session.names.topology}/{typed.module}"
     try:
         if typed.from_stdin:
-            await _send_lines(outbox, sender)
+            await _send_lines(sending, sender)
         else:
-            await sender.send([_checked(outbox, _whole(typed, outbox.body_limit))], [0])
+            await sender.send([_checked(sending, _whole(typed, sending.body_limit))], [0])
     except SbxError:
         if sender.stored:  # what was sent before the bad line stays sent, so it is told
             sender.tell(target, by_record=common.json)
@@ -108,11 +108,11 @@ async def _send(common: Common, session: Session, typed: Typed) -> None:
 class Sender:
     """Stores batches, and counts what became of them."""
 
-    def __init__(self, broker: JetStreamBroker, outbox: Outbox, *, tell_ids: bool) -> None:
+    def __init__(self, broker: JetStreamBroker, sending: Sending, *, tell_ids: bool) -> None:
         self.stored = 0
         self.repeated = 0
         self._broker = broker
-        self._outbox = outbox
+        self._sending = sending
         self._tell_ids = tell_ids
         self._began = self._said = time.monotonic()
 
@@ -120,7 +120,7 @@ class Sender:
         """Store messages; raises SbxError naming the line of the first that is not taken."""
         if not entries:
             return
-        packed = self._outbox.packed(entries)
+        packed = self._sending.packed(entries)
         injected = await self._broker.inject([entry for entry, _ in packed])
         self.stored += injected.stored
         self.repeated += injected.duplicates
@@ -155,9 +155,9 @@ class Sender:
             output.say(f"sent {self.stored:,}, {self.stored / (now - self._began):,.0f}/s")
 
 
-async def _send_lines(outbox: Outbox, sender: Sender) -> None:
+async def _send_lines(sending: Sending, sender: Sender) -> None:
     """Send what comes in as it comes; what precedes a bad line is sent before it is refused."""
-    splitter = Splitter(outbox.body_limit)
+    splitter = Splitter(sending.body_limit)
     entries: list[Entry] = []
     numbers: list[int] = []
 
@@ -169,19 +169,19 @@ async def _send_lines(outbox: Outbox, sender: Sender) -> None:
     try:
         async for chunk in stdin_chunks():
             for number, body in splitter.feed(chunk):
-                entries.append(_checked(outbox, body, number))
+                entries.append(_checked(sending, body, number))
                 numbers.append(number)
             await flush()
         for number, body in splitter.end():
-            entries.append(_checked(outbox, body, number))
+            entries.append(_checked(sending, body, number))
             numbers.append(number)
     finally:
         await flush()
 
 
-def _checked(outbox: Outbox, body: bytes, number: int = 0) -> Entry:
+def _checked(sending: Sending, body: bytes, number: int = 0) -> Entry:
     try:
-        return outbox.entry(body, number)
+        return sending.entry(body, number)
     except BadMessage as error:
         raise BadInput(f"{_place(number)}{error}") from None
 

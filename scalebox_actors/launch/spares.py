@@ -18,7 +18,7 @@ from collections import deque
 from pathlib import Path
 
 from scalebox_actors.limits import KIB
-from scalebox_actors.trees import remove_tree
+from scalebox_actors.trees import clear_tree
 
 PREFIX = ".spare."
 MOST = 64
@@ -88,8 +88,7 @@ class Spares:
         """Remove them, and keep none any more."""
         self._closed = True
         while (path := self.take()) is not None:
-            with contextlib.suppress(OSError):
-                remove_tree(Path(path))
+            clear_tree(Path(path))
 
 
 def prefix(topology: str) -> str:

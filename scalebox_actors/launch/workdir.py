@@ -11,7 +11,6 @@ was given, and under which name: its labels were fixed before anybody knew.
 Everything here blocks; callers run it in a thread.
 """
 
-import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -209,8 +208,7 @@ class WorkDir:
         """Remove it with everything in it, also what has no permissions; safe to repeat."""
         discard(self.parent)
         if self._left is not None:
-            with contextlib.suppress(OSError):
-                trees.remove_tree(self._left)
+            trees.clear_tree(self._left)
 
     def remove_inputs(self) -> bool:
         """Remove it if nothing but our own input files is in it; False: `remove` has more to do.
@@ -283,8 +281,7 @@ def discard(parent: Path) -> None:
         gone = set_aside(parent)
     except FileNotFoundError:
         return
-    with contextlib.suppress(OSError):
-        trees.remove_tree(gone)
+    trees.clear_tree(gone)
 
 
 def set_aside(parent: Path) -> Path:

@@ -23,7 +23,7 @@ import msgspec
 
 from scalebox_actors.errors import ImageMissing, NotPermitted, SbxError, Unavailable
 from scalebox_actors.runtimes.shepherd_kernel import sync_file_system
-from scalebox_actors.trees import remove_tree
+from scalebox_actors.trees import clear_tree
 
 DIGEST = "sha256:"
 _HUB = ("docker.io/library/", "docker.io/", "index.docker.io/")
@@ -105,18 +105,18 @@ class ImageStore:
         """Give an empty folder for an import; no one else changes the store meanwhile."""
         with self._locked():
             for left in self._new.iterdir():  # of an import that was killed
-                _remove(left)
+                clear_tree(left)
             folder = Path(tempfile.mkdtemp(dir=self._new))
             try:
                 yield folder
             finally:
-                _remove(folder)
+                clear_tree(folder)
 
     def add(self, rootfs: Path, image: Image, name: str) -> None:
         """Take in an unpacked image under a name; called while `adding`."""
         place = self._images / image.digest.removeprefix(DIGEST)
         if self._at(image.digest) is None:
-            _remove(place)
+            clear_tree(place)
             whole = rootfs.parent / "whole"
             whole.mkdir(mode=0o700)
             rootfs.rename(whole / "rootfs")
@@ -158,7 +158,7 @@ class ImageStore:
             gone = self._new / f"{time.time_ns()}.gone"
             stored.place.rename(gone)
         # Killed here, the next import removes the rest; the names lead nowhere, which is no image.
-        _remove(gone)
+        clear_tree(gone)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -203,12 +203,6 @@ class ImageStore:
 
     def _name_file(self, name: str) -> Path:
         return self._names / hashlib.sha256(name.encode()).hexdigest()
-
-
-def _remove(place: Path) -> None:
-    """Remove a tree; what cannot be removed stays until the next import."""
-    with contextlib.suppress(OSError):
-        remove_tree(place)
 
 
 def normal(reference: str) -> tuple[str, str]:

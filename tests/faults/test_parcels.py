@@ -15,7 +15,7 @@ import pytest
 from faults.stage import show
 
 from scalebox_actors import operations
-from scalebox_actors.cli.outbox import Outbox
+from scalebox_actors.cli.sending import Sending
 from scalebox_actors.crossing import Tally, mark, sent_key
 from scalebox_actors.ledger import Ledger
 from scalebox_actors.local import Site
@@ -72,11 +72,11 @@ async def test_a_killed_server_leaves_the_tally_of_parcels_exact(
 ) -> None:
     """Parcels and single messages, two couriers, four kills: each is there once, counted once."""
     broker, far = await lab.broker("hub"), await lab.broker("a")
-    outbox = Outbox(
+    sending = Sending(
         names=broker.names, topology=lab.topology, module="far", body_limit=broker.body_limit
     )
-    entries = [outbox.entry(b"%d" % number) for number in range(MESSAGES)]
-    await broker.inject(mixed(outbox, entries))
+    entries = [sending.entry(b"%d" % number) for number in range(MESSAGES)]
+    await broker.inject(mixed(sending, entries))
     began = asyncio.get_running_loop().time()
     async with carrying(lab, tmp_path):
         for _ in range(KILLS):
@@ -103,13 +103,13 @@ async def test_what_is_cancelled_while_its_link_is_cut_never_crosses(
     """Also what a node has in its hands is taken back, single messages of a parcel too."""
     broker, far = await lab.broker("hub"), await lab.broker("a")
     hub = Site(await lab.connect("hub"), broker.names, None)
-    outbox = Outbox(
+    sending = Sending(
         names=broker.names, topology=lab.topology, module="far", body_limit=broker.body_limit
     )
-    entries = [outbox.entry(b"%d" % number) for number in range(20)]
+    entries = [sending.entry(b"%d" % number) for number in range(20)]
     lab.wires["a"].cut()
     async with carrying(lab, tmp_path):
-        await broker.inject([entries[0], *(entry for entry, _ in outbox.packed(entries[1:]))])
+        await broker.inject([entries[0], *(entry for entry, _ in sending.packed(entries[1:]))])
         async with asyncio.timeout(20):  # all is in the hands of a node, which knocks in vain
             while (await broker._reader.backlog(broker.names.courier("a"))).in_hand < 2:  # noqa: ASYNC110 - asked of the server
                 await asyncio.sleep(0.05)
@@ -128,10 +128,10 @@ async def test_what_is_cancelled_while_its_link_is_cut_never_crosses(
     assert sorted(int(m.body) for m in there) == [1, 2, *range(5, 20)]
 
 
-def mixed(outbox: Outbox, entries: list[Entry]) -> list[Entry]:
+def mixed(sending: Sending, entries: list[Entry]) -> list[Entry]:
     """Some messages alone, the others in small parcels, in any order."""
     found = entries[:ALONE]
     for start in range(ALONE, MESSAGES, LOT):
-        found += [entry for entry, _ in outbox.packed(entries[start : start + LOT])]
+        found += [entry for entry, _ in sending.packed(entries[start : start + LOT])]
     random.shuffle(found)
     return found

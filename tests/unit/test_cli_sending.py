@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scalebox_actors.cli.bodies import Splitter, file_body
-from scalebox_actors.cli.outbox import Outbox, checked_headers, checked_id
+from scalebox_actors.cli.sending import Sending, checked_headers, checked_id
 from scalebox_actors.errors import BadInput, BadMessage
 from scalebox_actors.message import MSG_ID, Raw, read
 from scalebox_actors.names import Names, body_id, bound_for
@@ -17,10 +17,10 @@ TOPOLOGY = Topology(
 )
 
 
-def outbox(module: str = "a", **more: object) -> Outbox:
-    """Return an outbox for a module."""
+def sending(module: str = "a", **more: object) -> Sending:
+    """Return what sends to a module."""
     given = {"headers": {}, "given_id": "", "body_limit": 100} | more
-    return Outbox(names=Names("t"), topology=TOPOLOGY, module=module, **given)  # type: ignore[arg-type]  # checked above
+    return Sending(names=Names("t"), topology=TOPOLOGY, module=module, **given)  # type: ignore[arg-type]  # checked above
 
 
 def all_lines(splitter: Splitter, *chunks: bytes) -> list[tuple[int, bytes]]:
@@ -31,7 +31,7 @@ def all_lines(splitter: Splitter, *chunks: bytes) -> list[tuple[int, bytes]]:
 
 def test_an_entry_is_a_message_that_an_actor_can_read() -> None:
     """What is sent is what arrives: body, headers, and itself as its root."""
-    entry = outbox(headers={"k": "v"}, given_id="mine").entry(b"\xff body")
+    entry = sending(headers={"k": "v"}, given_id="mine").entry(b"\xff body")
     raw = Raw(subject=entry.subject, body=entry.body, headers=entry.headers)
     actual = read(raw, "a", "mine")
 
@@ -41,15 +41,15 @@ def test_an_entry_is_a_message_that_an_actor_can_read() -> None:
 
 def test_ids_are_new_unless_they_are_given() -> None:
     """Two sends of one body are two messages; with `--id` lines are numbered."""
-    fresh = {outbox().entry(b"x").headers[MSG_ID] for _ in range(5)}
+    fresh = {sending().entry(b"x").headers[MSG_ID] for _ in range(5)}
 
     assert len(fresh) == 5
-    assert outbox(given_id="g").entry(b"x", 7).headers[MSG_ID] == "g-7"
+    assert sending(given_id="g").entry(b"x", 7).headers[MSG_ID] == "g-7"
 
 
 def test_identity_by_body_names_a_message_by_its_body() -> None:
     """With `identity: body` the same body is the same message, whoever sends it."""
-    assert outbox("b").entry(b"x").headers[MSG_ID] == body_id("b", b"x")
+    assert sending("b").entry(b"x").headers[MSG_ID] == body_id("b", b"x")
 
 
 FAR = Topology(
@@ -77,7 +77,7 @@ def test_what_goes_to_another_site_goes_in_parcels(
     module: str, given_id: str, expected: list[str]
 ) -> None:
     """Unless its id may be sent again: then the server must see it, to know it as the same."""
-    one = Outbox(names=Names("t"), topology=FAR, module=module, body_limit=1000, given_id=given_id)
+    one = Sending(names=Names("t"), topology=FAR, module=module, body_limit=1000, given_id=given_id)
     packed = one.packed([one.entry(b"%d" % n, n + 1) for n in range(4)])
 
     assert [entry.subject for entry, _ in packed] == expected
@@ -86,7 +86,7 @@ def test_what_goes_to_another_site_goes_in_parcels(
 
 def test_each_message_is_in_one_place_wherever_it_goes() -> None:
     """Of messages for several sites those for here stay as they are; each tells its line."""
-    one = Outbox(names=Names("t"), topology=FAR, module="c", body_limit=100_000)
+    one = Sending(names=Names("t"), topology=FAR, module="c", body_limit=100_000)
     entries = [one.entry(b"%d" % n) for n in range(40)]
     packed = one.packed(entries)
     here = [entry for entry in entries if ".task." in entry.subject]
@@ -100,7 +100,7 @@ def test_each_message_is_in_one_place_wherever_it_goes() -> None:
 def test_a_body_over_the_limit_is_refused() -> None:
     """Nothing that the server would refuse is sent."""
     with pytest.raises(BadMessage, match="101 bytes"):
-        outbox().entry(b"x" * 101)
+        sending().entry(b"x" * 101)
 
 
 @pytest.mark.parametrize(

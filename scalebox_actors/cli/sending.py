@@ -16,7 +16,7 @@ from scalebox_actors.topology.model import Identity, Topology
 _SYSTEM = ("nats-", "sbx-")
 
 
-class Outbox(msgspec.Struct, frozen=True, kw_only=True):
+class Sending(msgspec.Struct, frozen=True, kw_only=True):
     """Makes the messages of one `send`."""
 
     names: Names
