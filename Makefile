@@ -35,7 +35,7 @@ faults:         ## break things on purpose
 
 podman:         ## the contract of the docker runtime, on Debian's podman (a few minutes; not in CI)
 	@$(TESTS) dir=$$(mktemp -d /tmp/sbx-podman.XXXXXX) && trap "deploy/private-podman stop $$dir; rm -rf $$dir" EXIT && \
-	export $$(deploy/private-podman start $$dir | tail -n 1) && pytest tests/contract/test_runtime.py -k docker
+	export $$(deploy/private-podman start $$dir | tail -n 1) && pytest tests/contract/test_runtime*.py -k docker
 
 soak:           ## what takes hours: long cuts of links, repeated kills
 	@$(TESTS) $(WITH_IMAGES) pytest -m soak

@@ -1,6 +1,6 @@
 """`MemoryBroker`: the broker's port in memory, with its own clock and no real time.
 
-It keeps the promises of `tests/contract/test_broker.py`, as JetStream does, so that a test of the
+It keeps the promises of `tests/contract/test_broker*.py`, as JetStream does, so that a test of the
 engine may trust it. Everything is decided in the order of calls: the same scenario gives the same
 result.
 """

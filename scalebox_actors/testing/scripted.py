@@ -1,7 +1,7 @@
 """A container runtime in memory: its programs are Python callables, its mishaps are scripted.
 
 Names, adoption, attempts and ends are as with a real engine; it passes the same contract tests
-(tests/contract/test_runtime.py). Runs outlive the `ScriptedRuntime` that started them: they
+(tests/contract/test_runtime*.py). Runs outlive the `ScriptedRuntime` that started them: they
 belong to a `Host`, and a new runtime on the same host is a node that was started again.
 """
 

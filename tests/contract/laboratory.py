@@ -3,8 +3,17 @@
 import uuid
 from pathlib import Path
 
+import pytest
+
 from scalebox_actors.ports import Runtime
 from scalebox_actors.testing.scripted import Host
+
+KINDS = (
+    "process",
+    pytest.param("docker", marks=pytest.mark.integration),
+    pytest.param("oci", marks=pytest.mark.integration),
+)
+"""Every kind of runtime that really runs programs."""
 
 
 class Laboratory:

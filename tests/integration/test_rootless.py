@@ -45,6 +45,7 @@ def home(cannot_run: Callable[[str], NoReturn]) -> Iterator[Path]:
     ("file", "chosen"),
     [
         ("contract/test_runtime.py", "oci"),
+        ("contract/test_runtime_names.py", "oci"),
         ("integration/test_runtime_oci.py", NOT_ROOTS),
         ("integration/test_runtime_oci_shepherd.py", NOT_ROOTS),
         ("integration/rootless_cases.py", ""),
