@@ -33,6 +33,7 @@ modules:
   total: {image: x, site: hub, gather: {by: root, count: 2}}
 """
 SITES = ("hub", "a", "b")
+HUB, A, B = (Names("t", site) for site in SITES)
 READY = 10.0
 SOON = 0.4
 """How long a denied request is waited for."""
