@@ -45,6 +45,8 @@ from scalebox_actors.topology.model import Module
 
 TWIN_LATER = 1.0
 """Seconds before a second copy of a message comes again that would have held up a batch."""
+CLOSE_SECONDS = 15.0
+"""So long those that end with their node may take, once it is told to stop."""
 AGAIN_LATER = 30.0
 """Seconds before a message is offered again that this node could not even start."""
 ENGINE_PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
@@ -75,7 +77,7 @@ class Actor:
         self._tasks: dict[str, Task] = {}
         self._taking = asyncio.Lock()
         """Held while deliveries are on their way into `_hands`."""
-        self._killing = False
+        self._killing = self._closed = False
         self._resuming: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -142,6 +144,8 @@ class Actor:
         """Kill every run in hand and give their messages back, as if they had not been taken."""
         self._killing = True
         self.hold()
+        if self._launcher.ends_runs:
+            await self.close()
         last_first = list(self._tasks.values())[::-1]  # what waits for its turn does not get it
         await asyncio.gather(*(self._launcher.stop(task) for task in last_first))
         await self.drain()
@@ -160,15 +164,18 @@ class Actor:
         if self._resuming is not None:
             self._resuming.cancel()
         if self._launcher.ends_runs:
-            await self._launcher.close()
             with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self.close()
                 async with asyncio.timeout(SETTLE_SECONDS):
                     await self._hands.empty()
         await self._hands.abandon(self._settler.settling.__contains__)
 
     async def close(self) -> None:
-        """End the containers that outlive a message, once nothing is in hand."""
-        await self._launcher.close()
+        """End the containers that outlive a message, and what cannot without its node."""
+        if not self._closed:  # what did not end by the first time is left to the reaper
+            self._closed = True
+            await self._launcher.close()
 
     @property
     def states(self) -> Mapping[str, int]:

@@ -157,7 +157,8 @@ class Hands:
         rest = late | chained
         for hand in rest:
             hand.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
+        if rest:  # a function may not care
+            await asyncio.wait(rest, timeout=SETTLE_SECONDS)
 
     async def _after(self, earlier: "asyncio.Task[None] | None", delivery: Delivery) -> None:
         try:

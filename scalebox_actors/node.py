@@ -198,7 +198,7 @@ class Node:
         except* SbxError as group:
             raise group.exceptions[0] from group
         finally:
-            await asyncio.gather(*(actor.close() for actor in self.actors.values()))
+            await asyncio.gather(*(self._chore(actor.close) for actor in self.actors.values()))
             for ticket in self._stays:
                 self.pool.leave(ticket)
             with contextlib.suppress(SbxError, TimeoutError):
@@ -326,7 +326,7 @@ class Node:
 
     async def _end(self, work: list[asyncio.Task[None]]) -> None:
         """Give what is finished a moment to be committed, then let go of the rest."""
-        await asyncio.gather(*(actor.abandon() for actor in self.actors.values()))
+        await asyncio.gather(*(self._chore(actor.abandon) for actor in self.actors.values()))
         for task in work:
             task.cancel()
 

@@ -21,7 +21,7 @@ from scalebox_actors.errors import (
 from scalebox_actors.launch import gate
 from scalebox_actors.launch.environment import Variables
 from scalebox_actors.launch.lead import TURN, Lead, lane_of
-from scalebox_actors.launch.outcomes import collect, outcome_of, unusable
+from scalebox_actors.launch.outcomes import collect, outcome_of, unusable, unwanted
 from scalebox_actors.launch.parked import Given
 from scalebox_actors.launch.paths import remove_declared
 from scalebox_actors.launch.spares import Spares
@@ -57,6 +57,8 @@ class FreshLauncher:
         self._handed = 0
         """Runs of ours that have not ended, those that wait for their turn among them."""
         self._held = False
+        self._unwanted: set[str] = set()
+        """Tasks in hand that somebody has ended."""
 
     @property
     def ends_runs(self) -> bool:
@@ -84,15 +86,15 @@ class FreshLauncher:
 
     async def run(self, task: Task) -> Outcome:
         """Start or adopt the task's container, wait for it under the time limit, collect."""
+        if task.message.id in self._unwanted:
+            return unwanted()
         directory = self._directory(task)
         try:
             spec = self._spec(task, directory)
         except BadMessage as error:
             return unusable(str(error))
         while True:
-            run = await self._adopted(task, directory, spec)
-            if run is None:
-                run = await self._started(task, directory, spec)
+            run = await self._running(task, directory, spec)
             # Killed here, the container runs on, is found by the task's name and is adopted.
             exit_, timed_out = await self._wait(run, directory)
             if not exit_.lost:
@@ -118,13 +120,15 @@ class FreshLauncher:
         )
 
     async def stop(self, task: Task) -> None:
-        """Kill the task's container; whoever waits for it gets its exit."""
+        """Kill the task's container, or the one that is being started; `run` returns its exit."""
+        self._unwanted.add(task.message.id)
         run = await self._find(task, self._directory(task))
         if run is not None:
             await run.stop(STOP_GRACE)
 
     async def clear(self, task: Task, outcome: Outcome | None = None) -> None:
         """Remove the container and the work directory, and the files declared as removable."""
+        self._unwanted.discard(task.message.id)
         directory = self._directory(task)
         if outcome is not None and outcome.removed:
             paths = self._place.paths(self._module, directory)
@@ -167,6 +171,15 @@ class FreshLauncher:
         """Remove what is kept for messages to come."""
         await self._warm.close()
         await asyncio.to_thread(self._spares.close)
+
+    async def _running(self, task: Task, directory: WorkDir, spec: ContainerSpec) -> Run:
+        """Return the task's run, adopted or started; ended already if nobody wants it any more."""
+        run = await self._adopted(task, directory, spec)
+        if run is None:
+            run = await self._started(task, directory, spec)
+        if task.message.id in self._unwanted:  # since we began: there was nothing to kill
+            await run.stop(STOP_GRACE)
+        return run
 
     async def _adopted(self, task: Task, directory: WorkDir, spec: ContainerSpec) -> Run | None:
         """Return the run of this attempt that is on this host."""

@@ -88,7 +88,9 @@ class FunctionLauncher(NothingStays):
             return _failed(started, TIMED_OUT, Cause.TIMEOUT, detail)
         except _UnusableAnswerError as error:
             return _failed(started, UNUSABLE, Cause.BAD_OUTPUT, str(error))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's function raises
+        except (Exception, SystemExit) as error:  # whatever a user's function raises
+            if self._closed and self._deadlines.passed(me):  # it made that of our cancellation
+                raise NotAdmitted(_NODE_ENDS) from error
             return self._raised(started, error)
         finally:
             self._deadlines.leave(me)

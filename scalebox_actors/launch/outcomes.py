@@ -65,6 +65,13 @@ def unusable(detail: str) -> Outcome:
     )
 
 
+def unwanted() -> Outcome:
+    """Return the outcome of a task that was ended before its program began."""
+    now = time.time()
+    detail = "it was stopped before it began"
+    return Outcome(exit_code=ORPHAN, cause=Cause.LOST, detail=detail, started=now, finished=now)
+
+
 def cut_text(module: Module, data: bytes, size: int) -> Cut:
     """Return what is kept of a text, of which there was `size` in all."""
     cut = truncate(data, module.output_text_size, module.text_trunc_mode.value)

@@ -67,7 +67,12 @@ class Pipes:
         return cls(ends[0], ends[1], longest)
 
     def listen(self, take: Callable[[bytes | None], None]) -> None:
-        """Call `take` with every line, without its end; None stands for one that was too long."""
+        """Call `take` with every line, without its end; None stands for one that was too long.
+
+        Raises PipeClosed if the pipes are closed: their numbers may be somebody else's by now.
+        """
+        if self._closed:
+            raise PipeClosed
         self._take = take
         self._listening = True
         self._loop.add_reader(self._from, self._read)

@@ -15,7 +15,8 @@ import msgspec
 
 from scalebox_actors.errors import BadMessage, NotAdmitted, RuntimeUnavailable, SbxError
 from scalebox_actors.launch.agent import NO_HOOK, Said
-from scalebox_actors.launch.outcomes import unusable
+from scalebox_actors.launch.outcomes import unusable, unwanted
+from scalebox_actors.launch.paths import Paths
 from scalebox_actors.launch.slot_container import SlotContainer, closed
 from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.limits import (
@@ -24,6 +25,7 @@ from scalebox_actors.limits import (
     SLOT_REOPEN,
     SLOT_SHORT_RUNS,
     SLOT_TEARDOWN,
+    STOP_GRACE,
 )
 from scalebox_actors.ports import Task
 from scalebox_actors.records import Cause, Outcome
@@ -58,6 +60,10 @@ class SlotClosed(Exception):
     """The slot takes no messages for now; another one may."""
 
 
+class _StoppedError(Exception):
+    """The task was ended before its program began."""
+
+
 class Slot:
     """One of a module's slots on this node."""
 
@@ -73,6 +79,9 @@ class Slot:
         self._idle: asyncio.TimerHandle | None = None
         self._hold = asyncio.Event()
         self._closing = False
+        self._stopped = False
+        """Whether somebody wants the task in hand to end."""
+        self._rested = asyncio.Event()
         self._reopens = 0.0
         self._failures = self._short = self._runs = 0
         self._opened = 0.0
@@ -81,6 +90,11 @@ class Slot:
     def closed(self) -> bool:
         """Whether it takes no messages."""
         return self._reopens > time.monotonic()
+
+    @property
+    def paths(self) -> Paths | None:
+        """How paths of the program that ran last correspond to those of the host."""
+        return self._container.paths if self._container is not None else None
 
     def holds(self, name: str) -> bool:
         """Whether a container, or a folder, is this slot's."""
@@ -91,7 +105,10 @@ class Slot:
 
         Raises NotAdmitted if the node ends before the program.
         """
-        container = await self._usable_container()
+        try:
+            container = await self._usable_container()
+        except _StoppedError:
+            return unwanted()
         task = self._marked(task)
         try:
             await self._admitted(container, task)
@@ -108,26 +125,23 @@ class Slot:
         self._count(task, outcome)
         return outcome
 
-    async def stop(self) -> None:
-        """End what runs."""
+    async def stop(self, grace: float = STOP_GRACE) -> None:
+        """End what runs, or let it not begin."""
+        self._stopped = True
         if self._container is not None:
-            await self._container.stop()
-
-    def remove_declared(self, removed: tuple[str, ...]) -> list[str]:
-        """Delete what a program declared as removable; return what was refused. Blocks."""
-        if self._container is None:
-            return list(removed)
-        return self._container.remove_declared(removed)
+            await self._container.stop(grace)
 
     def take(self) -> None:
         """Keep it for a message."""
-        self.taken = True
+        self.taken, self._stopped = True, False
+        self._rested.clear()
         if self._idle is not None:
             self._idle.cancel()
 
     def rest(self) -> None:
         """Let the message go; the container waits for the next one, or ends."""
         self.taken = False
+        self._rested.set()
         container, keep = self._container, self._module.keep
         if container is None or self._hold.is_set():
             return
@@ -149,11 +163,13 @@ class Slot:
             self._idle.cancel()
         if self._leaving is not None:
             await asyncio.wait([self._leaving])
-        if self._container is None:
-            return
         if self.taken:
             with contextlib.suppress(RuntimeUnavailable):
-                await self._container.stop(CLOSE_GRACE)
+                await self.stop(CLOSE_GRACE)
+            # What a program that ended just now has left is collected first: it counts.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_GRACE):
+                    await self._rested.wait()
         if self._container is not None:
             await self._leave(self._container, seconds)
 
@@ -163,13 +179,13 @@ class Slot:
         while True:
             if self._leaving is not None:
                 await asyncio.wait([self._leaving])
-            if self._closing:
-                raise NotAdmitted(_NODE_ENDS)
+            self._require_wanted()
             if self._container is not None and self._container.usable:
                 return self._container
             if self._container is not None:
                 await self._leave(self._container)
             said = await self._open()
+            self._require_wanted()
             if said is None:
                 continue
             self._failed(said)
@@ -186,18 +202,23 @@ class Slot:
         except BaseException as error:
             self.state = State.READY
             await self._leave(container)
-            if self._closing and isinstance(error, SbxError):  # that was us
-                raise NotAdmitted(_NODE_ENDS) from error
+            if isinstance(error, SbxError):  # that may have been us
+                self._require_wanted()
             raise
-        if self._closing:
-            await self._leave(container)
-            raise NotAdmitted(_NODE_ENDS)
         self._opened = time.monotonic()
         if said.code in (0, NO_HOOK) and said.exit is None:
             self.state = State.ON
             return None
         await self._leave(container)
+        self.state = State.READY
         return said
+
+    def _require_wanted(self) -> None:
+        """Raise what says that the task for which a container is made is not to begin."""
+        if self._closing:
+            raise NotAdmitted(_NODE_ENDS)
+        if self._stopped:
+            raise _StoppedError
 
     def _failed(self, said: Said) -> None:
         self.state = State.TIMEOUT if said.timed_out else State.ERROR
@@ -274,7 +295,7 @@ async def _torn_down(container: SlotContainer, seconds: float) -> str:
     """Run the `teardown` hook and say how it failed, if it did."""
     try:
         said = await container.hook("teardown", seconds)
-    except SbxError as error:  # the engine does not answer: the container is left to the reaper
+    except (SbxError, OSError) as error:  # engine or disk: the container is left to the reaper
         return f"teardown: {error}"
     if said.timed_out:
         return "teardown took too long"

@@ -14,7 +14,7 @@ from scalebox_actors.launch import slot_files
 from scalebox_actors.launch.agent import NO_HOOK, Agent, Door, Said, wrapper
 from scalebox_actors.launch.environment import Variables
 from scalebox_actors.launch.outcomes import collect, outcome_of
-from scalebox_actors.launch.paths import remove_declared
+from scalebox_actors.launch.paths import Paths
 from scalebox_actors.launch.words import exports, words_of
 from scalebox_actors.launch.workdir import WorkDir
 from scalebox_actors.launch.workplace import SMALL_BODY, Workplace, argv
@@ -55,12 +55,17 @@ class SlotContainer:
         self._env = {name: value for name, value in known.items() if name not in _PER_TASK}
         self._door: Door | None = None
         self._agent: Agent | None = None
-        self._checks = self._runs = False
+        self._checks = self._runs = self._unwanted = False
 
     @property
     def usable(self) -> bool:
         """Whether a program can be run in it."""
         return self._agent is not None and self._agent.usable
+
+    @property
+    def paths(self) -> Paths:
+        """How its programs' paths correspond to those of the host."""
+        return self._place.paths(self._module, self.directory)
 
     async def open(self) -> Said:
         """Start the container, run the `setup` hook and return what became of that.
@@ -90,6 +95,8 @@ class SlotContainer:
         )
         spec = container_spec(module, frame, self._place.ceiling)
         self._agent = await Agent.open(self._place.runtime, spec, self._door, alone=isolated)
+        if self._unwanted:
+            raise RuntimeUnavailable(f"container {self.name} was stopped while it started")
         if module.command:
             probed = await self._do("command", _PROBE, SLOT_START)
             if probed.code:
@@ -129,11 +136,13 @@ class SlotContainer:
         outcome = self._outcome(said)
         if outcome.exit_code or outcome.cause is not Cause.EXIT or not self.directory.has_outputs():
             return outcome
-        paths = self._place.paths(module, self.directory)
-        return await asyncio.to_thread(collect, module, self._place, self.directory, paths, outcome)
+        return await asyncio.to_thread(
+            collect, module, self._place, self.directory, self.paths, outcome
+        )
 
     async def stop(self, grace: float = STOP_GRACE) -> None:
-        """End whatever runs in it."""
+        """End whatever runs in it; what is being started is ended once it stands."""
+        self._unwanted = True
         if self._agent is not None:
             await self._agent.stop(grace)
 
@@ -145,10 +154,6 @@ class SlotContainer:
             self._door.close()
         await self._place.runtime.remove(self.name)
         await asyncio.to_thread(self.directory.remove)
-
-    def remove_declared(self, removed: tuple[str, ...]) -> list[str]:
-        """Delete what a program declared as removable; return what was refused. Blocks."""
-        return remove_declared(removed, self._place.paths(self._module, self.directory))
 
     async def _do(self, hook: str, text: bytes, seconds: float) -> Said:
         if self._agent is None:
@@ -202,5 +207,5 @@ class SlotContainer:
 
 async def closed(container: SlotContainer) -> None:
     """Remove a container, if the engine answers; if not, the reaper does it later."""
-    with contextlib.suppress(RuntimeUnavailable):
+    with contextlib.suppress(RuntimeUnavailable, OSError):
         await container.close()

@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from scalebox_actors.errors import ImageMissing, NotAdmitted, SpecRejected
+from scalebox_actors.launch.outcomes import unwanted
+from scalebox_actors.launch.paths import Paths, remove_declared
 from scalebox_actors.launch.slot import Slot, SlotClosed
 from scalebox_actors.launch.workplace import Workplace
 from scalebox_actors.limits import SLOT_TEARDOWN
 from scalebox_actors.ports import Task
-from scalebox_actors.records import ORPHAN, Cause, Outcome
+from scalebox_actors.records import Outcome
 from scalebox_actors.topology.model import Module
 
 log = logging.getLogger(__name__)
@@ -29,8 +31,8 @@ class SlotLauncher:
         self._slots = [Slot(module, place, seq) for seq in range(module.slots)]
         self._free = asyncio.Condition()
         self._running: dict[str, Slot] = {}
-        self._used: dict[str, Slot] = {}
-        """Which slot a task ran in that has files to be removed there."""
+        self._used: dict[str, Paths] = {}
+        """Where a task ran that has files to be removed; its container may go sooner than they."""
         self._unwanted: set[str] = set()
         self._closing = False
 
@@ -63,19 +65,19 @@ class SlotLauncher:
         while True:
             if self._unwanted.intersection(ids):
                 self._unwanted.difference_update(ids)
-                return _unwanted()
+                return unwanted()
             slot = await self._take(task.slot)
             self._running.update(dict.fromkeys(ids, slot))
             try:
                 outcome = await slot.run(task)
+                if outcome.removed and slot.paths is not None:
+                    self._used[task.message.id] = slot.paths
             except SlotClosed:
                 continue
             finally:
                 for one in ids:
                     self._running.pop(one, None)
                 await self._give(slot)
-            if outcome.removed:
-                self._used[task.message.id] = slot
             return outcome
 
     async def stop(self, task: Task) -> None:
@@ -89,10 +91,10 @@ class SlotLauncher:
     async def clear(self, task: Task, outcome: Outcome | None = None) -> None:
         """Remove the files that a program declared as removable; all else stays."""
         self._unwanted.discard(task.message.id)
-        slot = self._used.pop(task.message.id, None)
-        if slot is None or outcome is None or not outcome.removed:
+        paths = self._used.pop(task.message.id, None)
+        if paths is None or outcome is None or not outcome.removed:
             return
-        left = await asyncio.to_thread(slot.remove_declared, outcome.removed)
+        left = await asyncio.to_thread(remove_declared, outcome.removed, paths)
         if left:
             log.warning("files_not_removed", extra={"task": task.message.id, "files": left[:5]})
 
@@ -151,9 +153,3 @@ class SlotLauncher:
         self._place.require_room()
         if all(slot.closed for slot in self._slots):
             raise SpecRejected(next((slot.why for slot in self._slots if slot.why), "no slot"))
-
-
-def _unwanted() -> Outcome:
-    now = time.time()
-    detail = "it was stopped before it began"
-    return Outcome(exit_code=ORPHAN, cause=Cause.LOST, detail=detail, started=now, finished=now)

@@ -181,13 +181,14 @@ class WorkDir:
     def collect(self) -> dict[str, bytes]:
         """Return the bytes of those interface files that the program left.
 
-        Raises BadOutput for one that is a link, a pipe, a directory or too large.
+        Raises BadOutput for one that is a link, a pipe, a directory or too large, and if the
+        directory has gone.
         """
         found: dict[str, bytes] = {}
         try:
             paths = list(self.path.iterdir())
-        except FileNotFoundError:
-            return found
+        except FileNotFoundError as error:  # there were outputs: see `has_outputs`
+            raise BadOutput("the work directory has gone") from error
         except PermissionError as error:  # the program took its own directory from us
             raise BadOutput(f"the work directory cannot be read: {error.strerror}") from error
         for path in paths:

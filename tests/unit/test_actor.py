@@ -13,7 +13,7 @@ from scalebox_actors.node import Node, Settings
 from scalebox_actors.spec import ContainerSpec
 from scalebox_actors.testing.memory import MemoryBroker
 from scalebox_actors.testing.scripted import Host, ScriptedRuntime, not_started
-from scalebox_actors.topology.model import Module, Topology
+from scalebox_actors.topology.model import Launch, Module, Topology
 
 NAMES = Names("t")
 REFUSALS = 20
@@ -255,3 +255,26 @@ async def test_what_an_ending_node_has_lined_up_is_adopted(tmp_path: Path) -> No
     await work
 
     assert sorted(ran) == ["m1", "m2", "m3", "m4"]
+
+
+async def test_a_second_ctrl_c_gives_back_what_a_function_has_in_hand(tmp_path: Path) -> None:
+    """A call ends with its node, and nobody waits for it to return."""
+    (tmp_path / "slow.py").write_text(
+        "import asyncio\nasync def f(message):\n    await asyncio.Event().wait()\n"
+    )
+    module = Module(name="a", function="slow:f", launch=Launch.FUNCTION, slots=2)
+    topology = Topology(name="t", modules={"a": module})
+    broker = MemoryBroker(NAMES, ["a"])
+    node = Node(topology, broker, None, Settings(name="n1", base=tmp_path, folder=tmp_path))
+    for number in range(2):
+        broker.send("a", b"x", {"Nats-Msg-Id": f"m{number}"})
+    work = asyncio.create_task(node.run())
+    async with asyncio.timeout(10):
+        while len(node.actors["a"]._hands) < 2:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(POLL)
+        await node.kill()
+        held = len(node.actors["a"]._hands)
+        await work
+
+    assert held == 0
+    assert len(broker.messages("sbx.t.local.task.>")) == 2

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -23,15 +24,20 @@ from scalebox_actors.topology.model import Duration, Module
 TASK = Task(message=Message(module="a", id="m1", body=b"x"))
 
 
+Turn = Callable[[str], Awaitable[None]]
+
+
 async def _turn(_: str) -> None:
     """Take a turn of the loop, as every answer of a real engine does."""
     await asyncio.sleep(0.01)
 
 
-def launcher(host: Host, base: Path, *, lanes: bool = False, timeout: float = 10) -> FreshLauncher:
+def launcher(
+    host: Host, base: Path, *, turn: Turn = _turn, lanes: bool = False, timeout: float = 10
+) -> FreshLauncher:
     """Return the launcher of a node that has just been started."""
     place = Workplace(
-        runtime=ScriptedRuntime(host, _turn, lanes=lanes),
+        runtime=ScriptedRuntime(host, turn, lanes=lanes),
         base=workdir.make_base(base),
         surroundings=Surroundings(topology="t", node="n1"),
     )
@@ -229,4 +235,30 @@ async def test_what_waits_is_given_back_when_the_node_ends(
 
     with pytest.raises(NotAdmitted):
         await asyncio.wait_for(waiting, 5)
+    assert len(host.starts) == 1
+
+
+async def test_a_task_that_is_ended_while_it_is_started_does_not_run_on(tmp_path: Path) -> None:
+    """There is nothing to kill yet: that it is not wanted is remembered until it is cleared."""
+    begins, may_begin = asyncio.Event(), asyncio.Event()
+
+    async def slow(step: str) -> None:
+        if step == "runtime.adopt_or_start":
+            begins.set()
+            await may_begin.wait()
+        await asyncio.sleep(0)
+
+    host = Host(program=forever)
+    one = launcher(host, tmp_path, turn=slow)
+    run = asyncio.create_task(one.run(TASK))
+    await begins.wait()
+    await one.stop(TASK)
+    may_begin.set()
+    async with asyncio.timeout(5):
+        outcome = await run
+    again = await one.run(TASK)
+    await one.clear(TASK)
+
+    assert outcome.exit_code != 0
+    assert (again.cause, again.detail) == (Cause.LOST, "it was stopped before it began")
     assert len(host.starts) == 1

@@ -187,3 +187,22 @@ async def test_what_runs_when_the_node_ends_is_not_admitted() -> None:
     assert running.cancelling() == 0
     with pytest.raises(NotAdmitted):
         await launcher.run(TASK)
+
+
+async def test_what_a_function_makes_of_its_cancellation_is_no_failure() -> None:
+    """The node ends it, and it says so in words of its own: it is not to blame."""
+
+    async def function(message: Message) -> None:
+        del message
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise RuntimeError("download interrupted") from None
+
+    launcher = FunctionLauncher(MODULE, function)
+    running = asyncio.create_task(launcher.run(TASK))
+    await asyncio.sleep(0)
+    await launcher.close()
+
+    with pytest.raises(NotAdmitted):
+        await running

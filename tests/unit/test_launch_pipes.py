@@ -193,3 +193,14 @@ def test_pipes_are_made_anew(tmp_path: Path) -> None:
 
     assert all(stat.S_ISFIFO((folder / name).lstat().st_mode) for name in (IN, OUT))
     assert secret.read_text() == "secret"
+
+
+async def test_closed_pipes_are_not_listened_to(pipes: Pipes, tmp_path: Path) -> None:
+    """Their numbers may be those of another file by then, which would be read away."""
+    pipes.close()
+    other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
+    try:
+        with pytest.raises(PipeClosed):
+            pipes.listen(lambda _: None)
+    finally:
+        os.close(other)

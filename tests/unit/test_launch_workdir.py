@@ -64,9 +64,13 @@ def test_what_the_program_wrote_is_collected(work: WorkDir) -> None:
     assert work.collect() == {"sink-tasks.txt": b"a\n"}
 
 
-def test_a_work_directory_that_is_gone_holds_nothing(tmp_path: Path) -> None:
-    """Collecting what was removed from outside finds no files."""
-    assert WorkDir(tmp_path, "run", 1).collect() == {}
+def test_outputs_of_a_work_directory_that_is_gone_are_not_none(tmp_path: Path) -> None:
+    """Removed from outside it has no outputs; removed after a look at it, they would be lost."""
+    gone = WorkDir(tmp_path, "run", 1)
+
+    assert not gone.has_outputs()
+    with pytest.raises(BadOutput, match="the work directory has gone"):
+        gone.collect()
 
 
 def irregular(kind: str, path: Path) -> None:
