@@ -159,7 +159,8 @@ class Actor:
     async def abandon(self) -> None:
         """Let go of all that runs, for the next node to adopt; what has ended is settled first.
 
-        What nobody could adopt is ended, and only then given back: it never runs twice at once.
+        What nobody could adopt is ended, and only then given back: it never runs twice at once. The
+        exception is what a function handed to a thread (docs/contract.md).
         """
         if self._resuming is not None:
             self._resuming.cancel()
