@@ -98,6 +98,27 @@ def test_a_cluster_knows_its_members(topology: Topology) -> None:
         assert '"nats-route://b3:6222"' in text
 
 
+def test_a_port_of_a_server_is_that_of_its_routes() -> None:
+    """Each waits for the others where `servers` says; on loopback at its own address there."""
+    servers = 'servers: [b1, "b2:7000", "127.0.0.3:7000"]'
+    topology = load(TEXT.replace("servers: [b1, b2, b3]", servers).encode(), path="t.yaml")
+    texts = [
+        server_configuration(topology, "b", None, Ground(member=number)) for number in (1, 2, 3)
+    ]
+    listens = ("0.0.0.0:6222", "0.0.0.0:7000", "127.0.0.3:7000")
+
+    for listen, text in zip(listens, texts, strict=True):
+        assert f'cluster {{\n  name: "b"\n  listen: "{listen}"' in text
+        for route in ("b1:6222", "b2:7000", "127.0.0.3:7000"):
+            assert f'"nats-route://{route}"' in text
+
+
+def test_what_no_configuration_can_hold_is_refused(topology: Topology) -> None:
+    """A path with a control character is an error here and not one of nats-server."""
+    with pytest.raises(BadInput, match=r"'/s\\x01' has characters"):
+        server_configuration(topology, "a", None, Ground(store="/s\x01"))
+
+
 def test_the_ground_decides_where(topology: Topology) -> None:
     """What a deployment says of places wins over the topology; the store of a site is its own."""
     ground = Ground(store="/s", listen="127.0.0.1:1", hub="127.0.0.1:2", monitor="127.0.0.1:3")
