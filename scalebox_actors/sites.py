@@ -133,6 +133,13 @@ def is_loopback(address: str) -> bool:
     return _LOOPBACK.fullmatch(address) is not None
 
 
+def own_names(site: Site) -> set[str]:
+    """Return the hosts under which the topology says that a site's servers are reached."""
+    addresses = [site.address, site.listen, *site.servers]
+    hosts = {split_address(address, 0)[0].strip("[]") for address in addresses if address}
+    return hosts - {"0.0.0.0", "::"}  # noqa: S104 - every address is no name
+
+
 def split_address(address: str, port: int) -> tuple[str, int]:
     """Return host and port of `host` or `host:port`."""
     host, colon, number = address.rpartition(":")
@@ -198,7 +205,7 @@ def _remote(hub: Site, here: Site, place: Ground, keys: Keys | None) -> dict[str
         raise BadInput(f"site {hub.name} needs `address: host:port`, where the others reach it")
     port = split_address(address, 0)[1]
     hosts = [address]
-    if not place.hub:
+    if not place.hub and hub.replicas > 1:
         hosts += [f"{split_address(s, 0)[0]}:{port}" for s in hub.servers]
     scheme = "nats" if keys is None else "tls"
     remote: dict[str, object] = {

@@ -11,7 +11,7 @@ from scalebox_actors.cli.show import suggest
 from scalebox_actors.cli.topologies import load
 from scalebox_actors.errors import BadInput
 from scalebox_actors.keys.private import write_private
-from scalebox_actors.sites import Ground, server_configuration, site_of
+from scalebox_actors.sites import Ground, is_loopback, own_names, server_configuration, site_of
 from scalebox_actors.topology.model import Site, Topology
 from scalebox_actors.topology.site_checks import CLUSTER
 
@@ -77,6 +77,11 @@ def _write(common: Common, topology: Topology, wishes: Wishes) -> None:
     make_keys(topology, folder)
     for name in topology.site_names:
         here, site = folder / name, site_of(topology, name)
+        if not (is_loopback(site.listen) or any(not is_loopback(one) for one in own_names(site))):
+            output.say(
+                f"warning: the certificate of site {name} is for the name {name} only: if its "
+                "clients reach it under another, say so in the topology, as `servers: [HOST]`"
+            )
         made = {
             configuration_file(site, member): _configuration(topology, name, member, wishes)
             for member in range(1, site.replicas + 1)

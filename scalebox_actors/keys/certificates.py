@@ -6,7 +6,7 @@ names. They are kept as long as that authority signed them; without its `ca.key`
 
 import datetime as dt
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -68,6 +68,19 @@ def make_route_certificate(here: Path, site: Site, now: dt.datetime) -> None:
         _make(place, site, None, now)
 
 
+def check_host(folder: Path, site: str, host: str) -> None:
+    """Raise BadInput if who reaches a site's server as `host` would refuse its certificate."""
+    path = folder / sites.CERTIFICATE
+    said = _named(read_certificate(path), path)
+    if not _covers(said, _name(host)):
+        names = ", ".join(str(name.value) for name in said)
+        raise BadInput(
+            f"it is for {names} and not for {host}: name {host} in `servers` of site {site} in the "
+            "topology, and let `conf --keys` make it again",
+            path=str(path),
+        )
+
+
 def _wanting(place: _Place, site: Site, issuer: x509.Certificate | None, then: dt.datetime) -> str:
     """Return why a certificate must be made; empty if the one that is there will do until then."""
     if not place.certificate.exists():
@@ -78,7 +91,8 @@ def _wanting(place: _Place, site: Site, issuer: x509.Certificate | None, then: d
         told = f"it is of another issuer ({there.issuer.rfc4514_string()}), not signed by {who}"
         hint = "it is not overwritten; take it away, and its key, for a new one"
         raise BadInput(f"{told}: {hint}", path=str(place.certificate))
-    lacking = [name for name in _names(site) if name not in _named(there, place.certificate)]
+    said = _named(there, place.certificate)
+    lacking = [name for name in _names(site) if not _covers(said, name)]
     if lacking:
         return f"it lacks {', '.join(str(name.value) for name in lacking)}"
     if there.not_valid_after_utc <= then:
@@ -107,20 +121,26 @@ def _make(place: _Place, site: Site, authority: Authority | None, now: dt.dateti
     write_private(place.certificate, certificate.public_bytes(serialization.Encoding.PEM))
 
 
-def _named(certificate: x509.Certificate, path: Path) -> Iterable[x509.GeneralName]:
+def _named(certificate: x509.Certificate, path: Path) -> list[x509.GeneralName]:
     try:
         said = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except (x509.ExtensionNotFound, ValueError):
         raise BadInput("it names no server (no subjectAltName)", path=str(path)) from None
-    return said.value
+    return list(said.value)
 
 
 def _names(site: Site) -> list[x509.GeneralName]:
     """Return every name under which somebody may reach a server of the site."""
-    addresses = [site.address, site.listen, *site.servers]
-    hosts = {sites.split_address(address, 0)[0].strip("[]") for address in addresses if address}
-    hosts = (hosts | {site.name, "localhost", "127.0.0.1", "::1"}) - {"0.0.0.0", "::"}  # noqa: S104 - none
+    hosts = sites.own_names(site) | {site.name, "localhost", "127.0.0.1", "::1"}
     return [_name(host) for host in sorted(hosts)]
+
+
+def _covers(said: Sequence[x509.GeneralName], name: x509.GeneralName) -> bool:
+    """Whether a name is among those of a certificate, also by a `*` for its first part."""
+    if name in said or not isinstance(name, x509.DNSName):
+        return name in said
+    _, dot, rest = name.value.partition(".")
+    return bool(dot) and x509.DNSName(f"*.{rest}") in said
 
 
 def _name(host: str) -> x509.GeneralName:

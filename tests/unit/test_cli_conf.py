@@ -61,3 +61,40 @@ def test_a_member_is_said_where_there_are_three(
     assert ended == code
     assert said in (err if code else out)
     assert not keys.exists()
+
+
+@pytest.mark.parametrize(
+    ("site", "warned"),
+    [
+        pytest.param('{listen: "0.0.0.0:4222"}', True, id="every-address"),
+        pytest.param('{listen: "0.0.0.0:4222", servers: [b.example]}', False, id="named"),
+        pytest.param('{listen: "10.0.0.7:4222"}', False, id="an-address"),
+        pytest.param('{listen: "127.0.0.1:4222"}', False, id="loopback"),
+    ],
+)
+def test_a_site_that_nobody_could_trust_is_warned_of(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], site: str, *, warned: bool
+) -> None:
+    """Who listens beyond its host needs a name in the topology, or TLS refuses its clients."""
+    path = tmp_path / "t.yaml"
+    path.write_text(THREE.replace("{replicas: 3, servers: [b1, b2, b3]}", site))
+    ended = main(["conf", str(path), "--keys", str(tmp_path / "keys")])
+    told = capfd.readouterr().err
+
+    assert ended == 0
+    assert ("the certificate of site b is for the name b only" in told) == warned
+    assert "site hub" not in told
+
+
+def test_a_server_refuses_an_address_that_its_certificate_lacks(
+    three: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is started at which every login would end with a failed handshake."""
+    keys, store = str(tmp_path / "keys"), tmp_path / "store"
+    assert main(["conf", three, "--keys", keys]) == 0
+    words = ["--site", "hub", "--keys", keys, "--listen", "192.0.2.9:4222", "--store", str(store)]
+    ended = main(["server", three, *words])
+
+    assert ended == 65
+    assert "name 192.0.2.9 in `servers` of site hub" in capfd.readouterr().err
+    assert not store.exists()

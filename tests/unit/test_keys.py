@@ -14,6 +14,7 @@ from scalebox_actors.cli.credentials import credentials_of
 from scalebox_actors.cli.options import Common
 from scalebox_actors.errors import BadInput
 from scalebox_actors.keys.authority import builder, common_name, make_authority, read_key
+from scalebox_actors.keys.certificates import check_host
 from scalebox_actors.keys.folder import make_keys, read_keys
 from scalebox_actors.keys.private import private_folder, write_private
 from scalebox_actors.login import Login, read_login, write_login
@@ -116,6 +117,41 @@ def test_a_new_address_gets_a_certificate(folder: Path) -> None:
     )
 
     assert "new.example" in names.value.get_values_for_type(x509.DNSName)
+
+
+def test_a_site_is_known_by_what_its_clients_call_it(folder: Path) -> None:
+    """The host in `servers` is in the certificate, and another is refused with the remedy."""
+    named = load(TEXT.replace("b: {", "b: {servers: [b.example], ").encode(), path="t.yaml")
+    with pytest.raises(
+        BadInput, match=r"not for b\.example: name b\.example in `servers` of site b"
+    ):
+        check_host(folder / "b", "b", "b.example")
+    make_keys(named, folder, now=NOW)
+
+    check_host(folder / "b", "b", "b.example")
+    check_host(folder / "b", "b", "10.0.0.7")
+
+
+def test_a_wildcard_covers_one_name(folder: Path, topology: Topology) -> None:
+    """A certificate of one's own may have `*.example` instead of every host."""
+    authority = make_authority(folder, NOW)
+    key = read_key(folder / "hub" / "server.key")
+    said = certificate(folder, "hub").extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    names = [n for n in said.value if n != x509.DNSName("hub.example")]
+    names.append(x509.DNSName("*.example"))
+    assert authority.key is not None
+    made = builder(common_name("hub"), authority.certificate.subject, key, NOW, 99).add_extension(
+        x509.SubjectAlternativeName(names), critical=False
+    )
+    pem = made.sign(authority.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    (folder / "hub" / "server.pem").write_bytes(pem)
+    make_keys(topology, folder, now=NOW)
+
+    assert (folder / "hub" / "server.pem").read_bytes() == pem
+    with pytest.raises(BadInput, match=r"not for a\.b\.example"):
+        check_host(folder / "hub", "hub", "a.b.example")
 
 
 def test_a_site_alone_is_enough(folder: Path, tmp_path: Path) -> None:

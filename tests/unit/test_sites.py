@@ -57,6 +57,15 @@ def test_a_leaf_keeps_its_own_to_itself(topology: Topology, site: str) -> None:
     assert 's2_auto"' in text
 
 
+def test_leaves_dial_what_the_hub_says() -> None:
+    """Its `address`, and all of three servers; the name for clients of one server is no other."""
+    one = TEXT.replace("hub: {", "hub: {servers: [h1], ", 1)
+    three = TEXT.replace("hub: {", "hub: {replicas: 3, servers: [h1, h2, h3], ", 1)
+
+    assert "h1" not in server_configuration(load(one.encode(), path="t.yaml"), "a")
+    assert '"nats://h3:7422"' in server_configuration(load(three.encode(), path="t.yaml"), "a")
+
+
 def test_the_hub_listens_and_hides_its_addresses(topology: Topology) -> None:
     """The hub waits for leaves at its address and tells them of no other way to it."""
     text = server_configuration(topology, "hub")
