@@ -103,14 +103,14 @@ async def open_site(
     """Reach the stream of a topology, starting an embedded server if there is none.
 
     The order: the server at `nats` if given; the embedded server that already runs on `store`;
-    one started for as long as the context lasts, if the store exists or `start` allows a new one.
+    one started for as long as the context lasts, if the store has streams or `start` allows it to.
     Raises Unavailable if nothing answers.
     """
     store, ephemeral = reach.store, reach.ephemeral
     url = reach.nats or (None if ephemeral else embedded.running(store))
     server: embedded.EmbeddedServer | None = None
     if url is None:
-        if not (reach.start or await aios.path.exists(store)):
+        if not (reach.start or await aios.path.exists(store / embedded.STREAMS)):
             raise Unavailable(
                 f"no server: nothing has run in {store} yet; give --nats URL or start `run` first"
             )
