@@ -5,6 +5,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -102,14 +103,14 @@ async def open_site(
     """Reach the stream of a topology, starting an embedded server if there is none.
 
     The order: the server at `nats` if given; the embedded server that already runs on `store`;
-    one started for as long as the context lasts, if the store exists or `start` allows a new one.
+    one started for as long as the context lasts, if the store has streams or `start` allows it to.
     Raises Unavailable if nothing answers.
     """
     store, ephemeral = reach.store, reach.ephemeral
     url = reach.nats or (None if ephemeral else embedded.running(store))
     server: embedded.EmbeddedServer | None = None
     if url is None:
-        if not (reach.start or await aios.path.exists(store)):
+        if not (reach.start or await aios.path.exists(store / embedded.STREAMS)):
             raise Unavailable(
                 f"no server: nothing has run in {store} yet; give --nats URL or start `run` first"
             )
@@ -149,7 +150,7 @@ async def open_sites(topology: Topology, reach: Reach) -> AsyncIterator[dict[str
         if reach.start and not reach.ephemeral:
             (reach.store / "sites").mkdir(parents=True, exist_ok=True)
             # So that the name alone is enough the next time: servers are configured by it.
-            (reach.store / "sites" / _TOPOLOGY).write_bytes(render(topology))
+            _write_whole(reach.store / "sites" / _TOPOLOGY, render(topology))
         hub = site_folder(reach.store, first.site)
         leaves = _free_address() if reach.ephemeral else _leaf_address(hub)
         sites = {}
@@ -172,6 +173,12 @@ def known_topology(store: Path) -> Topology | None:
 def site_folder(store: Path, site: str) -> Path:
     """Return the folder of one of several sites in a topology's store."""
     return store / "sites" / site
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_bytes(data)
+    part.replace(path)
 
 
 def _joined(topology: Topology, site: str, leaves: str) -> embedded.Configure:

@@ -30,6 +30,8 @@ from scalebox_actors.lockfile import HeldError, take
 from scalebox_actors.sites import MAX_FILE, Ground
 
 HOST = "127.0.0.1"
+STREAMS = "js"
+"""The folder in a store that makes it one."""
 Configure = Callable[[Ground], str]
 """Returns the configuration of a server that stands there: `sites.server_configuration`."""
 
@@ -63,7 +65,7 @@ def configuration(store: Path, settings: Settings) -> str:
         f'ping_interval: "{NATS_PING}s"\n'
         f"ping_max: {NATS_PINGS_LOST}\n"
         "jetstream {\n"
-        f"  store_dir: {json.dumps(str(store / 'js'), ensure_ascii=False)}\n"
+        f"  store_dir: {json.dumps(str(store / STREAMS), ensure_ascii=False)}\n"
         f"  domain: {json.dumps(settings.site)}\n"
         f"{sync}"
         f"  max_file: {settings.max_file}\n"
@@ -209,7 +211,7 @@ class EmbeddedServer:
         if self._configure is None:
             return configuration(self.store, msgspec.structs.replace(self.settings, port=port))
         ground = Ground(
-            store=str(self.store / "js"),
+            store=str(self.store / STREAMS),
             listen=f"{HOST}:{port}",
             durable=self.settings.durable,
             max_file=self.settings.max_file,

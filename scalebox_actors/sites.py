@@ -62,7 +62,7 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     monitor: str = ""
     """`host:port` of the HTTP page for health checks; none if empty."""
     member: int = 1
-    """Which server of a site with three it is, from 1."""
+    """Which server of a site with three it is, from 1: the one of `servers` at that place."""
     cluster_listen: str = ""
     routes: tuple[str, ...] = ()
     """`host:port` of all servers of the site's cluster."""
@@ -133,6 +133,13 @@ def is_loopback(address: str) -> bool:
     return _LOOPBACK.fullmatch(address) is not None
 
 
+def own_names(site: Site) -> set[str]:
+    """Return the hosts under which the topology says that a site's servers are reached."""
+    addresses = [site.address, site.listen, *site.servers]
+    hosts = {split_address(address, 0)[0].strip("[]") for address in addresses if address}
+    return hosts - {"0.0.0.0", "::"}  # noqa: S104 - every address is no name
+
+
 def split_address(address: str, port: int) -> tuple[str, int]:
     """Return host and port of `host` or `host:port`."""
     host, colon, number = address.rpartition(":")
@@ -161,14 +168,13 @@ def _jetstream(here: Site, place: Ground) -> dict[str, object]:
 
 
 def _cluster(here: Site, place: Ground, keys: Keys | None) -> dict[str, object]:
-    routes = place.routes or tuple(
-        f"{split_address(server, 0)[0]}:{CLUSTER_PORT}" for server in here.servers
-    )
+    servers = [split_address(server, CLUSTER_PORT) for server in here.servers]
+    routes = place.routes or tuple(f"{host}:{port}" for host, port in servers)
     if not routes:
         raise BadInput(f"site {here.name} has three replicas: name its `servers`")
     block: dict[str, object] = {
         "name": here.name,
-        "listen": place.cluster_listen or f"0.0.0.0:{CLUSTER_PORT}",
+        "listen": place.cluster_listen or _for_routes(routes[place.member - 1]),
         "routes": [f"nats-route://{route}" for route in routes],
     }
     if keys is not None:
@@ -199,7 +205,7 @@ def _remote(hub: Site, here: Site, place: Ground, keys: Keys | None) -> dict[str
         raise BadInput(f"site {hub.name} needs `address: host:port`, where the others reach it")
     port = split_address(address, 0)[1]
     hosts = [address]
-    if not place.hub:
+    if not place.hub and hub.replicas > 1:
         hosts += [f"{split_address(s, 0)[0]}:{port}" for s in hub.servers]
     scheme = "nats" if keys is None else "tls"
     remote: dict[str, object] = {
@@ -263,6 +269,13 @@ def _tls(
     }
 
 
+def _for_routes(route: str) -> str:
+    """Return where the server waits for the others that is reached by `route`."""
+    host, port = split_address(route, CLUSTER_PORT)
+    # Not `_everywhere`: on loopback each may have an address of its own, with the same port.
+    return route if is_loopback(host) else f"0.0.0.0:{port}"
+
+
 def _everywhere(address: str) -> str:
     """Return where to listen so that `address` is served."""
     if not address:
@@ -275,6 +288,8 @@ def _everywhere(address: str) -> str:
 
 
 def _quoted(text: str) -> str:
+    if not text.isprintable():
+        raise BadInput(f"{text[:80]!r} has characters that no configuration of a server can hold")
     return json.dumps(text, ensure_ascii=False)
 
 

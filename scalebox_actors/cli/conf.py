@@ -11,16 +11,21 @@ from scalebox_actors.cli.show import suggest
 from scalebox_actors.cli.topologies import load
 from scalebox_actors.errors import BadInput
 from scalebox_actors.keys.private import write_private
-from scalebox_actors.sites import Ground, server_configuration, site_of
-from scalebox_actors.topology.model import Topology
+from scalebox_actors.sites import Ground, is_loopback, own_names, server_configuration, site_of
+from scalebox_actors.topology.model import Site, Topology
+from scalebox_actors.topology.site_checks import CLUSTER
 
-CONFIGURATION = "nats.conf"
+
+def configuration_file(site: Site, member: int) -> str:
+    """`nats.conf`, or `nats-N.conf` where a site has several servers."""
+    return f"nats-{member}.conf" if site.replicas > 1 else "nats.conf"
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     """What was typed beside the topology."""
 
     site: str | None = None
+    member: int | None = None
     keys: str | None = None
     installed: str | None = None
     store: str | None = None
@@ -29,8 +34,11 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
 @click.command()
 @click.argument("topology")
 @click.option("--site", metavar="SITE", help="The site whose configuration is printed.")
+@click.option("--member", type=click.IntRange(1, CLUSTER), help="Which of the three servers of a "
+              "replicated site, in the order of its `servers`.")  # fmt: skip
 @click.option("--keys", metavar="DIR", help="Make what keys are missing here, and write "
-              "DIR/SITE/nats.conf for every site.")  # fmt: skip
+              "DIR/SITE/nats.conf for every site, of three servers nats-1.conf to "
+              "nats-3.conf.")  # fmt: skip
 @click.option("--installed", metavar="DIR", help="Where the files of DIR/SITE will be on the "
               "server's host, if not where they are.")  # fmt: skip
 @click.option("--store", metavar="DIR", help="Where the server keeps its streams.")
@@ -53,20 +61,38 @@ def conf(common: Common, /, **given: object) -> None:
     given |= {"store": common.store, "site": common.site}
     wishes = msgspec.convert(given, Wishes)
     site = _site(topology, wishes)
-    if wishes.keys is None:
-        _print(common, site, _configuration(topology, site, wishes))
-        return
+    printed = wishes.keys is None or wishes.site is not None
+    member = _member(site_of(topology, site), wishes.member) if printed else 1
+    if wishes.keys is not None:
+        _write(common, topology, wishes)
+    if printed:
+        _print(common, site, _configuration(topology, site, member, wishes))
+
+
+def _write(common: Common, topology: Topology, wishes: Wishes) -> None:
+    """Make what keys are missing, and the configurations of all servers."""
     from scalebox_actors.keys.folder import make_keys  # noqa: PLC0415 - cryptography is slow
 
-    folder = Path(wishes.keys)
+    folder = Path(wishes.keys or "")
     make_keys(topology, folder)
     for name in topology.site_names:
-        text = _configuration(topology, name, wishes)
-        write_private(folder / name / CONFIGURATION, text.encode())
+        here, site = folder / name, site_of(topology, name)
+        if not (is_loopback(site.listen) or any(not is_loopback(one) for one in own_names(site))):
+            output.say(
+                f"warning: the certificate of site {name} is for the name {name} only: if its "
+                "clients reach it under another, say so in the topology, as `servers: [HOST]`"
+            )
+        made = {
+            configuration_file(site, member): _configuration(topology, name, member, wishes)
+            for member in range(1, site.replicas + 1)
+        }
+        for file, text in made.items():
+            write_private(here / file, text.encode())
+        for old in here.glob("nats*.conf"):  # of before the site had another number of servers
+            if old.name not in made:
+                old.unlink()
         if wishes.site is None:
-            _tell(common, name, folder / name)
-    if wishes.site is not None:
-        _print(common, site, _configuration(topology, site, wishes))
+            _tell(common, name, here)
 
 
 def _site(topology: Topology, wishes: Wishes) -> str:
@@ -81,8 +107,17 @@ def _site(topology: Topology, wishes: Wishes) -> str:
     return wishes.site
 
 
-def _configuration(topology: Topology, site: str, wishes: Wishes) -> str:
-    ground = Ground(store=wishes.store or site_of(topology, site).store)
+def _member(site: Site, wanted: int | None) -> int:
+    """Return which server of a site is meant; of three one must be said."""
+    if site.replicas > 1 and wanted is None:
+        raise click.UsageError(f"site {site.name} has {site.replicas} servers: give --member")
+    if site.replicas == 1 and wanted not in (None, 1):
+        raise click.UsageError(f"site {site.name} has one server, so no --member {wanted}")
+    return wanted or 1
+
+
+def _configuration(topology: Topology, site: str, member: int, wishes: Wishes) -> str:
+    ground = Ground(store=wishes.store or site_of(topology, site).store, member=member)
     if wishes.keys is None:
         return server_configuration(topology, site, None, ground)
     from scalebox_actors.keys.folder import read_keys  # noqa: PLC0415 - cryptography is slow

@@ -186,7 +186,7 @@ def _for_each(common: Common, given: dict[str, object], op: Op, word: str) -> No
     ]
 
     async def work(session: Session) -> None:
-        count = 0
+        count, unknown = 0, list[str]()
         for selection in chosen:
             before = count
             async for _, page in ask(session, Question(op=op, chosen=selection)):
@@ -195,9 +195,11 @@ def _for_each(common: Common, given: dict[str, object], op: Op, word: str) -> No
                     told = {"new_id": one.new_id} if one.new_id else {}
                     output.record({"module": one.module, "id": one.id, **told})
             if selection.id and count == before:
-                raise SbxError(f"there is no dead letter {selection.id}")
-        if not common.json:
+                unknown.append(selection.id)
+        if not common.json and (count or not unknown):
             output.line(f"{plural(count, 'dead letter')} {word}")
+        if unknown:
+            raise SbxError(f"there is no dead letter {', '.join(unknown)}")
 
     _within(common, str(given["topology"]), chosen[0], work)
 

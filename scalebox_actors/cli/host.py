@@ -14,7 +14,7 @@ import msgspec
 
 from scalebox_actors.capacity import gpu_devices
 from scalebox_actors.cli.memory import memory_base
-from scalebox_actors.cli.options import images_option
+from scalebox_actors.cli.options import Finite, images_option
 from scalebox_actors.cli.room import Sizes, read_size, sized, sizes_of
 from scalebox_actors.errors import BadInput, NotPermitted
 from scalebox_actors.limits import NAME_LENGTH, SLOTS_PER_NODE
@@ -85,7 +85,7 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     click.option("--allow-device", "devices", metavar="PATH", multiple=True,
                  help="Allow containers this device; repeatable."),
     click.option("--max-memory", metavar="SIZE", help="The most memory of a container: 4GiB."),
-    click.option("--max-cpus", type=click.FloatRange(min=0, min_open=True),
+    click.option("--max-cpus", type=Finite(min=0, min_open=True),
                  help="The most CPUs of a container."),
     click.option("--max-gpus", type=click.IntRange(0), help="The most GPUs of a container."),
     click.option("--gpu-devices", metavar="PATH", multiple=True,
@@ -113,6 +113,7 @@ def ceiling(host: Host) -> Ceiling:
     roots = dict(_root(text) for text in host.mount_roots)
     if len(roots) < len(host.mount_roots):
         raise BadInput("--mount-root: a name is given twice")
+    _check_said(host)
     if host.unlimited and (host.max_memory or host.max_cpus or host.require_memory):
         raise BadInput("--unlimited: nothing can be limited beside it")
     return Ceiling(
@@ -129,6 +130,19 @@ def ceiling(host: Host) -> Ceiling:
         require_memory=host.require_memory,
         unlimited=host.unlimited,
     )
+
+
+def _check_said(host: Host) -> None:
+    """Refuse an empty text, as of a variable that is not set: it would allow or force nothing."""
+    given = {
+        "--allow-image": host.images,
+        "--allow-network": host.networks,
+        "--allow-device": host.devices,
+        "--force-user": () if host.force_user is None else (host.force_user,),
+    }
+    for flag, said in given.items():
+        if not all(text.strip() for text in said):
+            raise BadInput(f"{flag} is empty; leave it out if nothing is meant")
 
 
 def host_name() -> str:

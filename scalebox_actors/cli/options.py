@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +126,19 @@ def reaching(function: Callable[Concatenate[Common, P], None]) -> Callable[..., 
         help="Which site of several we are at.  [env SBX_SITE; default: that of the server]",
     )
     return nats(creds(authority(insecure(store(site(common(function)))))))
+
+
+class Finite(click.FloatRange):
+    """A number of a range that has no infinity in it, and nothing that is no number."""
+
+    def convert(
+        self, value: float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number that was typed."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def parameterised(function: F) -> F:

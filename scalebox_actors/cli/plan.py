@@ -10,7 +10,7 @@ import msgspec
 from scalebox_actors.broker import Planned, planned
 from scalebox_actors.cli import output
 from scalebox_actors.cli.host import host_name
-from scalebox_actors.cli.options import Common, common, images_option, parameterised, texts
+from scalebox_actors.cli.options import Common, Finite, common, images_option, parameterised, texts
 from scalebox_actors.cli.room import never_fit, sized, sizes_of
 from scalebox_actors.cli.show import duration, size, table
 from scalebox_actors.cli.topologies import load
@@ -43,7 +43,7 @@ class Images(msgspec.Struct, frozen=True, kw_only=True):
 @click.command()
 @click.argument("topology")
 @click.option("--mermaid", is_flag=True, help="Print only the graph, as a Mermaid flowchart.")
-@click.option("--rate", type=click.FloatRange(min=0), default=10.0, show_default=True,
+@click.option("--rate", type=Finite(min=0), default=10.0, show_default=True,
               help="Tasks per second to reckon the memory of done-records for.")  # fmt: skip
 @click.option("--runtime", type=click.Choice(KINDS), envvar="SBX_RUNTIME",
               help="Where to look for images.  [env SBX_RUNTIME]")  # fmt: skip

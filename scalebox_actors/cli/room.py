@@ -7,6 +7,7 @@ import click
 import msgspec
 
 from scalebox_actors.capacity import room_of
+from scalebox_actors.cli.options import Finite
 from scalebox_actors.cli.show import size
 from scalebox_actors.errors import BadInput
 from scalebox_actors.pool import InUse, Room, lack, whole_claim
@@ -42,7 +43,7 @@ def sized(function: F) -> F:
 
 
 _OPTIONS: tuple[Callable[[F], F], ...] = (
-    click.option("--cpus", type=click.FloatRange(min=0, min_open=True),
+    click.option("--cpus", type=Finite(min=0, min_open=True),
                  help="CPUs for all runs of a node together.  [default: the host's]"),
     click.option("--memory", metavar="SIZE",
                  help="Memory for all runs of a node together.  [default: the host's, less 1GiB]"),

@@ -96,7 +96,7 @@ def checked_id(given: str | None, *, numbered: bool) -> str:
     if given is None:
         return ""
     longest = f"{given}-999999999" if numbered else given
-    if not is_id(longest) or is_reserved_id(given):
+    if not given or not is_id(longest) or is_reserved_id(given):
         raise BadInput(
             f"--id {given[:80]!r} is not an id: at most 128 printable ASCII characters without "
             "space, `.`, `*` and `>`, and no `_` at the beginning"

@@ -115,6 +115,7 @@ async def _serve(topology: Topology, here: Site, wishes: Wishes, store: Path) ->
     listen = wishes.listen or here.listen
     keys = _keys(wishes, here.name, store)
     _check_open(topology, here, keys, listen)
+    _check_named(here, keys, listen)
     # Nobody else ever knows it, and the server forgets it with the next start.
     seed = new_seed()
 
@@ -222,6 +223,16 @@ def _check_open(topology: Topology, here: Site, keys: Keys | None, listen: str) 
             f"site {here.name} would be open to everybody who reaches {reached[-1]}: "
             "make keys with `sbx-actor conf --keys DIR` and give --keys DIR"
         )
+
+
+def _check_named(here: Site, keys: Keys | None, listen: str) -> None:
+    """Refuse an address for which the site's certificate is not; we would refuse it, too."""
+    if keys is None or is_loopback(listen):
+        return
+    from scalebox_actors.keys.certificates import check_host  # noqa: PLC0415 - cryptography is slow
+
+    host = split_address(_url(listen).partition("//")[2], CLIENT_PORT)[0].strip("[]")
+    check_host(Path(keys.folder), here.name, host)
 
 
 def _url(listen: str) -> str:

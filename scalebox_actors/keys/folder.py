@@ -11,8 +11,8 @@ import msgspec
 
 from scalebox_actors import sites
 from scalebox_actors.errors import BadInput
+from scalebox_actors.keys.authority import make_authority
 from scalebox_actors.keys.certificates import (
-    make_authority,
     make_certificate,
     make_route_certificate,
 )

@@ -4,6 +4,7 @@ Pure: a finding names its place as the path of keys, and `load` knows where in t
 """
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 
 from scalebox_actors import limits
@@ -198,8 +199,10 @@ def _grouping(at: Path, gather: Gather) -> Iterator[Finding]:
         yield error(at, f"`by` must be a header, `root` or a pattern of at most {most} characters")
         return
     try:
-        pattern = re.compile(gather.by)
-    except (re.error, RecursionError, OverflowError) as reason:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what Python will read otherwise one day
+            pattern = re.compile(gather.by)
+    except (re.error, RecursionError, OverflowError, Warning) as reason:
         yield error(at, f"`by`: {shown(gather.by)} is no regular expression: {shown(str(reason))}")
         return
     if pattern.groups > 1:

@@ -1,6 +1,7 @@
 """A YAML file becomes a `Topology`, or one error that says everything that is wrong with it.
 
-Bytes → nodes (the gate) → parameters filled in → defaults merged → types → checks. Every step
+Bytes → nodes (the gate) → parameters filled in → defaults merged → types → checks → whether what
+is kept of it, the defaults in every module, could be read again. Every step
 keeps the place of what it handles, so every error has its line and column. What has a wrong type
 does not keep the rest from being checked; only what rests on it is not judged.
 """
@@ -9,13 +10,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path as FilePath
 
 from scalebox_actors.errors import BadInput
-from scalebox_actors.limits import FAULTS_SHOWN, TOPOLOGY_BYTES
+from scalebox_actors.limits import (
+    FAULTS_SHOWN,
+    HEADER_BLOCK_BYTES,
+    TOPOLOGY_BYTES,
+    TOPOLOGY_NODES,
+)
 from scalebox_actors.topology.checks import check
 from scalebox_actors.topology.findings import Finding, Path
 from scalebox_actors.topology.merge import list_sites, merge_defaults
 from scalebox_actors.topology.model import Topology
 from scalebox_actors.topology.parameters import Filled, fill
 from scalebox_actors.topology.read import Problem, read
+from scalebox_actors.topology.render import render
 from scalebox_actors.yamlgate import ListNode, MapNode, Node, ScalarNode, compose
 
 _NO_PARAMS: Mapping[str, str] = {}
@@ -58,8 +65,26 @@ def load_with_warnings(
     wrong = {*reading.problems, *_placed(findings, filled.root, fatal=True)}
     if wrong or reading.topology is None:
         raise _refusal(sorted(wrong)[:FAULTS_SHOWN], path)
+    _check_kept(reading.topology, root, path)
     doubtful = _placed(findings, filled.root, fatal=False)
     return reading.topology, [f"{path}:{p.line}:{p.column}: warning: {p.message}" for p in doubtful]
+
+
+def _check_kept(topology: Topology, root: Node, path: str) -> None:
+    """Raise BadInput if what a deployment keeps of a topology is too much to be kept or read."""
+    text = render(topology)
+    told, most = "", TOPOLOGY_BYTES - HEADER_BLOCK_BYTES
+    if len(text) > most:
+        told = f"{len(text):,} bytes, more than {most:,}"
+    elif len(text) > TOPOLOGY_NODES:  # fewer bytes cannot be more values
+        try:
+            compose(text, path)
+        except BadInput as error:
+            told = error.message
+    if told:
+        line, column = _Places(root).find(("defaults",), at_key=True)
+        told = f"what is deployed of this, with `defaults` in every module, has {told}"
+        raise BadInput(told, path=path, line=line, column=column)
 
 
 def _refusal(problems: Iterable[Problem], path: str) -> BadInput:

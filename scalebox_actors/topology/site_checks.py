@@ -136,6 +136,9 @@ def _servers(at: Path, site: Site) -> Iterator[Finding]:
         found = _HOST.fullmatch(server)
         if found is None or not _is_port(found[1] or "1"):
             yield error((*at, "servers", index), f"{shown(server)} is no `host` or `host:port`")
+        elif found[1] and site.replicas == 1:
+            told = "a port of `servers` is for `replicas: 3`; the port for clients is in `listen`"
+            yield warning((*at, "servers", index), told)
 
 
 def _address(at: Path, text: str) -> Iterator[Finding]:

@@ -17,14 +17,13 @@ from scalebox_actors.topology.load import load
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
-TOPOLOGY = load(
-    b"topology: t\n"
-    b"sites:\n"
-    b"  c: {hub: true, replicas: 3, servers: [s1, s2, s3]}\n"
-    b"modules:\n"
-    b"  m: {image: x}\n",
-    path="t.yaml",
-)
+TEXT = """
+topology: t
+sites:
+  c: {{hub: true, replicas: 3, servers: {servers}}}
+modules:
+  m: {{image: x}}
+"""
 NAMES = Names("t", "c")
 MEMBERS = (1, 2, 3)
 
@@ -33,20 +32,21 @@ class Cluster:
     """Three servers of one site on loopback, with keys."""
 
     def __init__(self, root: Path) -> None:
-        make_keys(TOPOLOGY, root / "keys")
+        # The routes follow from the topology, as in what `conf` makes.
+        servers = [f"127.0.0.1:{free_port()}" for _ in MEMBERS]
+        self.topology = load(TEXT.format(servers=servers).encode(), path="t.yaml")
+        make_keys(self.topology, root / "keys")
         self.keys = root / "keys" / "c"
-        routes = tuple(f"127.0.0.1:{free_port()}" for _ in MEMBERS)
         self.servers = []
-        for member, route in zip(MEMBERS, routes, strict=True):
+        for member in MEMBERS:
             listen = f"127.0.0.1:{free_port()}"
             folder = root / f"s{member}"
             folder.mkdir()
-            ground = Ground(
-                store=str(folder / "js"), listen=listen, member=member, cluster_listen=route,
-                routes=routes,
-            )  # fmt: skip
+            ground = Ground(store=str(folder / "js"), listen=listen, member=member)
             keys = read_keys(root / "keys", "c", beside="../keys/c")
-            (folder / "nats.conf").write_text(server_configuration(TOPOLOGY, "c", keys, ground))
+            (folder / "nats.conf").write_text(
+                server_configuration(self.topology, "c", keys, ground)
+            )
             self.servers.append(Process(folder, f"nats://{listen}"))
 
     async def link(self, server: Process) -> Link:
@@ -67,7 +67,7 @@ async def cluster(root: Path) -> AsyncIterator[tuple[Cluster, Link]]:
         link = await three.link(three.servers[0])
         try:
             async with asyncio.timeout(60):
-                await ensure(link, TOPOLOGY, NAMES)
+                await ensure(link, three.topology, NAMES)
             yield three, link
         finally:
             await link.close()

@@ -148,7 +148,7 @@ def test_what_failed_is_told_and_can_be_retried(sbx: Sbx, topology: str, tmp_pat
     [letter] = records(sbx("dead", "list", "tiny", "--json").stdout)
     shown = sbx("dead", "show", "tiny", str(letter["id"]))
     (tmp_path / "fixed").touch()
-    retried = sbx("dead", "retry", "tiny", str(letter["id"]), "--json")
+    retried = sbx("dead", "retry", "tiny", "x1", str(letter["id"]), "x2", "--json")
     again = sbx("run", topology)
     after = sbx("dead", "list", "tiny")
     [trace] = [
@@ -160,6 +160,7 @@ def test_what_failed_is_told_and_can_be_retried(sbx: Sbx, topology: str, tmp_pat
     assert (failed.returncode, letter["reason"]) == (1, "no_rule")
     assert f"exit code 3: no {tmp_path}/fixed here" in failed.stderr
     assert f"log:\n  one\n  no {tmp_path}/fixed here\n" in shown.stdout
+    assert (retried.returncode, "no dead letter x1, x2" in retried.stderr) == (1, True)
     assert (again.returncode, again.stdout) == (0, "r bad\n")
     assert after.stdout == ""
     assert [r["new_id"] for r in records(retried.stdout)] == [trace["id"]]

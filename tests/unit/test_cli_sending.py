@@ -170,6 +170,7 @@ def test_headers_that_may_not_be_sent(pairs: list[tuple[str, str]]) -> None:
         ("x" * 128, False, True),
         ("x" * 128, True, False),
         ("", False, False),
+        ("", True, False),
         ("_x", False, False),
         ("a b", False, False),
         ("a.b", False, False),

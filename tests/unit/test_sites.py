@@ -57,6 +57,15 @@ def test_a_leaf_keeps_its_own_to_itself(topology: Topology, site: str) -> None:
     assert 's2_auto"' in text
 
 
+def test_leaves_dial_what_the_hub_says() -> None:
+    """Its `address`, and all of three servers; the name for clients of one server is no other."""
+    one = TEXT.replace("hub: {", "hub: {servers: [h1], ", 1)
+    three = TEXT.replace("hub: {", "hub: {replicas: 3, servers: [h1, h2, h3], ", 1)
+
+    assert "h1" not in server_configuration(load(one.encode(), path="t.yaml"), "a")
+    assert '"nats://h3:7422"' in server_configuration(load(three.encode(), path="t.yaml"), "a")
+
+
 def test_the_hub_listens_and_hides_its_addresses(topology: Topology) -> None:
     """The hub waits for leaves at its address and tells them of no other way to it."""
     text = server_configuration(topology, "hub")
@@ -96,6 +105,27 @@ def test_a_cluster_knows_its_members(topology: Topology) -> None:
     for number, text in enumerate(texts, 1):
         assert f'server_name: "sbx-b-{number}"' in text
         assert '"nats-route://b3:6222"' in text
+
+
+def test_a_port_of_a_server_is_that_of_its_routes() -> None:
+    """Each waits for the others where `servers` says; on loopback at its own address there."""
+    servers = 'servers: [b1, "b2:7000", "127.0.0.3:7000"]'
+    topology = load(TEXT.replace("servers: [b1, b2, b3]", servers).encode(), path="t.yaml")
+    texts = [
+        server_configuration(topology, "b", None, Ground(member=number)) for number in (1, 2, 3)
+    ]
+    listens = ("0.0.0.0:6222", "0.0.0.0:7000", "127.0.0.3:7000")
+
+    for listen, text in zip(listens, texts, strict=True):
+        assert f'cluster {{\n  name: "b"\n  listen: "{listen}"' in text
+        for route in ("b1:6222", "b2:7000", "127.0.0.3:7000"):
+            assert f'"nats-route://{route}"' in text
+
+
+def test_what_no_configuration_can_hold_is_refused(topology: Topology) -> None:
+    """A path with a control character is an error here and not one of nats-server."""
+    with pytest.raises(BadInput, match=r"'/s\\x01' has characters"):
+        server_configuration(topology, "a", None, Ground(store="/s\x01"))
 
 
 def test_the_ground_decides_where(topology: Topology) -> None:

@@ -304,3 +304,21 @@ def test_too_many_modules_made_in_python_are_refused_too() -> None:
     findings = check(Topology(name="t", modules=modules))
 
     assert [f.message for f in findings if f.fatal] == ["257 modules; at most 256 are allowed"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "length", "sentence"),
+    [
+        pytest.param(20, 300, "bytes, more than 1,032,192", id="bytes"),
+        pytest.param(250, 1, "more than 50000 values", id="values"),
+    ],
+)
+def test_defaults_that_cannot_be_deployed_are_refused(
+    variables: int, length: int, sentence: str
+) -> None:
+    """What is kept has them in every module; what could not be read again is no topology."""
+    env = ", ".join(f"V{number}: {'x' * length}" for number in range(variables))
+    modules = "".join(f"  m{number}: {{image: i}}\n" for number in range(200))
+    text = f"topology: t\ndefaults:\n  env: {{{env}}}\nmodules:\n{modules}"
+    with pytest.raises(BadInput, match=rf"^t:2:1: .*{sentence}"):
+        load(text.encode(), path="t")
