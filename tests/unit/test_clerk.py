@@ -7,7 +7,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from scalebox_actors import operations
+from scalebox_actors import cancelling
 from scalebox_actors.clerk import Clerk
 from scalebox_actors.errors import SbxError, Unavailable
 from scalebox_actors.local import Site
@@ -53,12 +53,6 @@ async def asked(question: Question) -> tuple[Page, Clerk]:
     return page, clerk
 
 
-async def nothing(*_: object) -> AsyncIterator[object]:
-    """Give nothing."""
-    return
-    yield
-
-
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -75,8 +69,7 @@ async def test_a_cancel_that_fails_is_answered(
         raise error
         yield
 
-    monkeypatch.setattr(operations, "recall", nothing)
-    monkeypatch.setattr(operations, "waiting", failing)
+    monkeypatch.setattr(cancelling, "sweeps", lambda *_: [failing])
     page, clerk = await asked(Question(op=Op.CANCEL))
 
     assert (page.node, page.error.startswith(expected)) == ("n1", True)
