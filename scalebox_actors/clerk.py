@@ -17,7 +17,7 @@ from scalebox_actors.broker import JetStreamBroker, Link
 from scalebox_actors.broker.client import ConnectionLost, NoResponders
 from scalebox_actors.cancelling import Sweep, Swept
 from scalebox_actors.effects import DETAIL
-from scalebox_actors.errors import BadMessage, SbxError, Unavailable
+from scalebox_actors.errors import BadMessage, SbxError, Transient, Unavailable
 from scalebox_actors.limits import CLERK_PAGE, CLERK_WAIT, CLERK_WORK
 from scalebox_actors.local import Site
 from scalebox_actors.message import header_block_size
@@ -217,7 +217,7 @@ class Clerk:
 
     async def _retry(self, question: Question) -> Page:
         async def again(letter: Stored) -> str:
-            return await operations.retry(self._site, self._broker, letter)
+            return await operations.retry(self._site, self._broker, self._topology, letter)
 
         return await self._each_letter(question, again)
 
@@ -235,11 +235,16 @@ class Clerk:
         until = question.until or await self._site.admin.last_sequence()
         bounded = msgspec.structs.replace(question, until=until)
         letters, more = await self._some_letters(bounded)
-        changed = []
+        changed, failed = [], []
         for letter in letters:
             module, letter_id = operations.letter_key(letter)
-            changed.append(Changed(module=module, id=letter_id, new_id=await work(letter)))
-        return Page(changed=tuple(changed), next=more, until=until)
+            try:
+                changed.append(Changed(module=module, id=letter_id, new_id=await work(letter)))
+            except Transient:
+                raise
+            except SbxError as error:  # of this letter: the others are none the worse
+                failed.append(Changed(module=module, id=letter_id, error=str(error)))
+        return Page(changed=tuple(changed), failed=tuple(failed), next=more, until=until)
 
     def _of(self, question: Question) -> tuple[str, ...]:
         here = self._topology.modules_at(self.site)

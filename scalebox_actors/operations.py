@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from scalebox_actors.broker import JetStreamBroker
+from scalebox_actors.crossing import CARRIED
 from scalebox_actors.effects import DETAIL, LOG_TAIL, Scribe
-from scalebox_actors.errors import SbxError
+from scalebox_actors.errors import BadMessage, SbxError, Transient
 from scalebox_actors.groups import forget
+from scalebox_actors.limits import HOPS_CEILING
 from scalebox_actors.local import Site
 from scalebox_actors.message import (
     JOINED,
@@ -22,8 +24,10 @@ from scalebox_actors.message import (
     Message,
     Raw,
     identify,
+    read,
 )
 from scalebox_actors.names import digest, is_digest
+from scalebox_actors.placement import TO_SITE, Bound, choose
 from scalebox_actors.policy import Bury, Reason
 from scalebox_actors.ports import Entry, Refused, Stored
 from scalebox_actors.topology.model import Topology
@@ -77,25 +81,46 @@ async def letters(site: Site, chosen: Selection, start: int = 1) -> AsyncIterato
                 yield stored
 
 
-def again(site: Site, letter: Stored) -> Entry:
+def again(site: Site, topology: Topology, letter: Stored) -> Entry:
     """Return the message that tries a buried task again: a new task, child of the dead one.
 
-    Its id depends on the letter alone, so that a retry that was cut short can be repeated.
+    Its id depends on the letter alone, so that a retry that was cut short can be repeated. It goes
+    where its module runs: couriers bury what other sites cannot read, and a module may have moved.
+    Raises BadMessage if it runs nowhere that the message may go to.
     """
     module, dead_id = letter_key(letter)
-    left_out = (REASON, DETAIL, LOG_TAIL)
+    left_out = (REASON, DETAIL, LOG_TAIL, CARRIED)  # the new one has come from no other site
     headers = {name: value for name, value in letter.headers.items() if name not in left_out}
     headers |= {
         MSG_ID: digest("retry", module, dead_id, letter.sequence),
         PARENT: dead_id,
         ROOT: headers.get(ROOT) or dead_id,
     }
-    return Entry(subject=site.names.task(module), body=letter.body, headers=headers)
+    raw = Raw(subject=letter.subject, body=letter.body, headers=headers)
+    return Entry(subject=_address(site, topology, module, raw), body=letter.body, headers=headers)
 
 
-async def retry(site: Site, broker: JetStreamBroker, letter: Stored) -> str:
+def _address(site: Site, topology: Topology, module: str, raw: Raw) -> str:
+    """Return where a retried message is stored: here if its module runs here."""
+    names = site.names
+    if module not in topology.modules:
+        raise BadMessage(f"topology {topology.name} has no module {module!r} any more")
+    try:
+        wish = read(raw, module, raw.headers[MSG_ID], hops=HOPS_CEILING).headers.get(TO_SITE, "")
+    except (BadMessage, Transient):
+        wish = ""  # it is buried again where it is read
+    if names.site in topology.sites_of(module) and wish in ("", names.site):
+        return names.task(module)
+    if JOINED in raw.headers:
+        raise BadMessage(f"the group is here, and module {module!r} is not any more")
+    bound = Bound(id=raw.headers[MSG_ID], body=raw.body, to_site=wish)
+    there = choose(topology, names.site, module, bound)
+    return names.task(module) if there == names.site else names.out(there, module)
+
+
+async def retry(site: Site, broker: JetStreamBroker, topology: Topology, letter: Stored) -> str:
     """Send a buried task again and then remove its letter; returns the new task's id."""
-    entry = again(site, letter)
+    entry = again(site, topology, letter)
     injected = await broker.inject([entry])
     for _, reason in injected.refused:
         raise SbxError(f"{letter.subject}: not taken by the server: {reason}")

@@ -89,6 +89,8 @@ class Changed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: str = ""
     new_id: str = ""
     paused_until: float = 0.0
+    error: str = ""
+    """Why it could not be done."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -104,6 +106,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     runs: tuple[RunRecord, ...] = ()
     letters: tuple[Stored, ...] = ()
     changed: tuple[Changed, ...] = ()
+    failed: tuple[Changed, ...] = ()
+    """What could not be changed, each with its reason."""
     underway: tuple[Changed, ...] = ()
     """What was to be changed and is on its way to another site."""
 

@@ -186,18 +186,22 @@ def _for_each(common: Common, given: dict[str, object], op: Op, word: str) -> No
     ]
 
     async def work(session: Session) -> None:
-        count = 0
+        count = failed = 0
         for selection in chosen:
-            before = count
+            before = count + failed
             async for _, page in ask(session, Question(op=op, chosen=selection)):
-                count += len(page.changed)
+                count, failed = count + len(page.changed), failed + len(page.failed)
+                for one in page.failed:
+                    output.say(f"{one.module} {one.id} is not {word}: {one.error}")
                 for one in page.changed if common.json else ():
                     told = {"new_id": one.new_id} if one.new_id else {}
                     output.record({"module": one.module, "id": one.id, **told})
-            if selection.id and count == before:
+            if selection.id and count + failed == before:
                 raise SbxError(f"there is no dead letter {selection.id}")
         if not common.json:
             output.line(f"{plural(count, 'dead letter')} {word}")
+        if failed:
+            raise SbxError(f"{plural(failed, 'dead letter')} not {word}")
 
     _within(common, str(given["topology"]), chosen[0], work)
 
