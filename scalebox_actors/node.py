@@ -140,7 +140,7 @@ class Node:
         self._committer = Committer(broker)
         self._base = workdir.make_base(settings.base)
         self._ahead = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
-        self.ledger = Ledger(broker, settings.name)
+        self.ledger = Ledger(broker, settings.name, topology.site_names)
         desk = Desk(
             broker=broker,
             committer=self._committer,
