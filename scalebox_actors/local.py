@@ -226,11 +226,11 @@ def _is_free(address: str) -> bool:
 async def _keep_up(server: embedded.EmbeddedServer) -> None:
     """Start our server again whenever it dies; it comes back on its port with all it has stored."""
     while True:
-        code = await server.wait()
-        log.error("server_died", extra={"exit_code": code, "store": str(server.store)})
         try:
+            code = await server.wait()
+            log.error("server_died", extra={"exit_code": code, "store": str(server.store)})
             server.start()  # some milliseconds, on the main thread as it must be
-        except Unavailable as error:
+        except (Unavailable, OSError) as error:  # a full disk is one: there may be room again
             log.error("server_not_started", extra={"why": str(error)})  # noqa: TRY400 - no bug
             await asyncio.sleep(1)
 

@@ -1,5 +1,6 @@
 """One site for people: the server of a `run` comes back, and what operators do to messages."""
 
+import errno
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ import pytest
 
 from scalebox_actors import clerk as clerk_module
 from scalebox_actors import operations
+from scalebox_actors import server as server_module
 from scalebox_actors.clerk import Clerk
 from scalebox_actors.errors import BadInput, Unavailable
 from scalebox_actors.local import Reach, Site, open_site
@@ -55,6 +57,27 @@ async def test_a_killed_server_comes_back(site: Site) -> None:
     assert refusal is None
     assert site.server.pid != killed
     assert (await broker.backlog("a")).waiting == 2
+
+
+async def test_a_killed_server_comes_back_once_its_disk_has_room(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that fails for want of room is tried again every second."""
+    written, attempts = server_module._write_whole, list[Path]()
+
+    def write(path: Path, text: str) -> None:
+        attempts.append(path)
+        if len(attempts) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(path, text)
+
+    monkeypatch.setattr(server_module, "_write_whole", write)
+    broker = await site.broker()
+    assert site.server is not None
+    os.kill(site.server.pid, signal.SIGKILL)
+
+    assert await broker.write([Entry(subject=NAMES.task("a"), body=b"y")]) is None
+    assert len(attempts) > 1
 
 
 async def test_without_a_store_there_is_nothing_to_reach(tmp_path: Path) -> None:
