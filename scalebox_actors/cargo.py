@@ -38,6 +38,11 @@ class Packet(msgspec.Struct, eq=False):
         """Whether all have arrived."""
         return self.arrived == self.count
 
+    @property
+    def untouched(self) -> bool:
+        """Whether none is on its way and none has arrived, as far as we have heard."""
+        return not (self.arrived or self.flying)
+
 
 class Item(msgspec.Struct, eq=False):
     """A message in our hands, as it will be handed over."""
@@ -84,10 +89,10 @@ class Lane:
         self.items.extendleft(reversed(items))
         self.items.extend(refused)
 
-    def drop(self, *packets: Packet) -> None:
-        """Forget the messages of deliveries."""
-        dropped = set(packets)
-        self.items = deque(item for item in self.items if item.packet not in dropped)
+    def drop(self, packets: Collection[Packet]) -> None:
+        """Forget the messages of some deliveries."""
+        gone = set(packets)
+        self.items = deque(item for item in self.items if item.packet not in gone)
 
 
 def departed(

@@ -137,7 +137,7 @@ class Courier:
         self._withdrawn.add(meant.keys() - here.keys(), time.monotonic())
         free = [p for p, gone in found.items() if len(gone) < len(meant[p.delivery.sequence])]
         for lane in self._lanes.values():
-            lane.drop(*free)
+            lane.drop(free)
         for packet in free:
             packet.delivery.let_go()
             self._release(packet)
@@ -305,7 +305,7 @@ class Courier:
 
     def _let_go(self, lane: Lane, packet: Packet) -> None:
         """Work no more on a delivery, so that we do not say to the broker that we do."""
-        lane.drop(packet)
+        lane.drop((packet,))
         packet.delivery.let_go()
         self._release(packet)
 
