@@ -5,7 +5,8 @@ is acked when all of them have arrived.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import chain
 
 import msgspec
 
@@ -49,6 +50,8 @@ class Item(msgspec.Struct, eq=False):
     packet: Packet
     entry: Entry
     size: int
+    place: int
+    """Which of the messages in its delivery it is."""
 
 
 class Unreadable(msgspec.Struct, frozen=True):
@@ -86,9 +89,28 @@ class Lane:
         self.items.extendleft(reversed(items))
         self.items.extend(refused)
 
-    def drop(self, packet: Packet) -> None:
-        """Forget the messages of a delivery."""
-        self.items = deque(item for item in self.items if item.packet is not packet)
+    def drop(self, packets: Collection[Packet]) -> None:
+        """Forget the messages of some deliveries."""
+        gone = set(packets)
+        self.items = deque(item for item in self.items if item.packet not in gone)
+
+
+def departed(
+    packets: Iterable[Packet], lanes: Iterable[Lane], meant: Mapping[int, Collection[int]]
+) -> dict[Packet, list[int]]:
+    """Return of each delivery with something that is meant, what of that waits in no lane.
+
+    That is on its way, or there. One that got no answer waits, and counts as not there, as far as
+    we have heard.
+    """
+    waiting: dict[Packet, set[int]] = {p: set() for p in packets if p.delivery.sequence in meant}
+    for item in chain.from_iterable(lane.items for lane in lanes):
+        if item.packet in waiting:
+            waiting[item.packet].add(item.place)
+    return {
+        packet: [place for place in meant[packet.delivery.sequence] if place not in here]
+        for packet, here in waiting.items()
+    }
 
 
 class Withdrawn:
@@ -140,7 +162,7 @@ def _items(
     packet: Packet, raws: list[tuple[Raw, str]], here: Names, subject: str
 ) -> Iterator[Item]:
     module = subject.rpartition(".")[2]
-    for raw, given in raws:
+    for place, (raw, given) in enumerate(raws):
         if raw.fault:
             continue
         # The same whenever it comes: an id of this form is taken from nobody over there.
@@ -153,7 +175,7 @@ def _items(
         packet.count += 1
         packet.size += size
         packet.marks.append(mark(module, message_id, raw.body))
-        yield Item(packet, entry, size)
+        yield Item(packet, entry, size, place)
 
 
 def _id(raw: Raw, delivery: Delivery, place: int) -> str:

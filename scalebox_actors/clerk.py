@@ -7,15 +7,17 @@ is ever read across a link. Every answer is one page, small enough for one messa
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from scalebox_actors import operations
+from scalebox_actors import cancelling, operations
 from scalebox_actors.broker import JetStreamBroker, Link
 from scalebox_actors.broker.client import ConnectionLost, NoResponders
+from scalebox_actors.cancelling import Sweep, Swept
 from scalebox_actors.effects import DETAIL
-from scalebox_actors.errors import BadMessage, SbxError, Unavailable
+from scalebox_actors.errors import BadMessage, SbxError, Transient, Unavailable
 from scalebox_actors.limits import CLERK_PAGE, CLERK_WAIT, CLERK_WORK
 from scalebox_actors.local import Site
 from scalebox_actors.message import header_block_size
@@ -39,6 +41,10 @@ from scalebox_actors.topology.model import Topology
 ASK_SECONDS = 0.5
 """How long the nodes of a site have to say how they are."""
 LETTERS_AT_ONCE = 200
+PAGE_SECONDS = 30.0
+"""After so long a page that tells of work ends: who asked waits for `CLERK_WORK`."""
+FRAME = 32
+"""What a message that was cancelled takes in an answer, besides its names."""
 
 log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -56,6 +62,7 @@ class Clerk:
             Op.SITE: self._look,
             Op.RUNS: self._runs,
             Op.LETTERS: self._letters,
+            Op.RECALL: self._recall,
             Op.CANCEL: self._cancel,
             Op.PAUSE: self._pause,
             Op.RESUME: self._resume,
@@ -167,25 +174,33 @@ class Clerk:
 
     # --- changing ---------------------------------------------------------------------------
 
+    async def _recall(self, question: Question) -> Page:
+        return await self._swept(
+            question, cancelling.recalls(self._site, self._broker, question.chosen)
+        )
+
     async def _cancel(self, question: Question) -> Page:
-        site, broker, chosen = self._site, self._broker, question.chosen
         part = self._topology.part(self.site)
-        # First what waits to be carried: whatever got away is found by the clerk over there.
-        changed = [
-            Changed(module=message.module, id=message.id)
-            async for message in operations.recall(site, broker, chosen)
-        ]
-        if chosen.module and chosen.module not in part.modules:
-            return Page(changed=tuple(changed))
+        return await self._swept(
+            question, cancelling.sweeps(self._site, self._broker, part, question.chosen)
+        )
+
+    async def _swept(self, question: Question, sweeps: Sequence[Sweep]) -> Page:
+        """Cancel as much as one page can tell; what is asked for again had been cancelled."""
+        told = _Told(time.monotonic() + PAGE_SECONDS)
         try:
             async with asyncio.TaskGroup() as asking:
-                async for page in operations.waiting(site, broker, part, chosen):
-                    fresh = await operations.cancel(broker, part, page)
-                    asking.create_task(operations.end_runs(broker, fresh))
-                    changed += [Changed(module=m.module, id=m.id) for m in fresh]
+                for step in range(question.step, len(sweeps)):
+                    start = question.start if step == question.step else 1
+                    async for swept in sweeps[step](start):
+                        if swept.stopped:
+                            asking.create_task(cancelling.end_runs(self._broker, swept.stopped))
+                        told.add(swept)
+                        if told.enough:
+                            return told.page(swept.last + 1, step)
         except* SbxError as group:
             raise group.exceptions[0] from group
-        return Page(changed=tuple(changed))
+        return told.page()
 
     async def _pause(self, question: Question) -> Page:
         admin = self._site.admin
@@ -202,7 +217,7 @@ class Clerk:
 
     async def _retry(self, question: Question) -> Page:
         async def again(letter: Stored) -> str:
-            return await operations.retry(self._site, self._broker, letter)
+            return await operations.retry(self._site, self._broker, self._topology, letter)
 
         return await self._each_letter(question, again)
 
@@ -220,15 +235,49 @@ class Clerk:
         until = question.until or await self._site.admin.last_sequence()
         bounded = msgspec.structs.replace(question, until=until)
         letters, more = await self._some_letters(bounded)
-        changed = []
+        changed, failed = [], []
         for letter in letters:
             module, letter_id = operations.letter_key(letter)
-            changed.append(Changed(module=module, id=letter_id, new_id=await work(letter)))
-        return Page(changed=tuple(changed), next=more, until=until)
+            try:
+                changed.append(Changed(module=module, id=letter_id, new_id=await work(letter)))
+            except Transient:
+                raise
+            except SbxError as error:  # of this letter: the others are none the worse
+                failed.append(Changed(module=module, id=letter_id, error=str(error)))
+        return Page(changed=tuple(changed), failed=tuple(failed), next=more, until=until)
 
     def _of(self, question: Question) -> tuple[str, ...]:
         here = self._topology.modules_at(self.site)
         return tuple(name for name in here if name in question.modules or not question.modules)
+
+
+class _Told:
+    """What a page tells of what was cancelled."""
+
+    def __init__(self, end: float) -> None:
+        self._end = end
+        self._size = 0
+        self._changed: list[Changed] = []
+        self._underway: list[Changed] = []
+
+    def add(self, swept: Swept) -> None:
+        """Tell more."""
+        for messages, told in (
+            (swept.cancelled, self._changed),
+            (swept.underway, self._underway),
+        ):
+            told += [Changed(module=one.module, id=one.id) for one in messages]
+            self._size += sum(len(one.module) + len(one.id) + FRAME for one in messages)
+
+    @property
+    def enough(self) -> bool:
+        """Whether the rest should go into another page: who asked waits only so long."""
+        return self._size > CLERK_PAGE or time.monotonic() > self._end
+
+    def page(self, place: int = 0, step: int = 0) -> Page:
+        """Return it, and where the next one begins if there is one."""
+        changed, underway = tuple(self._changed), tuple(self._underway)
+        return Page(changed=changed, underway=underway, next=place, step=step)
 
 
 class Far:

@@ -9,12 +9,12 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Collection, Mapping
 from functools import partial
 
 import msgspec
 
-from scalebox_actors.cargo import Item, Lane, Packet, Unreadable, Withdrawn, opened
+from scalebox_actors.cargo import Item, Lane, Packet, Unreadable, Withdrawn, departed, opened
 from scalebox_actors.committer import Committer
 from scalebox_actors.crossing import Passage, Passed, Toll, Window, sent_key
 from scalebox_actors.effects import Scribe
@@ -126,21 +126,22 @@ class Courier:
             why=self._why,
         )
 
-    def withdraw(self, sequences: Collection[int]) -> list[int]:
-        """Let go of what is to be taken back; returns the places of what is on its way already.
+    def withdraw(self, meant: Mapping[int, Collection[int]]) -> dict[int, list[int]]:
+        """Let go of what is to be taken back; returns what is on its way already, or there.
 
-        What is let go comes again after its `ack_wait`, if it is there by then.
+        Both say which messages of which places in the stream. A parcel is let go of whole if it
+        has one to take back: it comes again after its `ack_wait`, if it is there by then.
         """
-        found = [p for p in self._packets if p.delivery.sequence in sequences]
-        here = {p.delivery.sequence for p in found}
-        self._withdrawn.add(set(sequences) - here, time.monotonic())
-        for packet in found:
-            if packet.untouched:
-                for lane in self._lanes.values():
-                    lane.drop(packet)
-                packet.delivery.let_go()
-                self._release(packet)
-        return [packet.delivery.sequence for packet in found if not packet.untouched]
+        found = departed(self._packets, self._lanes.values(), meant)
+        here = {packet.delivery.sequence: gone for packet, gone in found.items()}
+        self._withdrawn.add(meant.keys() - here.keys(), time.monotonic())
+        free = [p for p, gone in found.items() if len(gone) < len(meant[p.delivery.sequence])]
+        for lane in self._lanes.values():
+            lane.drop(free)
+        for packet in free:
+            packet.delivery.let_go()
+            self._release(packet)
+        return {place: gone for place, gone in here.items() if gone}
 
     async def _give_back(self) -> None:
         """Let other couriers have at once what we have not sent; what is underway comes later."""
@@ -304,7 +305,7 @@ class Courier:
 
     def _let_go(self, lane: Lane, packet: Packet) -> None:
         """Work no more on a delivery, so that we do not say to the broker that we do."""
-        lane.drop(packet)
+        lane.drop((packet,))
         packet.delivery.let_go()
         self._release(packet)
 

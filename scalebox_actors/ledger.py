@@ -7,14 +7,13 @@ place in somebody's tally and does not count it twice.
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 
 import msgspec
 
 from scalebox_actors.crossing import CARRIED, Tally, mark, received_key
 from scalebox_actors.effects import Effects
-from scalebox_actors.names import is_name
 from scalebox_actors.ports import Broker, Delivery
 from scalebox_actors.records import DoneRecord
 
@@ -52,11 +51,16 @@ def placed(effects: Effects, delivery: Delivery) -> Effects:
 
 
 class Ledger:
-    """Counts messages once, whatever dies; see `count`."""
+    """Counts messages once, whatever dies; see `count`.
 
-    def __init__(self, broker: Broker, node: str) -> None:
+    What comes from no site of `origins` only says so: each of them has a page in memory and a key
+    in the state bucket, and a sender could invent names without end.
+    """
+
+    def __init__(self, broker: Broker, node: str, origins: Collection[str] = ()) -> None:
         self._broker = broker
         self._node = node
+        self._origins = frozenset(origins) - {broker.names.site}
         self._pages: dict[str, _Page] = {}
         self._lock = asyncio.Lock()
 
@@ -94,7 +98,7 @@ class Ledger:
         was the first, and only that one counts.
         """
         origin = delivery.raw.headers.get(CARRIED, "")
-        if not is_name(origin) or origin == self._broker.names.site:
+        if origin not in self._origins:
             await delivery.done()
             return
         key, place = received_key(origin), delivery.sequence

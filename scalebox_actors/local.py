@@ -27,7 +27,7 @@ from scalebox_actors.broker import (
     connect,
     ensure,
 )
-from scalebox_actors.errors import Unavailable
+from scalebox_actors.errors import BadInput, Unavailable
 from scalebox_actors.names import Names, bound_for
 from scalebox_actors.node import Node
 from scalebox_actors.sites import Ground, server_configuration
@@ -145,6 +145,8 @@ async def open_sites(topology: Topology, reach: Reach) -> AsyncIterator[dict[str
     first, *others = (Names(topology.name, site) for site in topology.site_names)
     async with AsyncExitStack() as stack:
         if not others:
+            if reach.start and not (reach.ephemeral or reach.nats):
+                _forget_sites(topology.name, reach.store)
             yield {first.site: await stack.enter_async_context(open_site(first, reach))}
             return
         if reach.start and not reach.ephemeral:
@@ -168,6 +170,21 @@ def known_topology(store: Path) -> Topology | None:
     """Return the topology of several sites that lies in a store, or None."""
     path = store / "sites" / _TOPOLOGY
     return load_file(str(path)) if path.exists() else None
+
+
+def _forget_sites(topology: str, store: Path) -> None:
+    """Let the name alone mean the one site the next time; what another topology had stays."""
+    try:
+        known = known_topology(store)
+    except BadInput:
+        return
+    if known is not None and known.name == topology:
+        (store / "sites" / _TOPOLOGY).unlink(missing_ok=True)
+
+
+def place_of(topology: Topology, store: Path, site: str) -> Path:
+    """Return the folder of a topology's site in its store."""
+    return site_folder(store, site) if len(topology.site_names) > 1 else store
 
 
 def site_folder(store: Path, site: str) -> Path:
@@ -216,11 +233,11 @@ def _is_free(address: str) -> bool:
 async def _keep_up(server: embedded.EmbeddedServer) -> None:
     """Start our server again whenever it dies; it comes back on its port with all it has stored."""
     while True:
-        code = await server.wait()
-        log.error("server_died", extra={"exit_code": code, "store": str(server.store)})
         try:
+            code = await server.wait()
+            log.error("server_died", extra={"exit_code": code, "store": str(server.store)})
             server.start()  # some milliseconds, on the main thread as it must be
-        except Unavailable as error:
+        except (Unavailable, OSError) as error:  # a full disk is one: there may be room again
             log.error("server_not_started", extra={"why": str(error)})  # noqa: TRY400 - no bug
             await asyncio.sleep(1)
 

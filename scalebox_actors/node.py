@@ -140,7 +140,7 @@ class Node:
         self._committer = Committer(broker)
         self._base = workdir.make_base(settings.base)
         self._ahead = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
-        self.ledger = Ledger(broker, settings.name)
+        self.ledger = Ledger(broker, settings.name, topology.site_names)
         desk = Desk(
             broker=broker,
             committer=self._committer,
@@ -349,8 +349,9 @@ class Node:
             return _encode(self.settings.name if mine else "")
 
         async def withdraw(question: bytes) -> bytes:
-            places = msgspec.json.decode(question, type=set[int])
-            return _encode([p for c in self.couriers.values() for p in c.withdraw(places)])
+            meant = msgspec.json.decode(question, type=dict[int, set[int]])
+            gone = [courier.withdraw(meant).items() for courier in self.couriers.values()]
+            return _encode({place: inside for one in gone for place, inside in one})
 
         await self._broker.serve(WITHDRAW, withdraw)
         await self._broker.serve("status", status)

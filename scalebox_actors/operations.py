@@ -1,15 +1,15 @@
-"""What operators do to messages: find waiting ones, cancel them, send buried ones again.
+"""What operators do to what was set aside: send it again, drop it; and set aside what waits.
 
 Each is safe to repeat after a crash in the middle: the record is written before what depends on
 it, and what is sent again gets the same id every time.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
 from scalebox_actors.broker import JetStreamBroker
+from scalebox_actors.crossing import CARRIED
 from scalebox_actors.effects import DETAIL, LOG_TAIL, Scribe
 from scalebox_actors.errors import BadMessage, SbxError, Transient
 from scalebox_actors.groups import forget
@@ -26,19 +26,14 @@ from scalebox_actors.message import (
     identify,
     read,
 )
-from scalebox_actors.names import bound_for, digest, is_digest
-from scalebox_actors.node import WITHDRAW
-from scalebox_actors.parcel import seal, unpack
+from scalebox_actors.names import digest, is_digest
+from scalebox_actors.placement import TO_SITE, Bound, choose
 from scalebox_actors.policy import Bury, Reason
 from scalebox_actors.ports import Entry, Refused, Stored
 from scalebox_actors.topology.model import Topology
 
 OPERATOR = "operator"
-WITHDRAW_SECONDS = 0.5
-"""How long the couriers of a site have to let go of messages."""
 _MODULE_TOKEN = 4
-
-_encode = msgspec.json.Encoder().encode
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,25 +81,46 @@ async def letters(site: Site, chosen: Selection, start: int = 1) -> AsyncIterato
                 yield stored
 
 
-def again(site: Site, letter: Stored) -> Entry:
+def again(site: Site, topology: Topology, letter: Stored) -> Entry:
     """Return the message that tries a buried task again: a new task, child of the dead one.
 
-    Its id depends on the letter alone, so that a retry that was cut short can be repeated.
+    Its id depends on the letter alone, so that a retry that was cut short can be repeated. It goes
+    where its module runs: couriers bury what other sites cannot read, and a module may have moved.
+    Raises BadMessage if it runs nowhere that the message may go to.
     """
     module, dead_id = letter_key(letter)
-    left_out = (REASON, DETAIL, LOG_TAIL)
+    left_out = (REASON, DETAIL, LOG_TAIL, CARRIED)  # the new one has come from no other site
     headers = {name: value for name, value in letter.headers.items() if name not in left_out}
     headers |= {
         MSG_ID: digest("retry", module, dead_id, letter.sequence),
         PARENT: dead_id,
         ROOT: headers.get(ROOT) or dead_id,
     }
-    return Entry(subject=site.names.task(module), body=letter.body, headers=headers)
+    raw = Raw(subject=letter.subject, body=letter.body, headers=headers)
+    return Entry(subject=_address(site, topology, module, raw), body=letter.body, headers=headers)
 
 
-async def retry(site: Site, broker: JetStreamBroker, letter: Stored) -> str:
+def _address(site: Site, topology: Topology, module: str, raw: Raw) -> str:
+    """Return where a retried message is stored: here if its module runs here."""
+    names = site.names
+    if module not in topology.modules:
+        raise BadMessage(f"topology {topology.name} has no module {module!r} any more")
+    try:
+        wish = read(raw, module, raw.headers[MSG_ID], hops=HOPS_CEILING).headers.get(TO_SITE, "")
+    except (BadMessage, Transient):
+        wish = ""  # it is buried again where it is read
+    if names.site in topology.sites_of(module) and wish in ("", names.site):
+        return names.task(module)
+    if JOINED in raw.headers:
+        raise BadMessage(f"the group is here, and module {module!r} is not any more")
+    bound = Bound(id=raw.headers[MSG_ID], body=raw.body, to_site=wish)
+    there = choose(topology, names.site, module, bound)
+    return names.task(module) if there == names.site else names.out(there, module)
+
+
+async def retry(site: Site, broker: JetStreamBroker, topology: Topology, letter: Stored) -> str:
     """Send a buried task again and then remove its letter; returns the new task's id."""
-    entry = again(site, letter)
+    entry = again(site, topology, letter)
     injected = await broker.inject([entry])
     for _, reason in injected.refused:
         raise SbxError(f"{letter.subject}: not taken by the server: {reason}")
@@ -152,138 +168,3 @@ async def _written_together(entries: Sequence[Entry], broker: JetStreamBroker) -
     if refusal is not None and refusal.kind is not Refused.CONFLICT:
         raise SbxError(f"{entries[0].subject}: {refusal.text}")
     return refusal is None
-
-
-# --- cancelling ---------------------------------------------------------------------------------
-
-
-async def waiting(
-    site: Site, broker: JetStreamBroker, topology: Topology, chosen: Selection
-) -> AsyncIterator[list[Message]]:
-    """Give the messages that are meant and have not ended, in pages, running ones included."""
-    for module in [chosen.module] if chosen.module else topology.modules:
-        async for page in site.admin.messages(site.names.task(module)):
-            messages = [_message(broker, stored, module) for stored in page]
-            yield [m for m in messages if m is not None and chosen.takes_task(m)]
-
-
-async def recall(site: Site, broker: JetStreamBroker, chosen: Selection) -> AsyncIterator[Message]:
-    """Take back the messages that are meant and wait here to be carried to other sites.
-
-    What a courier is just handing over is left alone: it is looked for over there.
-    """
-    module = chosen.module or "*"
-    for pattern in (site.names.out("*", module), site.names.parcel("*", module)):
-        async for page in site.admin.messages(pattern):
-            found = [one for one in (_sorted(broker, s, chosen) for s in page) if one.taken]
-            underway = await _withdrawn(broker, [one.stored.sequence for one in found])
-            for one in found:
-                if one.stored.sequence not in underway and await _taken_back(site, broker, one):
-                    for message in one.taken:
-                        yield message
-
-
-class _Recalled(msgspec.Struct, frozen=True):
-    """What is taken out of a stored message that waits to be carried, and what stays in it."""
-
-    stored: Stored
-    taken: tuple[Message, ...]
-    left: tuple[Entry, ...]
-
-
-def _sorted(broker: JetStreamBroker, stored: Stored, chosen: Selection) -> _Recalled:
-    bound = bound_for(stored.subject)
-    if not bound.parcel:
-        message = _message(broker, stored, bound.module)
-        meant = message is not None and chosen.takes_task(message)
-        return _Recalled(stored, (message,) if message is not None and meant else (), ())
-    raw = Raw(subject=stored.subject, body=stored.body, headers=stored.headers)
-    try:
-        inside = unpack(raw, bound.count)
-    except BadMessage:  # a courier buries it
-        return _Recalled(stored, (), ())
-    if any(one.fault for one in inside):
-        return _Recalled(stored, (), ())  # a courier buries a part of it, and carries the rest
-    taken: list[Message] = []
-    left: list[Entry] = []
-    for one in inside:
-        message = _read(one, bound.module, one.headers.get(MSG_ID, ""))
-        if message is not None and message.id and chosen.takes_task(message):
-            taken.append(message)
-        else:
-            subject = broker.names.out(bound.site, bound.module)
-            left.append(Entry(subject=subject, body=one.body, headers=one.headers))
-    return _Recalled(stored, tuple(taken), tuple(left))
-
-
-async def _withdrawn(broker: JetStreamBroker, places: list[int]) -> set[int]:
-    """Make couriers let go of what is in their hands; returns what they are handing over."""
-    if not places:
-        return set()
-    answers = await broker.ask(WITHDRAW, _encode(places), wait=WITHDRAW_SECONDS)
-    return {place for answer in answers for place in msgspec.json.decode(answer, type=list[int])}
-
-
-async def _taken_back(site: Site, broker: JetStreamBroker, one: _Recalled) -> bool:
-    """Remove a message that waits to be carried; of a parcel, what is to stay is stored anew.
-
-    Killed in between, what stays is there twice, under the same ids, and has one effect.
-    """
-    if one.left:
-        refusal = await broker.write([seal(one.left)])
-        if refusal is not None and refusal.kind is not Refused.DUPLICATE:
-            raise SbxError(f"{one.stored.subject}: {refusal.text}")
-    return await site.admin.delete(one.stored.sequence)
-
-
-async def cancel(
-    broker: JetStreamBroker, topology: Topology, messages: Sequence[Message]
-) -> list[Message]:
-    """Write that tasks are cancelled; returns those that had not ended before.
-
-    From here on nothing of them can be committed. `end_runs` then frees their slots.
-    """
-    scribe = Scribe(
-        topology=topology, names=broker.names, node=OPERATOR, body_limit=broker.body_limit
-    )
-    entries = [scribe.cancelled(message).record for message in messages]
-    written = await _written(broker, entries)
-    return [message for message, new in zip(messages, written, strict=True) if new]
-
-
-async def end_runs(broker: JetStreamBroker, messages: Sequence[Message]) -> None:
-    """Ask every node to end the runs of these tasks, if it has any in hand."""
-    by_module: dict[str, list[str]] = {}
-    for message in messages:
-        by_module.setdefault(message.module, []).append(message.id)
-    questions = [{"module": module, "ids": ids} for module, ids in by_module.items()]
-    await asyncio.gather(*(broker.ask("cancel", _encode(question)) for question in questions))
-
-
-def _message(broker: JetStreamBroker, stored: Stored, module: str) -> Message | None:
-    """Return the task that a stored message is; None if it is none and will be buried."""
-    raw = Raw(subject=stored.subject, body=stored.body, headers=stored.headers)
-    return _read(raw, module, identify(raw, broker.stream_created, stored.sequence))
-
-
-def _read(raw: Raw, module: str, task_id: str) -> Message | None:
-    try:
-        return read(raw, module, task_id, hops=HOPS_CEILING)
-    except (BadMessage, Transient):
-        return None
-
-
-async def _written(broker: JetStreamBroker, entries: Sequence[Entry]) -> list[bool]:
-    """Write records, and say of each whether it is ours: halves until the odd ones are alone."""
-    if not entries:
-        return []
-    refusal = await broker.write(entries)
-    if refusal is None:
-        return [True] * len(entries)
-    if len(entries) > 1:
-        middle = len(entries) // 2
-        first = await _written(broker, entries[:middle])
-        return first + await _written(broker, entries[middle:])
-    if refusal.kind is Refused.CONFLICT:
-        return [False]
-    raise SbxError(f"{entries[0].subject}: {refusal.text}")

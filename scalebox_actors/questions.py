@@ -20,6 +20,7 @@ class Op(StrEnum):
     SITE = "look"
     RUNS = "trace"
     LETTERS = "dead"
+    RECALL = "recall"
     CANCEL = "cancel-all"
     PAUSE = "pause"
     RESUME = "resume"
@@ -45,6 +46,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The sequence at which the page begins."""
     until: int = 0
     """The sequence at which the first page found the end; later ones are left alone."""
+    step: int = 0
+    """Which part of the work the page begins in, if that has several."""
 
 
 class ModuleState(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +89,8 @@ class Changed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: str = ""
     new_id: str = ""
     paused_until: float = 0.0
+    error: str = ""
+    """Why it could not be done."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -95,11 +100,16 @@ class Page(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     next: int = 0
     """The sequence at which the next page begins; 0: there is none."""
     until: int = 0
+    step: int = 0
     error: str = ""
     look: Look | None = None
     runs: tuple[RunRecord, ...] = ()
     letters: tuple[Stored, ...] = ()
     changed: tuple[Changed, ...] = ()
+    failed: tuple[Changed, ...] = ()
+    """What could not be changed, each with its reason."""
+    underway: tuple[Changed, ...] = ()
+    """What was to be changed and is on its way to another site."""
 
 
 class Desk(Protocol):
@@ -123,7 +133,7 @@ async def pages(desk: Desk, question: Question) -> AsyncIterator[Page]:
         if not page.next:
             return
         question = msgspec.structs.replace(
-            question, start=page.next, until=page.until, node=page.node
+            question, start=page.next, until=page.until, step=page.step, node=page.node
         )
 
 

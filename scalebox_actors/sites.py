@@ -35,6 +35,7 @@ LEAF_FILE = "leaf.conf"
 """The file beside the certificate that sets the variable below: a configuration holds no secret."""
 LEAF_SEED = "LEAF_SEED"
 
+_ANY_HOST = ("0.0.0.0", "[::]", "::")  # noqa: S104 - what others listen on
 _LOOPBACK = re.compile(r"(127\.\d+\.\d+\.\d+|localhost|\[::1\]|::1)(:\d+)?")
 
 
@@ -103,6 +104,7 @@ def server_configuration(
         blocks["http"] = place.monitor
     blocks["jetstream"] = _jetstream(here, place)
     if here.replicas > 1:
+        blocks |= _advertised(here, place)
         blocks["cluster"] = _cluster(here, place, keys)
     if len(topology.site_names) > 1:
         blocks["leafnodes"] = _leafnodes(topology, here, place, keys)
@@ -182,6 +184,17 @@ def _cluster(here: Site, place: Ground, keys: Keys | None) -> dict[str, object]:
         own = (ROUTE_CERTIFICATE, ROUTE_KEY, ROUTE_CERTIFICATE)
         block["tls"] = {**_tls(keys, files=own), "verify": True}
     return block
+
+
+def _advertised(here: Site, place: Ground) -> dict[str, object]:
+    """Return where clients of the other servers are told to find this one when theirs fails.
+
+    Else they are told of every address that the host has, those of its container bridges too.
+    """
+    host, port = split_address(place.listen or here.listen, 0)
+    if host not in _ANY_HOST or port <= 0 or not 0 < place.member <= len(here.servers):
+        return {}
+    return {"client_advertise": f"{split_address(here.servers[place.member - 1], 0)[0]}:{port}"}
 
 
 def _leafnodes(

@@ -186,20 +186,24 @@ def _for_each(common: Common, given: dict[str, object], op: Op, word: str) -> No
     ]
 
     async def work(session: Session) -> None:
-        count, unknown = 0, list[str]()
+        count, failed, unknown = 0, 0, list[str]()
         for selection in chosen:
-            before = count
+            before = count + failed
             async for _, page in ask(session, Question(op=op, chosen=selection)):
-                count += len(page.changed)
+                count, failed = count + len(page.changed), failed + len(page.failed)
+                for one in page.failed:
+                    output.say(f"{one.module} {one.id} is not {word}: {one.error}")
                 for one in page.changed if common.json else ():
                     told = {"new_id": one.new_id} if one.new_id else {}
                     output.record({"module": one.module, "id": one.id, **told})
-            if selection.id and count == before:
+            if selection.id and count + failed == before:
                 unknown.append(selection.id)
         if not common.json and (count or not unknown):
             output.line(f"{plural(count, 'dead letter')} {word}")
-        if unknown:
-            raise SbxError(f"there is no dead letter {', '.join(unknown)}")
+        faults = [f"{plural(failed, 'dead letter')} not {word}"] if failed else []
+        faults += [f"there is no dead letter {', '.join(unknown)}"] if unknown else []
+        if faults:
+            raise SbxError("; ".join(faults))
 
     _within(common, str(given["topology"]), chosen[0], work)
 

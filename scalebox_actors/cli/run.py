@@ -36,6 +36,7 @@ from scalebox_actors.names import check_name
 from scalebox_actors.node import Node
 from scalebox_actors.pool import Pool
 from scalebox_actors.spec import check_ceiling
+from scalebox_actors.strays import refuse_strays
 from scalebox_actors.topology.model import Topology
 
 LETTERS_SHOWN = 5
@@ -95,6 +96,7 @@ async def _run(common: Common, host: Host, loaded: Loaded, wishes: Wishes) -> in
     async with AsyncExitStack() as stack:
         base = stack.enter_context(work_base(host, reach.store, ephemeral=wishes.ephemeral))
         stack.enter_context(held_names(base, topology.name, names.values()))
+        await refuse_strays(topology, reach)
         sites = await stack.enter_async_context(open_sites(topology, reach))
         here = sites[home(common.site, tuple(sites))]
         posts = []

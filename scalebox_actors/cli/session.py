@@ -14,6 +14,7 @@ from scalebox_actors.cli.options import Common
 from scalebox_actors.errors import BadInput, Unavailable
 from scalebox_actors.local import Reach, Site, known_topology, open_site, open_sites
 from scalebox_actors.names import Names
+from scalebox_actors.strays import refuse_strays
 from scalebox_actors.topology.load import load
 from scalebox_actors.topology.model import Topology
 
@@ -107,6 +108,8 @@ async def _sites(common: Common, want: Wanted, reach: Reach) -> AsyncIterator[di
     file = want.loaded.topology if want.loaded else None
     if common.nats is None:
         known = file or known_topology(reach.store)
+        if known is not None:  # else nobody knows yet where its sites are
+            await refuse_strays(known, reach)
         async with open_sites(known or Topology(name=want.name, modules={}), reach) as sites:
             yield sites
         return

@@ -1,19 +1,25 @@
 """One site for people: the server of a `run` comes back, and what operators do to messages."""
 
+import errno
 import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from scalebox_actors import clerk as clerk_module
 from scalebox_actors import operations
+from scalebox_actors import server as server_module
+from scalebox_actors.clerk import Clerk
 from scalebox_actors.errors import BadInput, Unavailable
 from scalebox_actors.local import Reach, Site, open_site
-from scalebox_actors.message import JOINED, REASON
+from scalebox_actors.message import JOINED, MSG_ID, REASON
 from scalebox_actors.names import Names, digest
 from scalebox_actors.ports import Entry
-from scalebox_actors.records import Ended
+from scalebox_actors.questions import Op, Question, pages
+from scalebox_actors.records import DoneRecord, Ended
 from scalebox_actors.topology.load import load
 from scalebox_actors.topology.model import Topology
 
@@ -51,6 +57,27 @@ async def test_a_killed_server_comes_back(site: Site) -> None:
     assert refusal is None
     assert site.server.pid != killed
     assert (await broker.backlog("a")).waiting == 2
+
+
+async def test_a_killed_server_comes_back_once_its_disk_has_room(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that fails for want of room is tried again every second."""
+    written, attempts = server_module._write_whole, list[Path]()
+
+    def write(path: Path, text: str) -> None:
+        attempts.append(path)
+        if len(attempts) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(path, text)
+
+    monkeypatch.setattr(server_module, "_write_whole", write)
+    broker = await site.broker()
+    assert site.server is not None
+    os.kill(site.server.pid, signal.SIGKILL)
+
+    assert await broker.write([Entry(subject=NAMES.task("a"), body=b"y")]) is None
+    assert len(attempts) > 1
 
 
 async def test_without_a_store_there_is_nothing_to_reach(tmp_path: Path) -> None:
@@ -99,3 +126,50 @@ async def test_a_dropped_group_takes_its_members_along(site: Site, topology: Top
 
     assert await broker.read_all(NAMES.member("a", group, "*")) == []
     assert await broker.read(letter) is None
+
+
+async def test_a_second_cancel_ends_the_runs_that_the_first_one_missed(
+    site: Site, topology: Topology
+) -> None:
+    """Nodes are asked for whatever is cancelled and still there, but not for what ended well."""
+    broker = await site.broker()
+    clerk = Clerk(site, broker, topology)
+    asked: list[object] = []
+
+    async def cancel(question: bytes) -> bytes:
+        asked.append(msgspec.json.decode(question))
+        return b"false"
+
+    await broker.serve("cancel", cancel)
+    done = DoneRecord(ended=Ended.DONE)
+    await broker.write(
+        [
+            Entry(subject=NAMES.task("a"), headers={MSG_ID: "m1"}),
+            Entry(subject=NAMES.task("a"), headers={MSG_ID: "m2"}),
+            Entry(subject=NAMES.done("a", "m2"), body=msgspec.json.encode(done)),
+        ]
+    )
+    told = [await clerk.answer(Question(op=Op.CANCEL)) for _ in range(2)]
+
+    assert [[one.id for one in page.changed] for page in told] == [["m1"], []]
+    assert asked == [{"module": "a", "ids": ["m1"]}] * 2
+
+
+async def test_what_is_cancelled_is_told_in_pages(
+    site: Site, topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer must fit one message; each that is cancelled is told of once."""
+    monkeypatch.setattr(clerk_module, "CLERK_PAGE", 100)
+    broker = await site.broker()
+    await broker.inject(
+        [
+            Entry(subject=NAMES.task(module), headers={MSG_ID: f"{module}{n}"})
+            for module in ("a", "b")
+            for n in range(3000)
+        ]
+    )
+    told = [page async for page in pages(Clerk(site, broker, topology), Question(op=Op.CANCEL))]
+
+    ids = [one.id for page in told for one in page.changed]
+    assert len(told) > 2
+    assert (len(ids), set(ids)) == (6000, {f"{m}{n}" for m in ("a", "b") for n in range(3000)})

@@ -22,9 +22,11 @@ from integration.relays import (
     write_relay,
 )
 
-from scalebox_actors import operations
-from scalebox_actors.local import Reach, open_sites, site_folder
+from scalebox_actors.broker import JetStreamBroker
+from scalebox_actors.cancelling import recall
+from scalebox_actors.local import Reach, Site, open_sites, site_folder
 from scalebox_actors.message import MSG_ID, ROOT, Raw
+from scalebox_actors.node import WITHDRAW
 from scalebox_actors.operations import Selection
 from scalebox_actors.parcel import seal, unpack
 from scalebox_actors.ports import Entry
@@ -199,7 +201,7 @@ async def test_what_waits_in_parcels_is_counted_and_taken_back_one_by_one(
         assert await broker.write([alone, seal(both), seal(mine)]) is None
         before = (await east.outgoing(), await broker.waiting_to("west"))
         chosen = Selection(root="r1")
-        taken = [message.id async for message in operations.recall(east, broker, chosen)]
+        taken, _ = await recalled(east, broker, chosen)
         after = (await east.outgoing(), await broker.waiting_to("west"))
         (left,) = await broker.read_all(east.names.out("*", ">"))
 
@@ -209,6 +211,48 @@ async def test_what_waits_in_parcels_is_counted_and_taken_back_one_by_one(
     assert [(one.body, one.headers) for one in unpack(raw, 3)] == [
         (both[n].body, both[n].headers) for n in (0, 2, 4)
     ]
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(60)
+async def test_what_has_got_away_from_a_courier_stays_in_its_parcel(topology: Topology) -> None:
+    """Of a parcel that is carried in part the rest is taken back, and the others are told of.
+
+    A message without an id is named by its place: it and its neighbours stay where they are.
+    """
+    async with open_sites(topology, nowhere()) as sites:
+        await deployed(sites, topology)
+        east = sites["east"]
+        broker = await east.broker()
+        subject = east.names.out("west", "fail")
+        inside = [Entry(subject=subject, body=b"x", headers=_root(f"m{n}", "r1")) for n in range(4)]
+        nameless = Entry(subject=subject, body=b"x", headers={ROOT: "r1"})
+        assert await broker.write([seal(inside), seal([inside[3], nameless])]) is None
+        first, second = await broker.read_all(east.names.out("*", ">"))
+
+        async def courier(_: bytes) -> bytes:
+            return msgspec.json.encode({first.sequence: [0, 2]})
+
+        await broker.serve(WITHDRAW, courier)
+        taken, underway = await recalled(east, broker, Selection(root="r1"))
+        stays, left = await broker.read_all(east.names.out("*", ">"))
+
+    assert (sorted(taken), sorted(underway)) == (["m1", "m3"], ["m0", "m2"])
+    assert (stays.sequence, stays.body) == (second.sequence, second.body)
+    raw = Raw(subject=left.subject, body=left.body, headers=left.headers)
+    assert [one.headers[MSG_ID] for one in unpack(raw, 2)] == ["m0", "m2"]
+
+
+async def recalled(
+    site: Site, broker: JetStreamBroker, chosen: Selection
+) -> tuple[list[str], list[str]]:
+    """Take back what waits to be carried; return what was had, and what had got away."""
+    taken, underway = list[str](), list[str]()
+    for way in (site.names.out("*", "*"), site.names.parcel("*", "*")):
+        async for swept in recall(site, broker, chosen, way):
+            taken += [message.id for message in swept.cancelled]
+            underway += [message.id for message in swept.underway]
+    return taken, underway
 
 
 def _root(message_id: str, root: str) -> dict[str, str]:

@@ -7,11 +7,12 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from scalebox_actors import operations
+from scalebox_actors import cancelling, operations
 from scalebox_actors.clerk import Clerk
 from scalebox_actors.errors import SbxError, Unavailable
 from scalebox_actors.local import Site
 from scalebox_actors.names import Names
+from scalebox_actors.ports import Stored
 from scalebox_actors.questions import Op, Page, Question
 from scalebox_actors.topology.model import Module, Topology
 
@@ -53,12 +54,6 @@ async def asked(question: Question) -> tuple[Page, Clerk]:
     return page, clerk
 
 
-async def nothing(*_: object) -> AsyncIterator[object]:
-    """Give nothing."""
-    return
-    yield
-
-
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -75,11 +70,33 @@ async def test_a_cancel_that_fails_is_answered(
         raise error
         yield
 
-    monkeypatch.setattr(operations, "recall", nothing)
-    monkeypatch.setattr(operations, "waiting", failing)
+    monkeypatch.setattr(cancelling, "sweeps", lambda *_: [failing])
     page, clerk = await asked(Question(op=Op.CANCEL))
 
     assert (page.node, page.error.startswith(expected)) == ("n1", True)
     if isinstance(error, SbxError):
         with pytest.raises(Unavailable):  # and at its own site by the same name
             await clerk.answer(Question(op=Op.CANCEL))
+
+
+async def test_a_letter_that_is_refused_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each that could not be sent again is told of with its reason."""
+
+    async def letters(*_: object) -> AsyncIterator[Stored]:
+        for number in range(3):
+            subject = f"sbx.t.a.dead.m.l{number}"
+            yield Stored(subject=subject, body=b"", headers={}, sequence=number, time=0.0)
+
+    async def retry(*given: object) -> str:
+        if cast("Stored", given[-1]).sequence == 1:
+            raise SbxError("refused")
+        return "new"
+
+    monkeypatch.setattr(operations, "letters", letters)
+    monkeypatch.setattr(operations, "retry", retry)
+    page, _ = await asked(Question(op=Op.RETRY, until=9))
+
+    assert [one.id for one in page.changed] == ["l0", "l2"]
+    assert [(one.id, one.error) for one in page.failed] == [("l1", "refused")]

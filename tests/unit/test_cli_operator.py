@@ -10,23 +10,25 @@ from scalebox_actors import operations
 from scalebox_actors.cli.host import Host, address_towards, ceiling, host_name
 from scalebox_actors.cli.status import State, text_of
 from scalebox_actors.cli.stored import letter_fields, result_fields
+from scalebox_actors.crossing import CARRIED
 from scalebox_actors.effects import DETAIL, LOG_TAIL
-from scalebox_actors.errors import BadInput
+from scalebox_actors.errors import BadInput, BadMessage
 from scalebox_actors.journal import Counts
-from scalebox_actors.local import Site
-from scalebox_actors.message import HOP, JOINED, MSG_ID, PARENT, REASON, ROOT, Message
+from scalebox_actors.local import Site as PlaceOfOperation
+from scalebox_actors.message import HOP, JOINED, MSG_ID, PARENT, REASON, ROOT, USER, Message
 from scalebox_actors.names import Names, is_name
 from scalebox_actors.node import ModuleStatus, NodeStatus
 from scalebox_actors.operations import Selection
 from scalebox_actors.ports import Backlog, Stored
 from scalebox_actors.questions import by_module, states
 from scalebox_actors.spec import Ceiling, Root
+from scalebox_actors.topology.model import Module, Site, Topology
 
 LETTER = Stored(
     subject="sbx.t.local.dead.count.abc",
     body=b"7",
     headers={
-        ROOT: "top", PARENT: "up", HOP: "3", JOINED: "g",
+        ROOT: "top", PARENT: "up", HOP: "3", JOINED: "g", CARRIED: "b",
         REASON: "exhausted", DETAIL: "exit code 3", LOG_TAIL: "oops",
     },
     sequence=42,
@@ -38,6 +40,9 @@ class NamesOnly:
     """A site of which only the names are asked."""
 
     names = Names("t")
+
+
+HERE = cast("PlaceOfOperation", NamesOnly())
 
 
 def test_the_ceiling_is_what_was_typed(tmp_path: Path) -> None:
@@ -143,7 +148,8 @@ def test_a_letter_tells_its_reason_and_keeps_its_headers_apart() -> None:
     assert {"module": "count", "id": "abc", "reason": "exhausted", "body": "7"}.items() <= (
         actual.items()
     )
-    assert actual["headers"] == {ROOT: "top", PARENT: "up", HOP: "3", JOINED: "g"}
+    kept = {ROOT: "top", PARENT: "up", HOP: "3", JOINED: "g", CARRIED: "b"}
+    assert actual["headers"] == kept
 
 
 def test_a_result_tells_where_it_came_from() -> None:
@@ -163,14 +169,55 @@ def test_a_result_tells_where_it_came_from() -> None:
 
 def test_a_letter_is_sent_again_as_a_child_of_the_dead_task() -> None:
     """A new id, the same body and group; twice the same, so that a retry can be repeated."""
-    site = cast("Site", NamesOnly())
-    first, second = operations.again(site, LETTER), operations.again(site, LETTER)
+    topology = Topology(name="t", modules={"count": Module(name="count")})
+    first, second = (operations.again(HERE, topology, LETTER) for _ in range(2))
 
     assert first == second
     assert (first.subject, first.body) == ("sbx.t.local.task.count", b"7")
     assert first.headers[MSG_ID] != "abc"
     assert {PARENT: "abc", ROOT: "top", JOINED: "g", HOP: "3"}.items() <= first.headers.items()
-    assert not {REASON, DETAIL, LOG_TAIL} & set(first.headers)
+    assert not {REASON, DETAIL, LOG_TAIL, CARRIED} & set(first.headers)
+
+
+@pytest.mark.parametrize(
+    ("sites", "wish", "expected"),
+    [
+        pytest.param(("local", "b"), "", "task.count", id="it-runs-here-too"),
+        pytest.param(("b",), "", "out.b.count", id="it-runs-elsewhere"),
+        pytest.param(("local", "b"), "b", "out.b.count", id="it-asks-for-the-other-site"),
+    ],
+)
+def test_a_letter_is_sent_again_to_where_its_module_runs(
+    sites: tuple[str, ...], wish: str, expected: str
+) -> None:
+    """Couriers bury messages for other sites, and a module may be moved to one."""
+    headers = {name: value for name, value in LETTER.headers.items() if name != JOINED}
+    headers |= {USER: f'{{"to_site": "{wish}"}}'} if wish else {}
+    letter = msgspec.structs.replace(LETTER, headers=headers)
+
+    assert operations.again(HERE, two_sites(sites), letter).subject == f"sbx.t.local.{expected}"
+
+
+@pytest.mark.parametrize(
+    ("topology", "why"),
+    [
+        pytest.param(("b",), "the group is here", id="its-group-is-not-there"),
+        pytest.param((), "has no module", id="its-module-is-gone"),
+    ],
+)
+def test_a_letter_that_can_go_nowhere_is_refused(topology: tuple[str, ...], why: str) -> None:
+    """Its letter stays, and the reason is told."""
+    with pytest.raises(BadMessage, match=why):
+        operations.again(HERE, two_sites(topology), LETTER)
+
+
+def two_sites(sites: tuple[str, ...]) -> Topology:
+    """Return a topology whose one module runs at these sites, or that has none."""
+    return Topology(
+        name="t",
+        modules={"count": Module(name="count", sites=sites)} if sites else {},
+        sites={name: Site(name=name) for name in ("local", "b")},
+    )
 
 
 @pytest.mark.parametrize(

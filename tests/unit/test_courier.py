@@ -7,8 +7,9 @@ import pytest
 from unit.road import HERE, THERE, Road, carried, end_pauses, expected, running, until
 
 from scalebox_actors import courier as courier_module
-from scalebox_actors.crossing import CARRIED, Tally, Toll, mark
+from scalebox_actors.crossing import CARRIED, Passage, Passed, Tally, Toll, mark
 from scalebox_actors.message import MSG_ID
+from scalebox_actors.ports import Entry
 from scalebox_actors.topology.model import Link, Site, Size
 
 
@@ -99,10 +100,12 @@ async def test_what_is_withdrawn_is_not_carried() -> None:
         courier = road.courier
         await until(lambda: courier.status().in_hand == 5)
         first, second = (m.sequence for m in road.here.messages(HERE.out("a", ">")))
-        underway = [first]
-        while underway:  # it may be the one that knocks
+        (packet,) = (p for p in courier._packets if p.delivery.sequence == first)
+        underway = {first: [0, 1, 2]}
+        while underway:  # it may have the one that knocks
             await asyncio.sleep(0)
-            underway = courier.withdraw([first, 999])
+            underway = courier.withdraw({first: [0, 1, 2], 999: [0]})
+        await until(lambda: packet.flying == 0)
         road.here.remove(first)
         road.here.join(road.there)
         await carried(road, 2)
@@ -113,6 +116,40 @@ async def test_what_is_withdrawn_is_not_carried() -> None:
     assert await road.tally() == Tally().plus(mark("calc", f"calc{n}", b"%d" % n) for n in (3, 4))
 
 
+async def test_what_waits_of_a_parcel_is_withdrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parcel that has crossed in part is let go of, unless all that is meant has got away."""
+    monkeypatch.setattr(courier_module, "PAUSE_FIRST", 60.0)
+    monkeypatch.setattr(courier_module, "PAUSE_MOST", 60.0)
+    road = Road()
+    take_in = road.there.take_in
+
+    def narrow(entry: Entry) -> Passage:
+        return take_in(entry) if entry.body in (b"0", b"1") else Passage(Passed.ABSENT)
+
+    monkeypatch.setattr(road.there, "take_in", narrow)
+    road.enclose(*range(6))
+    (parcel,) = (m.sequence for m in road.here.messages(HERE.out("a", ">")))
+    async with running(road):
+        assert road.courier is not None
+        courier = road.courier
+        await until(lambda: courier.status().down_since)
+        monkeypatch.setattr(road.there, "take_in", take_in)
+
+        arrived = courier.withdraw({parcel: [0, 1]})
+        still = courier.status().in_hand
+        got_away = courier.withdraw({parcel: [0, 5]})
+        # As who cancels does: what stays is stored anew, then the parcel is removed.
+        road.enclose(*range(5))
+        road.here.remove(parcel)
+        courier._lanes["calc"].next = 0.0
+        road.here.hand_out()
+        await carried(road, 5)
+
+    assert (arrived, still, got_away) == ({parcel: [0, 1]}, 6, {parcel: [0]})
+    assert sorted(m.body for m in road.there.messages()) == [b"0", b"1", b"2", b"3", b"4"]
+    assert await road.tally() == expected(5)
+
+
 async def test_what_is_withdrawn_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every courier is told of every place, and few of them ever come to it."""
     monkeypatch.setattr(courier_module, "ACK_WAIT", 0.0)
@@ -120,7 +157,7 @@ async def test_what_is_withdrawn_is_remembered_for_a_while(monkeypatch: pytest.M
     async with running(road):
         assert road.courier is not None
         for place in range(100):
-            road.courier.withdraw([place])
+            road.courier.withdraw({place: [0]})
             time.sleep(1e-6)  # noqa: ASYNC251 - the clock goes on
         kept = len(road.courier._withdrawn)
 

@@ -15,6 +15,8 @@ from scalebox_actors.records import DoneRecord
 from scalebox_actors.testing.memory import MemoryBroker
 from scalebox_actors.testing.tape import Tape
 
+SITES = (HERE.site, THERE.site)
+
 
 @pytest.fixture(autouse=True)
 def no_real_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +43,7 @@ async def take_one(broker: MemoryBroker) -> Delivery:
 async def test_the_receiving_end_counts_the_copy_that_was_committed_and_no_other() -> None:
     """A second copy of a message, stored after a restart forgot its id, is not counted."""
     there = MemoryBroker(THERE, ["calc"])
-    ledger = Ledger(there, "n1")
+    ledger = Ledger(there, "n1", SITES)
     for _ in range(2):
         there.send("calc", b"0", {MSG_ID: "calc0", CARRIED: "hub"})
         there.forget_ids()
@@ -63,7 +65,7 @@ async def test_a_node_that_died_before_counting_has_its_message_counted_by_the_n
     assert await there.write([placed(record(), first).record]) is None
     first.let_go()
     there.advance(61)
-    await Ledger(there, "n2").receive(await take_one(there), "calc", committed=False)
+    await Ledger(there, "n2", SITES).receive(await take_one(there), "calc", committed=False)
 
     assert await Ledger(there, "n3").totals(received_key("hub")) == expected(1)
 
@@ -75,12 +77,12 @@ async def test_a_node_that_died_after_counting_has_its_message_not_counted_again
     there.send("calc", b"0", {MSG_ID: "calc0", CARRIED: "hub"})
     first = await take_one(there)
     assert await there.write([placed(record(), first).record]) is None
-    await Ledger(there, "n1").count(
+    await Ledger(there, "n1", SITES).count(
         received_key("hub"), first.sequence, [mark("calc", "calc0", b"0")]
     )
     first.let_go()
     there.advance(61)
-    await Ledger(there, "n2").receive(await take_one(there), "calc", committed=False)
+    await Ledger(there, "n2", SITES).receive(await take_one(there), "calc", committed=False)
 
     assert await Ledger(there, "n3").totals(received_key("hub")) == expected(1)
 
@@ -110,9 +112,9 @@ async def test_what_a_killed_server_hands_out_as_if_it_were_new_is_not_counted_a
 async def test_what_was_made_here_is_not_counted() -> None:
     """A message of this site, or one with a forged origin, only leaves the stream."""
     there = MemoryBroker(THERE, ["calc"])
-    for number, origin in enumerate(("a", "No Site", "")):
+    for number, origin in enumerate(("a", "No Site", "invented", "")):
         there.send("calc", b"0", {MSG_ID: f"m{number}", CARRIED: origin})
-        await Ledger(there, "n1").receive(await take_one(there), "calc", committed=True)
+        await Ledger(there, "n1", SITES).receive(await take_one(there), "calc", committed=True)
 
     assert await there.state_keys("link.from") == []
     assert there.messages(THERE.task("calc")) == []

@@ -105,6 +105,15 @@ def test_a_cluster_knows_its_members(topology: Topology) -> None:
     for number, text in enumerate(texts, 1):
         assert f'server_name: "sbx-b-{number}"' in text
         assert '"nats-route://b3:6222"' in text
+        assert f'client_advertise: "b{number}:4222"' in text
+
+
+def test_only_what_listens_everywhere_has_to_say_where_it_is(topology: Topology) -> None:
+    """A server at one address tells of that one; who has no neighbours tells of nothing."""
+    here = server_configuration(topology, "b", None, Ground(listen="10.0.0.1:4222"))
+    alone = server_configuration(topology, "hub", None, Ground(listen="0.0.0.0:4222"))
+
+    assert "client_advertise" not in here + alone
 
 
 def test_a_port_of_a_server_is_that_of_its_routes() -> None:
