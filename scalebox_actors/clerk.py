@@ -15,7 +15,7 @@ from scalebox_actors import operations
 from scalebox_actors.broker import JetStreamBroker, Link
 from scalebox_actors.broker.client import ConnectionLost, NoResponders
 from scalebox_actors.effects import DETAIL
-from scalebox_actors.errors import BadMessage, SbxError, Unavailable
+from scalebox_actors.errors import UNREADABLE, BadMessage, SbxError, Unavailable
 from scalebox_actors.limits import CLERK_PAGE, CLERK_WAIT, CLERK_WORK
 from scalebox_actors.local import Site
 from scalebox_actors.message import header_block_size
@@ -83,7 +83,7 @@ class Clerk:
         async def respond(reply: str, body: bytes) -> None:
             try:
                 question = msgspec.json.decode(body, type=Question)
-            except msgspec.MsgspecError as error:
+            except UNREADABLE as error:
                 link.publish(reply, _encode(Page(node=node, error=f"not understood: {error}")))
                 return
             if question.node not in ("", node):
@@ -256,7 +256,7 @@ class Far:
             return msgspec.json.decode(reply.body, type=Page)
         except (NoResponders, ConnectionLost):
             raise Unavailable(f"site {self.site} does not answer") from None
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise SbxError(f"site {self.site} answers in another version: {error}") from None
 
 
@@ -275,7 +275,7 @@ def _decoded(answers: Sequence[bytes]) -> list[NodeStatus]:
     for answer in answers:
         try:
             found.append(msgspec.json.decode(answer, type=NodeStatus))
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             continue
     return sorted(found, key=lambda status: status.node)
 
@@ -286,7 +286,7 @@ def _records(lines: bytes, chosen: Selection) -> list[RunRecord]:
     for line in lines.split(b"\n"):
         try:
             record = msgspec.json.decode(line, type=RunRecord)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             continue
         if chosen.id in ("", record.id) and chosen.module in ("", record.module):
             found.append(record)

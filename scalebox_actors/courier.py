@@ -16,7 +16,7 @@ import msgspec
 
 from scalebox_actors.cargo import Item, Lane, Packet, Unreadable, Withdrawn, opened
 from scalebox_actors.committer import Committer
-from scalebox_actors.crossing import Passage, Passed, Toll, Window, sent_key
+from scalebox_actors.crossing import Passage, Passed, RoadStatus, Toll, Window, sent_key
 from scalebox_actors.effects import Scribe
 from scalebox_actors.errors import SbxError, Transient
 from scalebox_actors.ledger import Ledger
@@ -44,17 +44,6 @@ ABANDON_AFTER = 5.0
 """So long a module may be absent there, while others arrive, before its messages are let go."""
 
 log = logging.getLogger(__name__)
-
-
-class RoadStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How the road to another site is, as one courier sees it."""
-
-    site: str
-    carried: int
-    in_hand: int
-    down_since: float
-    """When it was last found closed, in seconds since the epoch; 0 while it is open."""
-    why: str = ""
 
 
 class CourierDesk(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,7 +156,19 @@ class Courier:
         self._asked = ASKED
 
     async def _take(self, delivery: Delivery) -> None:
+        """Take a delivery into our hands, whatever is wrong with it."""
         self._asked = max(0, self._asked - 1)
+        try:
+            await self._open(delivery)
+        except Transient as error:  # whole, with what could go: it is acked as one
+            self._tell_postponed(error)
+            await self._end(delivery, delivery.give_back(ABANDON_AFTER))
+        except Exception:
+            # A bug of ours must neither lose the message nor end the node: it comes again.
+            log.exception("delivery_stumbled", extra={"site": self.site})
+            await self._end(delivery, delivery.give_back(ABANDON_AFTER))
+
+    async def _open(self, delivery: Delivery) -> None:
         if self._withdrawn.take(delivery.sequence):  # if it is still there, it comes again
             delivery.let_go()
             self._ask()
@@ -182,13 +183,8 @@ class Courier:
             return
         names = self._broker.names
         items, unreadable = opened(delivery, names, names.at(self.site))
-        try:
-            for bad in unreadable:
-                await self._bury(bad, bound.module)
-        except Transient as error:  # whole, with what could go: it is acked as one
-            self._tell_postponed(error)
-            await self._end(delivery, delivery.give_back(ABANDON_AFTER))
-            return
+        for bad in unreadable:
+            await self._bury(bad, bound.module)
         if items:
             self._receive(lane, items)
             self._ask()

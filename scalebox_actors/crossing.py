@@ -45,6 +45,17 @@ class Passage(msgspec.Struct, frozen=True):
     text: str = ""
 
 
+class RoadStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How the road to another site is, as one courier sees it."""
+
+    site: str
+    carried: int
+    in_hand: int
+    down_since: float
+    """When it was last found closed, in seconds since the epoch; 0 while it is open."""
+    why: str = ""
+
+
 # --- tallies ------------------------------------------------------------------------------------
 
 
