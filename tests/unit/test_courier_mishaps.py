@@ -229,6 +229,7 @@ async def test_one_bad_message_of_a_parcel_is_buried_and_the_others_go() -> None
     [
         pytest.param(parcel_of(HERE.out("a", "calc"), 2), b"\xff", id="no-parcel"),
         pytest.param(f"{HERE.out('a', 'calc')}.strange", b"x", id="no-number"),
+        pytest.param(f"{HERE.out('a', 'calc')}.\\x80", b"x", id="no-text"),
     ],
 )
 async def test_what_is_no_parcel_is_buried_as_one_message(subject: str, body: bytes) -> None:
