@@ -69,6 +69,8 @@ class Lane:
         self.next = 0.0
         self.knocking = False
         self.down_since = 0.0
+        self.doubt = 1.0
+        """See `Window`."""
 
     def load(self, messages: int, room: int) -> list[Item]:
         """Take from its head what goes together: at least one message."""

@@ -39,7 +39,8 @@ server the same whatever its size."""
 GIVE_BACK = 2.0
 PAUSE_FIRST, PAUSE_MOST = 0.05, 1.0
 SILENCE, KNOCK_SILENCE = 5.0, 2.0
-"""Seconds after which a load, or a message that asks if the link is back, counts as lost."""
+"""Seconds after which a load, or a message that asks if the link is back, counts as lost, if it
+is small."""
 ABANDON_AFTER = 5.0
 """So long a module may be absent there, while others arrive, before its messages are let go."""
 
@@ -308,15 +309,14 @@ class Courier:
         """Hand a load over; what did not arrive goes back to the head of its lane."""
         began = time.monotonic()
         seconds = KNOCK_SILENCE if lane.knocking else SILENCE
+        seconds += self._window.patience(size, lane.doubt)
         entries = [item.entry for item in load]
         passages = await self._broker.forward(entries, seconds=seconds)
         now = time.monotonic()
         pairs = list(zip(load, passages, strict=True))
         load.clear()  # from here on each of them goes its own way
-        if any(passage.kind is Passed.SILENT for passage in passages):
-            self._window.lost(size, now)
-        else:
-            self._window.answered(size, now - began, now)
+        kinds = {passage.kind for passage in passages}
+        lane.doubt = self._window.heard(kinds, size, now - began, now, lane.doubt)
         lane.knocking = False
         failed = [(item, passage) for item, passage in pairs if passage.kind is not Passed.ARRIVED]
         if failed:

@@ -208,6 +208,29 @@ async def test_what_the_other_site_refuses_lets_others_pass() -> None:
     assert "refused" in told.why
 
 
+class Slow(MemoryBroker):
+    """A site with a way on which 64 kB pass in a second, and answers that come no sooner."""
+
+    async def forward(self, entries: Sequence[Entry], *, seconds: float) -> Sequence[Passage]:
+        """Hand over; who does not wait long enough hears nothing."""
+        passages = await super().forward(entries, seconds=seconds)
+        late = sum(len(entry.body) for entry in entries) / 64_000 > seconds
+        return [Passage(Passed.SILENT, "too late")] * len(entries) if late else passages
+
+
+async def test_what_is_large_crosses_a_slow_road_after_a_cut() -> None:
+    """The message that asks if the link is back is given the time that it needs."""
+    road = Road()
+    road.here = Slow(HERE, [], tape=road.tape)
+    road.here.shelf.store(HERE.out("a", "calc"), bytes(300_000), {MSG_ID: "large"})
+    async with running(road):
+        await until(lambda: road.courier is not None and road.courier.status().down_since)
+        road.here.join(road.there)
+        await carried(road, 1)
+
+    assert [len(m.body) for m in road.there.messages()] == [300_000]
+
+
 async def test_one_bad_message_of_a_parcel_is_buried_and_the_others_go() -> None:
     """Its letter has an id that follows from its place, so that it is buried once."""
     road = Road()
