@@ -14,7 +14,7 @@ from functools import partial
 
 import msgspec
 
-from scalebox_actors.cargo import Item, Lane, Packet, Unreadable, Withdrawn, opened
+from scalebox_actors.cargo import Hold, Item, Lane, Packet, Unreadable, Withdrawn, opened
 from scalebox_actors.committer import Committer
 from scalebox_actors.crossing import Passage, Passed, RoadStatus, Toll, Window, sent_key
 from scalebox_actors.effects import Scribe
@@ -26,8 +26,6 @@ from scalebox_actors.policy import Bury, Reason
 from scalebox_actors.ports import Broker, Delivery, Intake
 from scalebox_actors.topology.model import Site
 
-IN_HAND, IN_HAND_BYTES = 8192, 32 * 1024 * 1024
-"""Messages of one link in the hands of one courier, and bytes; it asks for no more above them."""
 ASKED = 64
 """Deliveries that are asked for at once; each may be a parcel."""
 LOAD_MESSAGES, LOAD_BYTES = BATCH_MESSAGES, 512 * 1024
@@ -42,7 +40,9 @@ SILENCE, KNOCK_SILENCE = 5.0, 2.0
 """Seconds after which a load, or a message that asks if the link is back, counts as lost, if it
 is small."""
 ABANDON_AFTER = 5.0
-"""So long a module may be absent there, while others arrive, before its messages are let go."""
+"""So long a module may be absent there before its messages have to make room for others."""
+SOON = 2.0
+"""Seconds after which messages come again that made room: it may be the link that is down."""
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +70,10 @@ class Courier:
         self._flights: set[asyncio.Task[None]] = set()
         self._intake: Intake | None = None
         self._asked = 0
-        self._packets: set[Packet] = set()
+        self._hold = Hold()
         self._withdrawn = Withdrawn(ACK_WAIT)
-        self._in_hand = self._bytes = 0
         self._holding = False
-        self._arrived_at = 0.0
+        self._arrived_at = self._made_room = 0.0
         self._down_since = 0.0
         self._why = ""
 
@@ -104,14 +103,14 @@ class Courier:
     @property
     def idle(self) -> bool:
         """Whether nothing is in hand."""
-        return self._in_hand == 0
+        return self._hold.messages == 0
 
     def status(self) -> RoadStatus:
         """Return how the road is."""
         return RoadStatus(
             site=self.site,
             carried=self.carried,
-            in_hand=self._in_hand,
+            in_hand=self._hold.messages,
             down_since=self._down_since,
             why=self._why,
         )
@@ -121,13 +120,13 @@ class Courier:
 
         What is let go comes again after its `ack_wait`, if it is there by then.
         """
-        found = [p for p in self._packets if p.delivery.sequence in sequences]
+        found = [p for p in self._hold.packets if p.delivery.sequence in sequences]
         here = {p.delivery.sequence for p in found}
         self._withdrawn.add(set(sequences) - here, time.monotonic())
         for packet in found:
             if packet.untouched:
                 for lane in self._lanes.values():
-                    lane.drop(packet)
+                    lane.drop((packet,))
                 packet.delivery.let_go()
                 self._release(packet)
         return [packet.delivery.sequence for packet in found if not packet.untouched]
@@ -137,21 +136,20 @@ class Courier:
         self._lanes.clear()
         try:
             async with asyncio.timeout(GIVE_BACK):
-                back = [p.delivery.give_back(0.0) for p in self._packets if not p.flying]
+                back = [p.delivery.give_back(0.0) for p in self._hold.packets if not p.flying]
                 await asyncio.gather(*back)
         except (SbxError, TimeoutError) as error:
             log.warning("not_given_back", extra={"site": self.site, "why": repr(error)})
         finally:
-            for packet in self._packets:
+            for packet in self._hold.packets:
                 packet.delivery.let_go()
-            self._packets.clear()
+            self._hold.packets.clear()
 
     # --- taking ---------------------------------------------------------------------------------
 
     def _ask(self) -> None:
         """Ask for deliveries while there is room; how many messages each holds is not known."""
-        full = self._in_hand >= IN_HAND or self._bytes >= IN_HAND_BYTES
-        if self._intake is None or self._holding or full or self._asked > ASKED // 2:
+        if self._intake is None or self._holding or self._hold.full or self._asked > ASKED // 2:
             return
         self._intake.grant(ASKED - self._asked)
         self._asked = ASKED
@@ -202,21 +200,34 @@ class Courier:
         self._ask()
 
     def _receive(self, lane: Lane, items: list[Item]) -> None:
-        packet = items[0].packet
-        self._packets.add(packet)
-        self._in_hand += packet.count
-        self._bytes += packet.size
-        lane.items.extend(items)
+        self._hold.add(items[0].packet)
+        lane.add(items)
         self._stirred.set()
 
     def _abandoned(self, lane: Lane) -> bool:
         """Whether a module is absent there although the link is up: it must not fill our hands."""
         now = time.monotonic()
-        return (
-            len(lane.items) >= IN_HAND // 8
-            and now - lane.down_since > ABANDON_AFTER
-            and now - self._arrived_at < ABANDON_AFTER
-        )
+        up = now - self._arrived_at < ABANDON_AFTER
+        return up and lane.crowded and lane.closed(now) > ABANDON_AFTER
+
+    async def _make_room(self, lane: Lane) -> None:
+        """Give back a part of what a closed road has left us no room beside, newest first.
+
+        While nothing arrives the link may be down, and nobody gains by it: then it is done seldom,
+        for a look whether there is anything for modules that are there.
+        """
+        now = time.monotonic()
+        up = now - self._arrived_at < ABANDON_AFTER
+        due = up or now - self._made_room > ABANDON_AFTER
+        if not (due and self._hold.full and lane.closed(now) > ABANDON_AFTER):
+            return
+        self._made_room = now
+        packets = lane.spare()
+        lane.drop(packets)
+        back = [self._end(p.delivery, p.delivery.give_back(SOON)) for p in packets]
+        await asyncio.gather(*back)
+        for packet in packets:
+            self._release(packet)
 
     async def _bury(self, bad: Unreadable, module: str) -> None:
         """Set aside what cannot be read: nobody there could either.
@@ -230,10 +241,7 @@ class Courier:
         log.warning("message_buried", extra={"target": module, "why": verdict.text})
 
     def _release(self, packet: Packet) -> None:
-        if packet in self._packets:
-            self._packets.discard(packet)
-            self._in_hand -= packet.count
-            self._bytes -= packet.size
+        if self._hold.remove(packet):
             self._ask()
 
     # --- sending --------------------------------------------------------------------------------
@@ -301,7 +309,7 @@ class Courier:
 
     def _let_go(self, lane: Lane, packet: Packet) -> None:
         """Work no more on a delivery, so that we do not say to the broker that we do."""
-        lane.drop(packet)
+        lane.drop((packet,))
         packet.delivery.let_go()
         self._release(packet)
 
@@ -330,6 +338,7 @@ class Courier:
         if len(failed) < len(pairs):
             self._arrived_at = now
         await asyncio.gather(*(self._settle(packet) for packet in finished))
+        await self._make_room(lane)
 
     def _sort(self, lane: Lane, pairs: list[tuple[Item, Passage]]) -> list[Packet]:
         """Note which messages arrived, and return the deliveries that are over there whole."""
@@ -339,7 +348,7 @@ class Courier:
         for item, passage in pairs:
             packet = item.packet
             packet.flying -= 1
-            if packet not in self._packets:
+            if packet not in self._hold.packets:
                 continue  # let go of meanwhile: it comes again
             if passage.kind is not Passed.ARRIVED:
                 (refused if passage.kind is Passed.REFUSED else failed).append(item)
@@ -373,15 +382,8 @@ class Courier:
         if not lane.pause:
             lane.down_since = now
             self._down_since = self._down_since or time.time()
-            log.warning(
-                "road_closed",
-                extra={
-                    "site": self.site,
-                    "target": lane.module,
-                    "kind": str(passage.kind),
-                    "why": passage.text,
-                },
-            )
+            told = {"site": self.site, "target": lane.module, "kind": str(passage.kind)}
+            log.warning("road_closed", extra=told | {"why": passage.text})
         self._why = f"{passage.kind}: {passage.text}"
         lane.pause = min(PAUSE_MOST, max(PAUSE_FIRST, lane.pause * 2))
         lane.next = now + lane.pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
