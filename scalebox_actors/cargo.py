@@ -17,6 +17,10 @@ from scalebox_actors.names import Names, bound_for, digest, is_id, is_reserved_i
 from scalebox_actors.parcel import unpack
 from scalebox_actors.ports import Delivery, Entry
 
+IN_HAND, IN_HAND_BYTES = 8192, 32 * 1024 * 1024
+"""Messages of one link in the hands of one courier, and bytes; it asks for no more above them."""
+PART = 8
+"""The how-manieth part of its hands a module may fill that is absent there while others arrive."""
 OVERHEAD = 400
 """Bytes that headers and subject of a message are taken for."""
 
@@ -67,11 +71,28 @@ class Lane:
     def __init__(self, module: str, priority: int) -> None:
         self.module, self.priority = module, priority
         self.items: deque[Item] = deque()
+        self.size = 0
         self.pause = 0.0
         """How long it waits before it knocks again; 0 while messages arrive."""
         self.next = 0.0
         self.knocking = False
         self.down_since = 0.0
+        self.doubt = 1.0
+        """See `Window`."""
+
+    @property
+    def crowded(self) -> bool:
+        """Whether it fills more of a courier's hands than it may while its module is absent."""
+        return len(self.items) >= IN_HAND // PART or self.size >= IN_HAND_BYTES // PART
+
+    def closed(self, now: float) -> float:
+        """Return for how long nothing of it has arrived; 0 while its road is open."""
+        return now - self.down_since if self.pause else 0.0
+
+    def add(self, items: list[Item]) -> None:
+        """Let messages go last."""
+        self.items.extend(items)
+        self.size += sum(item.size for item in items)
 
     def load(self, messages: int, room: int) -> list[Item]:
         """Take from its head what goes together: at least one message."""
@@ -82,17 +103,34 @@ class Lane:
             load.append(self.items.popleft())
         for item in load:
             item.packet.flying += 1
+        self.size -= size
         return load
 
     def put_back(self, items: list[Item], refused: list[Item]) -> None:
         """Let messages that did not arrive go first, but those refused last: others may pass."""
         self.items.extendleft(reversed(items))
-        self.items.extend(refused)
+        self.size += sum(item.size for item in items)
+        self.add(refused)
+
+    def spare(self) -> list[Packet]:
+        """Return deliveries of which nothing is underway, the last of them: a part of our hands."""
+        messages, size = IN_HAND // PART, IN_HAND_BYTES // PART
+        found: dict[Packet, None] = {}
+        for item in reversed(self.items):
+            packet = item.packet
+            if messages <= 0 or size <= 0:
+                break
+            if packet.untouched and packet not in found:
+                found[packet] = None
+                messages -= packet.count
+                size -= packet.size
+        return list(found)
 
     def drop(self, packets: Collection[Packet]) -> None:
         """Forget the messages of some deliveries."""
         gone = set(packets)
         self.items = deque(item for item in self.items if item.packet not in gone)
+        self.size = sum(item.size for item in self.items)
 
 
 def departed(
@@ -111,6 +149,34 @@ def departed(
         packet: [place for place in meant[packet.delivery.sequence] if place not in here]
         for packet, here in waiting.items()
     }
+
+
+class Hold:
+    """All deliveries in the hands of a courier."""
+
+    def __init__(self) -> None:
+        self.packets: set[Packet] = set()
+        self.messages = self.size = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for more."""
+        return self.messages >= IN_HAND or self.size >= IN_HAND_BYTES
+
+    def add(self, packet: Packet) -> None:
+        """Take one in hand."""
+        self.packets.add(packet)
+        self.messages += packet.count
+        self.size += packet.size
+
+    def remove(self, packet: Packet) -> bool:
+        """Let go of one; False if it was not there."""
+        if packet not in self.packets:
+            return False
+        self.packets.discard(packet)
+        self.messages -= packet.count
+        self.size -= packet.size
+        return True
 
 
 class Withdrawn:

@@ -17,7 +17,7 @@ from scalebox_actors.broker import JetStreamBroker, Link
 from scalebox_actors.broker.client import ConnectionLost, NoResponders
 from scalebox_actors.cancelling import Sweep, Swept
 from scalebox_actors.effects import DETAIL
-from scalebox_actors.errors import BadMessage, SbxError, Transient, Unavailable
+from scalebox_actors.errors import UNREADABLE, BadMessage, SbxError, Transient, Unavailable
 from scalebox_actors.limits import CLERK_PAGE, CLERK_WAIT, CLERK_WORK
 from scalebox_actors.local import Site
 from scalebox_actors.message import header_block_size
@@ -90,7 +90,7 @@ class Clerk:
         async def respond(reply: str, body: bytes) -> None:
             try:
                 question = msgspec.json.decode(body, type=Question)
-            except msgspec.MsgspecError as error:
+            except UNREADABLE as error:
                 link.publish(reply, _encode(Page(node=node, error=f"not understood: {error}")))
                 return
             if question.node not in ("", node):
@@ -305,7 +305,7 @@ class Far:
             return msgspec.json.decode(reply.body, type=Page)
         except (NoResponders, ConnectionLost):
             raise Unavailable(f"site {self.site} does not answer") from None
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise SbxError(f"site {self.site} answers in another version: {error}") from None
 
 
@@ -324,7 +324,7 @@ def _decoded(answers: Sequence[bytes]) -> list[NodeStatus]:
     for answer in answers:
         try:
             found.append(msgspec.json.decode(answer, type=NodeStatus))
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             continue
     return sorted(found, key=lambda status: status.node)
 
@@ -335,7 +335,7 @@ def _records(lines: bytes, chosen: Selection) -> list[RunRecord]:
     for line in lines.split(b"\n"):
         try:
             record = msgspec.json.decode(line, type=RunRecord)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             continue
         if chosen.id in ("", record.id) and chosen.module in ("", record.module):
             found.append(record)

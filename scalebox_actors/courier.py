@@ -14,9 +14,9 @@ from functools import partial
 
 import msgspec
 
-from scalebox_actors.cargo import Item, Lane, Packet, Unreadable, Withdrawn, departed, opened
+from scalebox_actors.cargo import Hold, Item, Lane, Packet, Unreadable, Withdrawn, departed, opened
 from scalebox_actors.committer import Committer
-from scalebox_actors.crossing import Passage, Passed, Toll, Window, sent_key
+from scalebox_actors.crossing import Passage, Passed, RoadStatus, Toll, Window, sent_key
 from scalebox_actors.effects import Scribe
 from scalebox_actors.errors import SbxError, Transient
 from scalebox_actors.ledger import Ledger
@@ -26,8 +26,6 @@ from scalebox_actors.policy import Bury, Reason
 from scalebox_actors.ports import Broker, Delivery, Intake
 from scalebox_actors.topology.model import Site
 
-IN_HAND, IN_HAND_BYTES = 8192, 32 * 1024 * 1024
-"""Messages of one link in the hands of one courier, and bytes; it asks for no more above them."""
 ASKED = 64
 """Deliveries that are asked for at once; each may be a parcel."""
 LOAD_MESSAGES, LOAD_BYTES = BATCH_MESSAGES, 512 * 1024
@@ -39,22 +37,14 @@ server the same whatever its size."""
 GIVE_BACK = 2.0
 PAUSE_FIRST, PAUSE_MOST = 0.05, 1.0
 SILENCE, KNOCK_SILENCE = 5.0, 2.0
-"""Seconds after which a load, or a message that asks if the link is back, counts as lost."""
+"""Seconds after which a load, or a message that asks if the link is back, counts as lost, if it
+is small."""
 ABANDON_AFTER = 5.0
-"""So long a module may be absent there, while others arrive, before its messages are let go."""
+"""So long a module may be absent there before its messages have to make room for others."""
+SOON = 2.0
+"""Seconds after which messages come again that made room: it may be the link that is down."""
 
 log = logging.getLogger(__name__)
-
-
-class RoadStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How the road to another site is, as one courier sees it."""
-
-    site: str
-    carried: int
-    in_hand: int
-    down_since: float
-    """When it was last found closed, in seconds since the epoch; 0 while it is open."""
-    why: str = ""
 
 
 class CourierDesk(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,11 +70,10 @@ class Courier:
         self._flights: set[asyncio.Task[None]] = set()
         self._intake: Intake | None = None
         self._asked = 0
-        self._packets: set[Packet] = set()
+        self._hold = Hold()
         self._withdrawn = Withdrawn(ACK_WAIT)
-        self._in_hand = self._bytes = 0
         self._holding = False
-        self._arrived_at = 0.0
+        self._arrived_at = self._made_room = 0.0
         self._down_since = 0.0
         self._why = ""
 
@@ -114,14 +103,14 @@ class Courier:
     @property
     def idle(self) -> bool:
         """Whether nothing is in hand."""
-        return self._in_hand == 0
+        return self._hold.messages == 0
 
     def status(self) -> RoadStatus:
         """Return how the road is."""
         return RoadStatus(
             site=self.site,
             carried=self.carried,
-            in_hand=self._in_hand,
+            in_hand=self._hold.messages,
             down_since=self._down_since,
             why=self._why,
         )
@@ -132,7 +121,7 @@ class Courier:
         Both say which messages of which places in the stream. A parcel is let go of whole if it
         has one to take back: it comes again after its `ack_wait`, if it is there by then.
         """
-        found = departed(self._packets, self._lanes.values(), meant)
+        found = departed(self._hold.packets, self._lanes.values(), meant)
         here = {packet.delivery.sequence: gone for packet, gone in found.items()}
         self._withdrawn.add(meant.keys() - here.keys(), time.monotonic())
         free = [p for p, gone in found.items() if len(gone) < len(meant[p.delivery.sequence])]
@@ -148,27 +137,38 @@ class Courier:
         self._lanes.clear()
         try:
             async with asyncio.timeout(GIVE_BACK):
-                back = [p.delivery.give_back(0.0) for p in self._packets if not p.flying]
+                back = [p.delivery.give_back(0.0) for p in self._hold.packets if not p.flying]
                 await asyncio.gather(*back)
         except (SbxError, TimeoutError) as error:
             log.warning("not_given_back", extra={"site": self.site, "why": repr(error)})
         finally:
-            for packet in self._packets:
+            for packet in self._hold.packets:
                 packet.delivery.let_go()
-            self._packets.clear()
+            self._hold.packets.clear()
 
     # --- taking ---------------------------------------------------------------------------------
 
     def _ask(self) -> None:
         """Ask for deliveries while there is room; how many messages each holds is not known."""
-        full = self._in_hand >= IN_HAND or self._bytes >= IN_HAND_BYTES
-        if self._intake is None or self._holding or full or self._asked > ASKED // 2:
+        if self._intake is None or self._holding or self._hold.full or self._asked > ASKED // 2:
             return
         self._intake.grant(ASKED - self._asked)
         self._asked = ASKED
 
     async def _take(self, delivery: Delivery) -> None:
+        """Take a delivery into our hands, whatever is wrong with it."""
         self._asked = max(0, self._asked - 1)
+        try:
+            await self._open(delivery)
+        except Transient as error:  # whole, with what could go: it is acked as one
+            self._tell_postponed(error)
+            await self._end(delivery, delivery.give_back(ABANDON_AFTER))
+        except Exception:
+            # A bug of ours must neither lose the message nor end the node: it comes again.
+            log.exception("delivery_stumbled", extra={"site": self.site})
+            await self._end(delivery, delivery.give_back(ABANDON_AFTER))
+
+    async def _open(self, delivery: Delivery) -> None:
         if self._withdrawn.take(delivery.sequence):  # if it is still there, it comes again
             delivery.let_go()
             self._ask()
@@ -183,13 +183,8 @@ class Courier:
             return
         names = self._broker.names
         items, unreadable = opened(delivery, names, names.at(self.site))
-        try:
-            for bad in unreadable:
-                await self._bury(bad, bound.module)
-        except Transient as error:  # whole, with what could go: it is acked as one
-            self._tell_postponed(error)
-            await self._end(delivery, delivery.give_back(ABANDON_AFTER))
-            return
+        for bad in unreadable:
+            await self._bury(bad, bound.module)
         if items:
             self._receive(lane, items)
             self._ask()
@@ -206,21 +201,34 @@ class Courier:
         self._ask()
 
     def _receive(self, lane: Lane, items: list[Item]) -> None:
-        packet = items[0].packet
-        self._packets.add(packet)
-        self._in_hand += packet.count
-        self._bytes += packet.size
-        lane.items.extend(items)
+        self._hold.add(items[0].packet)
+        lane.add(items)
         self._stirred.set()
 
     def _abandoned(self, lane: Lane) -> bool:
         """Whether a module is absent there although the link is up: it must not fill our hands."""
         now = time.monotonic()
-        return (
-            len(lane.items) >= IN_HAND // 8
-            and now - lane.down_since > ABANDON_AFTER
-            and now - self._arrived_at < ABANDON_AFTER
-        )
+        up = now - self._arrived_at < ABANDON_AFTER
+        return up and lane.crowded and lane.closed(now) > ABANDON_AFTER
+
+    async def _make_room(self, lane: Lane) -> None:
+        """Give back a part of what a closed road has left us no room beside, newest first.
+
+        While nothing arrives the link may be down, and nobody gains by it: then it is done seldom,
+        for a look whether there is anything for modules that are there.
+        """
+        now = time.monotonic()
+        up = now - self._arrived_at < ABANDON_AFTER
+        due = up or now - self._made_room > ABANDON_AFTER
+        if not (due and self._hold.full and lane.closed(now) > ABANDON_AFTER):
+            return
+        self._made_room = now
+        packets = lane.spare()
+        lane.drop(packets)
+        back = [self._end(p.delivery, p.delivery.give_back(SOON)) for p in packets]
+        await asyncio.gather(*back)
+        for packet in packets:
+            self._release(packet)
 
     async def _bury(self, bad: Unreadable, module: str) -> None:
         """Set aside what cannot be read: nobody there could either.
@@ -234,10 +242,7 @@ class Courier:
         log.warning("message_buried", extra={"target": module, "why": verdict.text})
 
     def _release(self, packet: Packet) -> None:
-        if packet in self._packets:
-            self._packets.discard(packet)
-            self._in_hand -= packet.count
-            self._bytes -= packet.size
+        if self._hold.remove(packet):
             self._ask()
 
     # --- sending --------------------------------------------------------------------------------
@@ -313,15 +318,14 @@ class Courier:
         """Hand a load over; what did not arrive goes back to the head of its lane."""
         began = time.monotonic()
         seconds = KNOCK_SILENCE if lane.knocking else SILENCE
+        seconds += self._window.patience(size, lane.doubt)
         entries = [item.entry for item in load]
         passages = await self._broker.forward(entries, seconds=seconds)
         now = time.monotonic()
         pairs = list(zip(load, passages, strict=True))
         load.clear()  # from here on each of them goes its own way
-        if any(passage.kind is Passed.SILENT for passage in passages):
-            self._window.lost(size, now)
-        else:
-            self._window.answered(size, now - began, now)
+        kinds = {passage.kind for passage in passages}
+        lane.doubt = self._window.heard(kinds, size, now - began, now, lane.doubt)
         lane.knocking = False
         failed = [(item, passage) for item, passage in pairs if passage.kind is not Passed.ARRIVED]
         if failed:
@@ -335,6 +339,7 @@ class Courier:
         if len(failed) < len(pairs):
             self._arrived_at = now
         await asyncio.gather(*(self._settle(packet) for packet in finished))
+        await self._make_room(lane)
 
     def _sort(self, lane: Lane, pairs: list[tuple[Item, Passage]]) -> list[Packet]:
         """Note which messages arrived, and return the deliveries that are over there whole."""
@@ -344,7 +349,7 @@ class Courier:
         for item, passage in pairs:
             packet = item.packet
             packet.flying -= 1
-            if packet not in self._packets:
+            if packet not in self._hold.packets:
                 continue  # let go of meanwhile: it comes again
             if passage.kind is not Passed.ARRIVED:
                 (refused if passage.kind is Passed.REFUSED else failed).append(item)
@@ -378,15 +383,8 @@ class Courier:
         if not lane.pause:
             lane.down_since = now
             self._down_since = self._down_since or time.time()
-            log.warning(
-                "road_closed",
-                extra={
-                    "site": self.site,
-                    "target": lane.module,
-                    "kind": str(passage.kind),
-                    "why": passage.text,
-                },
-            )
+            told = {"site": self.site, "target": lane.module, "kind": str(passage.kind)}
+            log.warning("road_closed", extra=told | {"why": passage.text})
         self._why = f"{passage.kind}: {passage.text}"
         lane.pause = min(PAUSE_MOST, max(PAUSE_FIRST, lane.pause * 2))
         lane.next = now + lane.pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter

@@ -5,6 +5,7 @@ Pure. The clock is an argument, so that tests own it.
 
 import hashlib
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 
 import msgspec
@@ -18,6 +19,15 @@ WINDOW_FIRST, WINDOW_LEAST, WINDOW_MOST = 64 * 1024, 16 * 1024, 16 * 1024 * 1024
 """Bytes on their way that are not answered yet."""
 QUICK, SLOW = 1.0, 2.0
 """Seconds for an answer under which the window grows, and over which it shrinks."""
+
+PACE_FIRST, PACE_LEAST, PACE_MOST = 2.0**-16, 2.0**-20, 2.0**-14
+"""Seconds that a byte may take, besides what any answer may: 64 KiB a second until something large
+was seen to cross, then between 1 MiB and 16 KiB a second."""
+LATEST = 15.0
+"""Seconds after which nothing can be answered: behind what takes so long the servers' pings wait,
+and they have closed the link."""
+TELLING = 16 * 1024
+"""Bytes from which on an answer tells how fast the road is."""
 
 _HASH_BYTES = 16
 _MODULUS = 1 << (8 * _HASH_BYTES)
@@ -43,6 +53,17 @@ class Passage(msgspec.Struct, frozen=True):
 
     kind: Passed
     text: str = ""
+
+
+class RoadStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How the road to another site is, as one courier sees it."""
+
+    site: str
+    carried: int
+    in_hand: int
+    down_since: float
+    """When it was last found closed, in seconds since the epoch; 0 while it is open."""
+    why: str = ""
 
 
 # --- tallies ------------------------------------------------------------------------------------
@@ -98,13 +119,21 @@ def _hex(number: int) -> str:
 class Window:
     """How many bytes may be on their way: it grows while answers are quick, else it shrinks.
 
-    On a slow link a wide window would let answers be late, and what is late is sent twice.
+    On a slow link a wide window would let answers be late, and what is late is sent twice. What is
+    large is given time in proportion to its bytes, as the road was seen to need: given up too early
+    it queues behind itself and never crosses, too late it is missed after a cut. `doubt` is how
+    many times more than that it is given, since there was no answer in less.
     """
 
     def __init__(self) -> None:
         self.size = float(WINDOW_FIRST)
         self.flying = 0
         self._shrunk = 0.0
+        self._pace = PACE_FIRST
+
+    def patience(self, size: int, doubt: float) -> float:
+        """Return how many seconds more than a small message so many bytes may take."""
+        return min(LATEST, size * min(PACE_MOST, self._pace * doubt))
 
     def room(self) -> int:
         """Return how many bytes more may go now."""
@@ -113,6 +142,22 @@ class Window:
     def sent(self, size: int) -> None:
         """Note bytes that go."""
         self.flying += size
+
+    def heard(
+        self, kinds: AbstractSet[Passed], size: int, seconds: float, now: float, doubt: float
+    ) -> float:
+        """Note what became of bytes that went `seconds` ago; returns the doubt from now on."""
+        if Passed.SILENT in kinds:
+            self.lost(size, now)
+            return doubt if size < TELLING else min(2 * doubt, PACE_MOST / PACE_LEAST)
+        self.answered(size, seconds, now)
+        if Passed.ABSENT in kinds:
+            return 1.0  # what was silent before was cut off, and not slow
+        if kinds != {Passed.ARRIVED} or size < TELLING:
+            return doubt
+        enough = min(self._pace * doubt, 2 * seconds / size)
+        self._pace = min(PACE_MOST, max(PACE_LEAST, enough))
+        return 1.0
 
     def answered(self, size: int, seconds: float, now: float) -> None:
         """Note the answer to bytes that went `seconds` ago."""

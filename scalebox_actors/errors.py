@@ -5,6 +5,11 @@ it is, what is `Permanent` may not. The docstring of a class is the sentence its
 no better one is given, and `exit_code` is what `sbx-actor` ends with.
 """
 
+import msgspec
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What a decoder raises for bytes that it cannot read: msgspec's own is not all of it."""
+
 
 class SbxError(Exception):
     """Something went wrong in scalebox_actors."""

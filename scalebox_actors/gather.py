@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from scalebox_actors.errors import BadMessage
+from scalebox_actors.errors import UNREADABLE, BadMessage
 from scalebox_actors.limits import GROUP_MEMBERS, HOPS_CEILING
 from scalebox_actors.message import (
     HOP,
@@ -188,7 +188,7 @@ def key_of(joined: Message) -> str:
     """
     try:
         return str(msgspec.json.decode(joined.body, type=dict[str, str | int])["group"])
-    except (msgspec.MsgspecError, KeyError) as error:
+    except (*UNREADABLE, KeyError) as error:
         raise BadMessage(f"the joined message does not name its group: {error!r}") from error
 
 
@@ -205,7 +205,7 @@ def decode(stored: Stored) -> Group:
     """Read a stored count; raises BadMessage if somebody else wrote it."""
     try:
         group = msgspec.json.decode(stored.body, type=Group)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise BadMessage(f"the count of a group cannot be read: {error}") from error
     possible = 0 < group.count <= group.need <= GROUP_MEMBERS
     if not possible or (group.count == group.need and not group.released):

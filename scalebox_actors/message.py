@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from scalebox_actors.errors import BadMessage, Transient
+from scalebox_actors.errors import UNREADABLE, BadMessage, Transient
 from scalebox_actors.limits import (
     HEADER_BLOCK_BYTES,
     HOPS,
@@ -187,7 +187,7 @@ def _user_headers(text: str | None) -> Mapping[str, str]:
         return {}
     try:
         headers = _decode_user(text)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise BadMessage(f"{USER} is not a JSON object of strings: {error}") from error
     check_user_headers(headers)
     return headers

@@ -17,8 +17,8 @@ import msgspec
 from scalebox_actors.actor import Actor
 from scalebox_actors.belongings import labels_of
 from scalebox_actors.committer import Committer
-from scalebox_actors.courier import Courier, CourierDesk, RoadStatus
-from scalebox_actors.crossing import Toll
+from scalebox_actors.courier import Courier, CourierDesk
+from scalebox_actors.crossing import RoadStatus, Toll
 from scalebox_actors.effects import Scribe
 from scalebox_actors.errors import BadInput, SbxError
 from scalebox_actors.groups import Groups

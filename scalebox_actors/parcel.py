@@ -12,7 +12,7 @@ from typing import Annotated
 
 import msgspec
 
-from scalebox_actors.errors import BadMessage
+from scalebox_actors.errors import UNREADABLE, BadMessage
 from scalebox_actors.limits import HEADER_BLOCK_BYTES, PARCEL_BYTES, PARCEL_MESSAGES
 from scalebox_actors.message import MSG_ID, Raw, header_block_size
 from scalebox_actors.names import digest, parcel_of
@@ -79,7 +79,7 @@ def unpack(raw: Raw, count: int) -> Sequence[Raw]:
         raise BadMessage(raw.fault)
     try:
         inside = _decode(raw.body)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return [_read(raw.subject, part) for part in _parts(raw.body, count)]
     if len(inside) != count:
         raise BadMessage(f"a parcel of {count} messages holds {len(inside)}")
@@ -92,7 +92,7 @@ def unpack(raw: Raw, count: int) -> Sequence[Raw]:
 def _parts(body: bytes, count: int) -> list[msgspec.Raw]:
     try:
         parts: list[msgspec.Raw] = _loosely(body)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadMessage(f"a parcel that cannot be read: {error}") from error
     if len(parts) != count:
         raise BadMessage(f"a parcel of {count} messages holds {len(parts)}")
@@ -102,7 +102,7 @@ def _parts(body: bytes, count: int) -> list[msgspec.Raw]:
 def _read(subject: str, part: msgspec.Raw) -> Raw:
     try:
         headers, body = _one(part)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         return Raw(subject=subject, body=bytes(part), headers={}, fault=f"in a parcel: {error}")
     return Raw(subject=subject, body=body, headers=headers, fault=_fault(headers))
 

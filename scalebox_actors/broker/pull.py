@@ -244,7 +244,8 @@ class PullIntake:
         self, subject: bytes, reply: bytes, body: bytes, block: bytes | None
     ) -> PulledDelivery:
         headers, fault = read_headers(block) if block else ({}, "")
-        raw = Raw(subject=subject.decode(), body=body, headers=headers, fault=fault)
+        name = subject.decode("ascii", "backslashreplace")  # as clients wrote it: it may be no text
+        raw = Raw(subject=name, body=body, headers=headers, fault=fault)
         if MSG_TTL in headers:
             self._link.events("foreign_ttl", f"{raw.subject}: its publisher set {MSG_TTL}")
         delivery = PulledDelivery(self, raw, reply)

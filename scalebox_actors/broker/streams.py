@@ -56,6 +56,8 @@ class StreamInfo(msgspec.Struct, frozen=True):
     """The server's time."""
     total: int = 0
     """How many subjects there are in all pages of the answer."""
+    limit: int = 0
+    """How many subjects a page has."""
 
     @property
     def subjects(self) -> list[str]:
@@ -187,13 +189,16 @@ async def stream_info(
 async def count_subjects(link: Link, stream: str, pattern: str) -> dict[str, int]:
     """Return the number of messages on each subject that matches `pattern`."""
     counts: dict[str, int] = {}
+    offset = 0
     while True:
-        request = {"subjects_filter": pattern, "offset": len(counts)}
+        request = {"subjects_filter": pattern, "offset": offset}
         info = await stream_info(link, stream, request)
         if info is None or not info.state.subjects:
             return counts
         counts |= info.state.subjects
-        if len(counts) >= info.total:
+        # Not by what we have: subjects that are not UTF-8 look alike in the answer.
+        offset += info.limit or len(info.state.subjects)
+        if offset >= info.total:
             return counts
 
 

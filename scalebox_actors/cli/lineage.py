@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from scalebox_actors.cli.show import duration, shortened, size
+from scalebox_actors.errors import UNREADABLE
 from scalebox_actors.records import RunRecord
 
 BODY_SHOWN = 48
@@ -27,7 +28,7 @@ def lines_of(message: bytes) -> Iterator[RunRecord]:
     for line in message.split(b"\n"):
         try:
             yield msgspec.json.decode(line, type=RunRecord)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             continue
 
 

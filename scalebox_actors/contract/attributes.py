@@ -7,7 +7,7 @@ import msgspec
 
 from scalebox_actors.contract.headers import json_text
 from scalebox_actors.contract.texts import Notes, check_size, one_line
-from scalebox_actors.errors import BadInput, BadOutput
+from scalebox_actors.errors import UNREADABLE, BadInput, BadOutput
 from scalebox_actors.limits import EXTRA_ATTRIBUTE_BYTES, OUTPUT_FILE_BYTES
 from scalebox_actors.yamlgate import MapNode, ScalarNode, compose, plain, scalar_value
 
@@ -95,8 +95,9 @@ def _read_map(data: bytes, source: str, limit: int) -> _Map:
     if looks_json or source.endswith(".json"):
         try:
             return _Map(msgspec.json.decode(data, type=dict[str, object]), {}, source)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            if source.endswith(".json") and looks_json:
+        except UNREADABLE as error:
+            told = source.endswith(".json") and looks_json
+            if told and not isinstance(error, UnicodeDecodeError):  # the gate says where that is
                 raise BadOutput(f"{source}:{_json_line(data, error)}: {one_line(error)}") from None
     try:
         root = compose(data, source, limit=limit)

@@ -13,6 +13,7 @@ from scalebox_actors.contract.attributes import MEASURED
 from scalebox_actors.contract.sinks import SinkItem, check_count, emission_of
 from scalebox_actors.contract.texts import one_line
 from scalebox_actors.contract.values import Emission
+from scalebox_actors.errors import UNREADABLE
 from scalebox_actors.limits import EXTRA_ATTRIBUTE_BYTES, RESIDENT_HEARTBEAT, RESIDENT_IN_FLIGHT
 
 _BYTE = 255
@@ -73,8 +74,6 @@ class _Named(msgspec.Struct, frozen=True):
 _strict = msgspec.json.Decoder(Answer).decode
 _named = msgspec.json.Decoder(_Named).decode
 _any = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_WRONG = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What a decoder raises for what it cannot read."""
 _KNOWN = frozenset(Answer.__struct_fields__)
 
 
@@ -110,7 +109,7 @@ def read_line(line: bytes, unknown: Callable[[str], None]) -> Line:
     """Return what a line of a program says; `unknown` is told of keys that mean nothing to us."""
     try:
         said = _strict(line)
-    except _WRONG as error:
+    except UNREADABLE as error:
         said_anyway = _without_unknown(line, unknown)
         if said_anyway is None:
             return _unusable(line, error)
@@ -146,7 +145,7 @@ def extras(answer: Answer) -> dict[str, object]:
         return {"warnings": [f"extras: larger than {EXTRA_ATTRIBUTE_BYTES} bytes, left out"]}
     try:
         given = msgspec.json.decode(raw, type=dict[str, object])
-    except _WRONG as error:
+    except UNREADABLE as error:
         return {"warnings": [f"extras: {one_line(error)}"]}
     kept = {key: value for key, value in given.items() if key not in MEASURED}
     declared = {key: value for key, value in given.items() if key in MEASURED}
@@ -169,7 +168,7 @@ def _without_unknown(line: bytes, unknown: Callable[[str], None]) -> Answer | No
         if not strange:
             return None
         said = _strict(_encode({key: values[key] for key in values.keys() & _KNOWN}))
-    except _WRONG:
+    except UNREADABLE:
         return None
     for key in sorted(strange):
         unknown(key)
@@ -179,5 +178,5 @@ def _without_unknown(line: bytes, unknown: Callable[[str], None]) -> Answer | No
 def _unusable(line: bytes, error: Exception) -> Unusable:
     try:
         return Unusable(one_line(error), _named(line).id)
-    except _WRONG:
+    except UNREADABLE:
         return Unusable(one_line(error))

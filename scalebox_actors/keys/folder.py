@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from scalebox_actors import sites
-from scalebox_actors.errors import BadInput
+from scalebox_actors.errors import UNREADABLE, BadInput
 from scalebox_actors.keys.authority import make_authority
 from scalebox_actors.keys.certificates import (
     make_certificate,
@@ -75,7 +75,7 @@ def read_keys(folder: Path, site: str, *, installed: str = "", beside: str = "")
         users = msgspec.json.decode((home / PUBLIC).read_bytes(), type=dict[str, dict[str, str]])
     except FileNotFoundError:
         raise BadInput(f"there are no keys in {home}: make them with `conf --keys`") from None
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise BadInput(f"it cannot be read: {error}", path=str(home / PUBLIC)) from None
     return sites.Keys(
         folder=installed or str(home.absolute()),
@@ -90,7 +90,7 @@ def read_keys(folder: Path, site: str, *, installed: str = "", beside: str = "")
 def _login(path: Path, site: str, role: Role) -> Login:
     if path.exists():
         check_private(path)
-        return read_login(path.read_text(), str(path))
+        return read_login(path.read_text(errors="backslashreplace"), str(path))
     login = Login(seed=new_seed(), site=site, role=role)
     write_private(path, write_login(login).encode())
     return login

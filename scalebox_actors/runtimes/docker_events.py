@@ -18,7 +18,7 @@ import aiodocker
 import aiohttp
 import msgspec
 
-from scalebox_actors.errors import RuntimeUnavailable
+from scalebox_actors.errors import UNREADABLE, RuntimeUnavailable
 from scalebox_actors.runtimes.docker_answers import Answer, Step
 from scalebox_actors.runtimes.docker_engine import Engine
 
@@ -140,7 +140,7 @@ class Events:
                         self._begin(lost)
                     if line:
                         self._heard(self._decode(line))
-            except (aiodocker.DockerError, aiohttp.ClientError, OSError, msgspec.DecodeError) as e:
+            except (aiodocker.DockerError, aiohttp.ClientError, OSError, *UNREADABLE) as e:
                 log.debug("engine_events", extra={"detail": str(e)})
             if self._connected.is_set():
                 self._cut()
@@ -193,7 +193,7 @@ class Events:
                     # The engine answers a moment before it subscribes us.
                     await asyncio.sleep(0.5)
             if self._watches and self._connected.is_set():
-                with contextlib.suppress(RuntimeUnavailable, msgspec.DecodeError):
+                with contextlib.suppress(RuntimeUnavailable, *UNREADABLE):
                     await self._wake_ended()
 
     async def _wake_ended(self) -> None:

@@ -19,7 +19,7 @@ from typing import IO, cast
 
 import msgspec
 
-from scalebox_actors.errors import BadInput, Unavailable
+from scalebox_actors.errors import UNREADABLE, BadInput, Unavailable
 from scalebox_actors.runtimes.oci_images import DIGEST, Image, ImageStore, normal
 from scalebox_actors.topology.reference import image_fault
 
@@ -144,7 +144,7 @@ def _image_of(layout: Path, *, tree: bool) -> Image:
         digest = index.manifests[0].digest
         manifest = msgspec.json.decode(_blob(layout, digest), type=_Manifest)
         config = msgspec.json.decode(_blob(layout, manifest.config.digest), type=_Config)
-    except (OSError, IndexError, msgspec.DecodeError) as error:
+    except (OSError, IndexError, *UNREADABLE) as error:
         raise BadInput(f"the image's configuration cannot be read: {error}") from error
     own = config.config or _Settings()
     return Image(

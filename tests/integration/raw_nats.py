@@ -43,13 +43,18 @@ class RawNats:
     async def store(
         self, subject: str, body: bytes, block: bytes | None = None
     ) -> dict[str, object]:
-        """Publish with any header block and return JetStream's answer, `{}` for nobody there."""
+        """Publish with any header block and return JetStream's answer, `{}` for nobody there.
+
+        A half surrogate in the subject is the one byte that stands for it.
+        """
         self._acks += 1
         head = f"PUB {subject} acks.{self._acks} {len(body)}"
         if block is not None:
             sizes = f"{len(block)} {len(block) + len(body)}"
             head = f"HPUB {subject} acks.{self._acks} {sizes}"
-        self._writer.write(head.encode() + b"\r\n" + (block or b"") + body + b"\r\n")
+        self._writer.write(
+            head.encode("utf-8", "surrogateescape") + b"\r\n" + (block or b"") + body + b"\r\n"
+        )
         while True:
             line = (await self._reader.readline()).split()
             if line[:1] in ([b"MSG"], [b"HMSG"]):

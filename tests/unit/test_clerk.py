@@ -8,10 +8,11 @@ import msgspec
 import pytest
 
 from scalebox_actors import cancelling, operations
-from scalebox_actors.clerk import Clerk
+from scalebox_actors.clerk import Clerk, _records
 from scalebox_actors.errors import SbxError, Unavailable
 from scalebox_actors.local import Site
 from scalebox_actors.names import Names
+from scalebox_actors.operations import Selection
 from scalebox_actors.ports import Stored
 from scalebox_actors.questions import Op, Page, Question
 from scalebox_actors.topology.model import Module, Topology
@@ -43,15 +44,33 @@ class Place:
         self.link = Line()
 
 
-async def asked(question: Question) -> tuple[Page, Clerk]:
+async def asked(question: Question | bytes) -> tuple[Page, Clerk]:
     """Ask a clerk from another site; return its answer."""
+    body = question if isinstance(question, bytes) else msgspec.json.encode(question)
     place = Place()
     topology = Topology(name="t", modules={"m": Module(name="m")})
     clerk = Clerk(cast("Site", place), cast("Any", None), topology)
-    clerk._receiver("n1")(b"", b"reply", msgspec.json.encode(question), None)
+    clerk._receiver("n1")(b"", b"reply", body, None)
     await asyncio.gather(*place.link.work)
     (page,) = place.link.answers
     return page, clerk
+
+
+@pytest.mark.parametrize(
+    "body", [pytest.param(b"[]", id="no-question"), pytest.param(b'{"op":"\xff"}', id="no-text")]
+)
+async def test_what_is_no_question_is_answered(body: bytes) -> None:
+    """Whoever sends noise is told so, and does not wait."""
+    page, _ = await asked(body)
+
+    assert page.error.startswith("not understood: ")
+
+
+async def test_run_records_that_cannot_be_read_are_left_out() -> None:
+    """One line of noise in the trace hides no other."""
+    lines = b'{"module":"m","id":"a"}\n{"module":"\xff"}\nxx'
+
+    assert [record.id for record in _records(lines, Selection())] == ["a"]
 
 
 @pytest.mark.parametrize(

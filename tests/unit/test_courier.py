@@ -6,6 +6,7 @@ import time
 import pytest
 from unit.road import HERE, THERE, Road, carried, end_pauses, expected, running, until
 
+from scalebox_actors import cargo as cargo_module
 from scalebox_actors import courier as courier_module
 from scalebox_actors.crossing import CARRIED, Passage, Passed, Tally, Toll, mark
 from scalebox_actors.message import MSG_ID
@@ -70,7 +71,7 @@ async def test_a_parcel_arrives_as_the_messages_in_it() -> None:
 
 async def test_what_is_in_hand_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a road is closed a courier takes what it has room for, in messages and bytes."""
-    monkeypatch.setattr(courier_module, "IN_HAND", 20)
+    monkeypatch.setattr(cargo_module, "IN_HAND", 20)
     monkeypatch.setattr(courier_module, "ASKED", 2)
     road = Road()
     road.here.part(road.there)

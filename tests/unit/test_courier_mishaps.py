@@ -6,12 +6,14 @@ import msgspec
 import pytest
 from unit.road import HERE, THERE, Road, carried, end_pauses, expected, running, until
 
+from scalebox_actors import courier as courier_module
+from scalebox_actors.cargo import Item, Unreadable, opened
 from scalebox_actors.courier import Courier
 from scalebox_actors.crossing import Passage, Passed
 from scalebox_actors.errors import Unavailable
 from scalebox_actors.message import MSG_ID, REASON
-from scalebox_actors.names import parcel_of
-from scalebox_actors.ports import Entry, Refusal, Refused
+from scalebox_actors.names import Names, bound_for, parcel_of
+from scalebox_actors.ports import Delivery, Entry, Refusal, Refused
 from scalebox_actors.testing.hands import MemoryDelivery
 from scalebox_actors.testing.memory import MemoryBroker
 
@@ -31,6 +33,45 @@ async def test_what_nobody_can_read_is_set_aside_here() -> None:
 
     assert road.there.messages() == []
     assert [m.subject for m in road.here.messages(HERE.dead("*", "*"))] == [HERE.dead("calc", "m")]
+
+
+async def test_a_header_that_is_no_text_ends_no_courier() -> None:
+    """Its message is buried, and what else is in the parcel goes: msgspec has its own error."""
+    road = Road()
+    body = b"\x92\x92\x81\xa1A\xa1\xff\xc4\x01?\x92\x80\xc4\x010"
+    road.here.shelf.store(parcel_of(HERE.out("a", "calc"), 2), body, {})
+    async with running(road):
+        await until(lambda: not road.waiting)
+
+    assert [m.body for m in road.there.messages()] == [b"0"]
+    (letter,) = road.here.messages(HERE.dead("calc", "*"))
+    assert letter.headers[REASON] == "bad_message"
+
+
+async def test_one_delivery_ends_no_courier(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug of ours in one of them is told; it is given back, and others are carried meanwhile."""
+    road = Road()
+    road.put(1, "late")
+    road.put(1)
+
+    def stumbling(
+        delivery: Delivery, here: Names, there: Names
+    ) -> tuple[list[Item], list[Unreadable]]:
+        if bound_for(delivery.raw.subject).module == "late":
+            raise ZeroDivisionError
+        return opened(delivery, here, there)
+
+    monkeypatch.setattr(courier_module, "opened", stumbling)
+    async with running(road):
+        await carried(road, 1)
+        monkeypatch.setattr(courier_module, "opened", opened)
+        road.here.advance(6)
+        await until(lambda: not road.waiting)
+
+    assert "delivery_stumbled" in caplog.messages
+    assert sorted(m.body for m in road.there.messages()) == [b"0", b"0"]
 
 
 class Denying(MemoryBroker):
@@ -167,6 +208,29 @@ async def test_what_the_other_site_refuses_lets_others_pass() -> None:
     assert "refused" in told.why
 
 
+class Slow(MemoryBroker):
+    """A site with a way on which 64 kB pass in a second, and answers that come no sooner."""
+
+    async def forward(self, entries: Sequence[Entry], *, seconds: float) -> Sequence[Passage]:
+        """Hand over; who does not wait long enough hears nothing."""
+        passages = await super().forward(entries, seconds=seconds)
+        late = sum(len(entry.body) for entry in entries) / 64_000 > seconds
+        return [Passage(Passed.SILENT, "too late")] * len(entries) if late else passages
+
+
+async def test_what_is_large_crosses_a_slow_road_after_a_cut() -> None:
+    """The message that asks if the link is back is given the time that it needs."""
+    road = Road()
+    road.here = Slow(HERE, [], tape=road.tape)
+    road.here.shelf.store(HERE.out("a", "calc"), bytes(300_000), {MSG_ID: "large"})
+    async with running(road):
+        await until(lambda: road.courier is not None and road.courier.status().down_since)
+        road.here.join(road.there)
+        await carried(road, 1)
+
+    assert [len(m.body) for m in road.there.messages()] == [300_000]
+
+
 async def test_one_bad_message_of_a_parcel_is_buried_and_the_others_go() -> None:
     """Its letter has an id that follows from its place, so that it is buried once."""
     road = Road()
@@ -188,6 +252,7 @@ async def test_one_bad_message_of_a_parcel_is_buried_and_the_others_go() -> None
     [
         pytest.param(parcel_of(HERE.out("a", "calc"), 2), b"\xff", id="no-parcel"),
         pytest.param(f"{HERE.out('a', 'calc')}.strange", b"x", id="no-number"),
+        pytest.param(f"{HERE.out('a', 'calc')}.\\x80", b"x", id="no-text"),
     ],
 )
 async def test_what_is_no_parcel_is_buried_as_one_message(subject: str, body: bytes) -> None:

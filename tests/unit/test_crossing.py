@@ -2,13 +2,16 @@
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scalebox_actors.crossing import (
+    LATEST,
     WINDOW_FIRST,
     WINDOW_LEAST,
     Bucket,
+    Passed,
     Tally,
     Window,
     mark,
@@ -77,6 +80,47 @@ def test_a_slow_answer_shrinks_a_window_that_a_middling_one_leaves() -> None:
         window.answered(100, seconds, now=100.0)
 
     assert window.room() == WINDOW_FIRST // 2
+
+
+def tries(window: Window, size: int, rate: float, doubt: float = 1.0) -> int:
+    """How often so many bytes are handed over until their answer is waited for long enough."""
+    for number in itertools.count(1):
+        patience = 2.0 + window.patience(size, doubt)
+        window.sent(size)
+        if patience > size / rate:
+            window.heard({Passed.ARRIVED}, size, size / rate, number * 100.0, doubt)
+            return number
+        doubt = window.heard({Passed.SILENT}, size, patience, number * 100.0, doubt)
+    raise AssertionError
+
+
+@pytest.mark.parametrize("size", [20_000, 200_000, 600_000])
+def test_what_is_large_crosses_a_slow_road_at_once(size: int) -> None:
+    """At 64 kB/s nothing is given up while it is on its way, whatever was seen before."""
+    assert [tries(Window(), size, 64_000), tries(Window(), 100, 64_000)] == [1, 1]
+
+
+def test_a_road_that_became_slow_is_learned() -> None:
+    """After what crossed quickly, something large is given more time at every try."""
+    window = Window()
+    quick = tries(window, 500_000, 50e6)
+    learned = window.patience(500_000, 1.0)
+
+    assert (quick, learned < 0.5) == (1, True)
+    assert tries(window, 500_000, 64_000) <= 5
+    assert tries(window, 500_000, 64_000) == 1
+
+
+def test_a_cut_teaches_nothing_of_a_road() -> None:
+    """Silence before a closed link was no slow road, and that of a small message never is."""
+    window = Window()
+    doubts = [1.0]
+    for kind, size in ((Passed.SILENT, 100), (Passed.SILENT, 10**6), (Passed.ABSENT, 100)):
+        doubts.append(window.heard({kind}, size, 2.0, 100.0, doubts[-1]))
+
+    assert doubts == [1.0, 1.0, 2.0, 1.0]
+    assert window.patience(10**9, 64.0) == LATEST
+    assert window.patience(100, 64.0) < 0.01
 
 
 @given(st.floats(1, 1e6), st.lists(st.floats(1, 5000), min_size=1, max_size=50))

@@ -136,13 +136,14 @@ def test_a_stored_member_is_read_back() -> None:
     assert back == joining.message
 
 
-def test_forged_state_is_named() -> None:
+@pytest.mark.parametrize("body", [b"{}", b'{"key":"\xff","group":"\xff"}', b"[" * 100_000])
+def test_forged_state_is_named(body: bytes) -> None:
     """A count or a joined message that we did not write is refused, not believed."""
-    count = stored(Entry(subject=member(0).subject, body=b"[]"), 1)
+    count = stored(Entry(subject=member(0).subject, body=body), 1)
     with pytest.raises(BadMessage, match="cannot be read"):
         gather.decode(count)
     with pytest.raises(BadMessage, match="does not name its group"):
-        gather.key_of(Message(module="m", id="1", body=b"{}"))
+        gather.key_of(Message(module="m", id="1", body=body))
 
 
 @pytest.mark.parametrize(

@@ -286,6 +286,15 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
         read_keys(tmp_path, "b")
 
 
+@pytest.mark.parametrize("name", ["public.json", "node.nk"])
+def test_keys_that_are_no_text_are_named(folder: Path, topology: Topology, name: str) -> None:
+    """A file that somebody has spoilt ends in a sentence, not in a traceback."""
+    path = folder / "b" / name
+    path.write_bytes(b'{"a":{"\xff":""}}')
+    with pytest.raises(BadInput, match=name):
+        make_keys(topology, folder) if name == "node.nk" else read_keys(folder, "b")
+
+
 def test_a_login_is_not_printed(folder: Path) -> None:
     """Neither its own text nor an error about it shows a seed."""
     path = folder / "b" / "node.nk"

@@ -14,6 +14,8 @@ from scalebox_actors.ports import Entry
 
 NAMES = Names("t", "hub")
 OUT = NAMES.out("a", "calc")
+NOT_UTF8 = msgspec.Raw(b"\x92\x81\xa1A\xa1\xff\xc4\x00")
+"""A message in a parcel whose header `A` is one byte that no text has alone."""
 TEXT = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "Zs"]), max_size=20)
 
 
@@ -115,6 +117,7 @@ def test_what_waits_can_be_counted_by_its_subject(subject: str, expected: BoundF
         pytest.param(({"": "d"}, b""), "name", id="empty-name"),
         pytest.param(({"A": "ä"}, b""), "printable", id="not-ascii"),
         pytest.param(({"A": "x" * HEADER_BLOCK_BYTES}, b""), "bytes", id="headers-too-large"),
+        pytest.param(NOT_UTF8, "in a parcel", id="value-is-not-utf-8"),
     ],
 )
 def test_one_bad_message_spoils_no_other(inside: object, says: str) -> None:
