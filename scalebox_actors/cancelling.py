@@ -12,7 +12,7 @@ import msgspec
 
 from scalebox_actors.broker import JetStreamBroker
 from scalebox_actors.effects import Scribe
-from scalebox_actors.errors import BadMessage, SbxError, Transient
+from scalebox_actors.errors import UNREADABLE, BadMessage, SbxError, Transient
 from scalebox_actors.limits import HOPS_CEILING
 from scalebox_actors.local import Site
 from scalebox_actors.message import MSG_ID, Message, Raw, identify, read
@@ -216,7 +216,11 @@ async def _withdrawn(broker: JetStreamBroker, held: Sequence[_Held]) -> dict[int
     answers = await broker.ask(WITHDRAW, _encode(question), wait=WITHDRAW_SECONDS)
     found: dict[int, set[int]] = {}
     for answer in answers:
-        for sequence, places in msgspec.json.decode(answer, type=dict[int, set[int]]).items():
+        try:
+            told = msgspec.json.decode(answer, type=dict[int, set[int]])
+        except UNREADABLE as error:
+            raise SbxError(f"a node answers in another version: {error}") from None
+        for sequence, places in told.items():
             found.setdefault(sequence, set()).update(places)
     return found
 

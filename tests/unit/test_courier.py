@@ -101,7 +101,7 @@ async def test_what_is_withdrawn_is_not_carried() -> None:
         courier = road.courier
         await until(lambda: courier.status().in_hand == 5)
         first, second = (m.sequence for m in road.here.messages(HERE.out("a", ">")))
-        (packet,) = (p for p in courier._packets if p.delivery.sequence == first)
+        (packet,) = (p for p in courier._hold.packets if p.delivery.sequence == first)
         underway = {first: [0, 1, 2]}
         while underway:  # it may have the one that knocks
             await asyncio.sleep(0)

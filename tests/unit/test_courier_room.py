@@ -32,7 +32,7 @@ def lane_of(*counts: int) -> tuple[Lane, list[Packet]]:
     lane, packets = Lane("calc", 0), []
     for count in counts:
         packet = Packet(MemoryBroker, count=count, size=1000 * count)  # type: ignore[arg-type]
-        lane.add([Item(packet, Entry(subject="s"), 1000) for _ in range(count)])
+        lane.add([Item(packet, Entry(subject="s"), 1000, place) for place in range(count)])
         packets.append(packet)
     return lane, packets
 
