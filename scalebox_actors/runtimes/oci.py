@@ -36,6 +36,7 @@ from scalebox_actors.runtimes.oci_tools import look_around
 from scalebox_actors.runtimes.oci_users import UnknownUserError, identity
 from scalebox_actors.runtimes.shepherd_container import INIT
 from scalebox_actors.runtimes.shepherd_main import CONTAINERS
+from scalebox_actors.runtimes.shepherd_process import AGAIN
 from scalebox_actors.runtimes.shepherded import ShepherdRun, ShepherdRuntime
 from scalebox_actors.spec import ContainerSpec
 
@@ -88,6 +89,22 @@ class OciRuntime(ShepherdRuntime):
 
     async def adopt_or_start(self, spec: ContainerSpec) -> ShepherdRun:
         """Return the container named `spec.name`; start it if there is none of this attempt."""
+        try:
+            box = await self._checked_box(spec)
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in AGAIN:
+                raise RuntimeUnavailable(f"{spec.image}: {error}") from error
+            # Nobody has thought of it, so it is the image's or the module's and not the message's.
+            raise SpecRejected(f"{spec.image}: {error}") from error
+        try:
+            told, adopted = await self.start(spec, box=box)
+        except SpecRejected:
+            if self._images.find(spec.image) is None:  # it was removed at this moment
+                raise ImageMissing(f"no such image: {spec.image}") from None
+            raise
+        return self.run(told, adopted=adopted)
+
+    async def _checked_box(self, spec: ContainerSpec) -> dict[str, object]:
         _check(spec)
         if self._traits.rootless:
             _check_rootless(spec)
@@ -98,14 +115,7 @@ class OciRuntime(ShepherdRuntime):
             guarded = (spec.work, str(self._images.root), str(self._state))
             mounts = await asyncio.to_thread(real_mounts, spec.mounts, guarded)
             spec = msgspec.structs.replace(spec, mounts=mounts)
-        box = self._box(spec, stored)
-        try:
-            told, adopted = await self.start(spec, box=box)
-        except SpecRejected:
-            if self._images.find(spec.image) is None:  # it was removed at this moment
-                raise ImageMissing(f"no such image: {spec.image}") from None
-            raise
-        return self.run(told, adopted=adopted)
+        return self._box(spec, stored)
 
     async def probe(self) -> None:
         """Raise RuntimeUnavailable, with the reason, if no container at all can be started here.

@@ -28,6 +28,8 @@ from scalebox_actors.trees import clear_tree
 DIGEST = "sha256:"
 _HUB = ("docker.io/library/", "docker.io/", "index.docker.io/")
 _encode, _decode = msgspec.json.encode, msgspec.json.decode
+UNREADABLE = (OSError, msgspec.DecodeError)
+"""What a file raises that is not there, or that a power cut has left damaged: it means nothing."""
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,11 +126,14 @@ class ImageStore:
             (whole / "image.json").write_bytes(_encode(image))
             sync_file_system(str(whole))  # a power cut must not leave a name for half an image
             whole.rename(place)
+            _sync(self._images)
         full, _ = normal(name)
         file = self._name_file(full)
         fresh = file.with_name(f".{file.name}")
         fresh.write_bytes(_encode(Named(name=full, digest=image.digest)))
+        _sync(fresh)
         fresh.rename(file)
+        _sync(self._names)
 
     def remove(self, reference: str) -> list[str]:
         """Remove a name, and the image if no other name means it; return what went.
@@ -188,7 +193,7 @@ class ImageStore:
         place = self._images / digest.removeprefix(DIGEST)
         try:
             return Stored(_decode((place / "image.json").read_bytes(), type=Image), place)
-        except OSError:
+        except UNREADABLE:
             return None
 
     def _all_names(self) -> list[Named]:
@@ -198,11 +203,19 @@ class ImageStore:
     def _named(self, path: Path) -> Named | None:
         try:
             return _decode(path.read_bytes(), type=Named)
-        except OSError:
+        except UNREADABLE:
             return None
 
     def _name_file(self, name: str) -> Path:
         return self._names / hashlib.sha256(name.encode()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def normal(reference: str) -> tuple[str, str]:
