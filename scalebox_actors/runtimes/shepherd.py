@@ -30,9 +30,9 @@ from scalebox_actors.runtimes.shepherd_program import (
     PID,
     Output,
     Program,
-    children_of,
     mark_of,
     marked,
+    own_children,
 )
 
 IDLE = 20.0
@@ -375,7 +375,7 @@ class Shepherd:
         brings us here again for its own children.
         """
         running = {program.id for program in self.living.values()}
-        for pid in children_of(os.getpid()):
+        for pid in own_children():
             if pid in self.living:
                 continue
             state, _, run = mark_of(pid).rpartition(b"/")

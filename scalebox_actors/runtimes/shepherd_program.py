@@ -172,9 +172,22 @@ def mark_of(pid: int) -> bytes:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the children of a process; none where the kernel does not tell."""
+    """Return the children of a process, whichever thread has them; none if nobody tells."""
     try:
-        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:  # noqa: PTH123
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208
+    except OSError:
+        return []
+    return [child for thread in threads for child in _children(pid, thread)]
+
+
+def own_children() -> list[int]:
+    """Return the children of this process, which has one thread: every end asks for them."""
+    return _children(os.getpid(), str(os.getpid()))
+
+
+def _children(pid: int, thread: str) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:  # noqa: PTH123
             return [int(word) for word in file.read().split()]
     except OSError:
         return []
