@@ -1,13 +1,14 @@
 """The node's end of the line to its shepherd: finding or starting it, asking, hearing news."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +20,7 @@ from scalebox_actors.runtimes import shepherd_main
 
 ADDRESS_BYTES = 107
 _encode = msgspec.json.Encoder().encode
-MAIN = shepherd_main.__name__
+MAIN, SOCKET = shepherd_main.__name__, shepherd_main.SOCKET
 PACKAGE_ROOT = Path(shepherd_main.__file__).parents[2]
 
 
@@ -135,7 +136,31 @@ def _line(question: Mapping[str, object]) -> bytes:
         return json.dumps(msgspec.to_builtins(question)).encode() + b"\n"
 
 
-def start_shepherd(state: Path, address: str, kind: str = "") -> None:
+async def find_shepherd(state: Path, new: Callable[[], Link]) -> Link | None:
+    """Connect to the shepherd of a state directory; None if it has none.
+
+    It listens in there, or where that cannot be, and older ones did always, in a directory of this
+    user's environment.
+    """
+    loop = asyncio.get_running_loop()
+    folder = os.open(state, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for address in _addresses(state, folder):
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+                _, link = await loop.create_unix_connection(new, address)
+                return link
+    finally:
+        os.close(folder)
+    return None
+
+
+def _addresses(state: Path, folder: int) -> Iterator[str]:
+    yield f"/proc/self/fd/{folder}/{SOCKET}"  # an address has 107 bytes at most
+    if address := _elsewhere(state):
+        yield address
+
+
+def start_shepherd(state: Path, kind: str = "") -> None:
     """Start a shepherd unless one starts at this moment; returns when it listens.
 
     `subprocess` and not the event loop: uvloop would fork the whole node. It is a session of its
@@ -143,7 +168,7 @@ def start_shepherd(state: Path, address: str, kind: str = "") -> None:
     """
     with (state / "shepherd.log").open("wb") as printed:
         subprocess.run(  # noqa: S603 - our own file, our own arguments
-            [sys.executable, "-E", "-s", "-S", "-m", MAIN, str(state), address, kind],
+            [sys.executable, "-E", "-s", "-S", "-m", MAIN, str(state), _elsewhere(state), kind],
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=printed,
@@ -165,10 +190,14 @@ def own_directory() -> Path:
     return base
 
 
-def address_of(state: Path) -> str:
-    """Return the socket's path: short, in a directory that only this user can enter."""
-    base = own_directory()
+def _elsewhere(state: Path) -> str:
+    """Return the other address of a shepherd, in a directory that only this user can enter.
+
+    Empty where there is no such directory: nobody needs it whose state directory takes a socket.
+    """
+    try:
+        base = own_directory()
+    except (NotPermitted, OSError):
+        return ""
     address = str(base / f"sbx-{hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:16]}")
-    if len(os.fsencode(address)) > ADDRESS_BYTES:
-        raise NotPermitted(f"{base} is too long a path for a socket; set XDG_RUNTIME_DIR")
-    return address
+    return address if len(os.fsencode(address)) <= ADDRESS_BYTES else ""

@@ -248,7 +248,7 @@ async def test_nothing_is_left_of_removed_runs(bench: Oci) -> None:
         await bench.runtime.remove(stray.name)
 
     left = {f.name for f in bench.state.iterdir() if not f.name.startswith("shepherd.")}
-    assert left == {"journal", "runtime", "roots"}
+    assert left == {"journal", "runtime", "roots", "socket"}
     for folder in ("runtime", "roots"):
         assert list((bench.state / folder).iterdir()) == []
     assert before
