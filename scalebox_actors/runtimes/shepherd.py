@@ -30,8 +30,8 @@ from scalebox_actors.runtimes.shepherd_program import (
     PID,
     Output,
     Program,
+    keepers,
     mark_of,
-    marked,
     own_children,
 )
 
@@ -86,7 +86,7 @@ class Shepherd:
                     self.programs.pop(name, None)
         self.journal.found.clear()
         known = {p.id: p for p in self.programs.values() if p.exit is None}
-        for pid, run in marked(f"{self.state}/".encode()):
+        for pid, run in keepers(self.state):
             if run in known and known[run].pid == 0 and known[run].resume(pid):
                 self._tend(known[run], os.pidfd_open(pid))
         for program in known.values():

@@ -40,8 +40,8 @@ from scalebox_actors.runtimes.shepherd_program import (
     Output,
     Program,
     children_of,
+    keepers,
     mark_of,
-    marked,
     size_of,
     unlink,
 )
@@ -64,6 +64,8 @@ PLAIN = ("config.json", "exit", "pid", "runtime.log", "out", "err")
 LOGS = ("stdout", "stdout.old", "stderr", "stderr.old")
 WORDS = 4096
 """The most that is read of what the container runtime complains about."""
+PATIENCE = 5.0
+"""Seconds in which what nobody knows has to end, all of it together."""
 MANY = 200
 """A writable part with more entries is removed by a process of its own."""
 UNFIT = (errno.EINVAL, errno.EOPNOTSUPP, errno.EREMOTE)
@@ -89,9 +91,7 @@ class Container(Program):
     def end_strays(state: str, known: Mapping[str, Program]) -> None:
         """End containers that nobody knows, and remove what a killed shepherd left of others."""
         living = {run for run, program in known.items() if program.pid}
-        for pid, run in marked(f"{state}/".encode()):
-            if run not in living:
-                _end_keeper(pid)
+        _end_keepers([pid for pid, run in keepers(state) if run not in living])
         for name in groups_named(group_name(state, "")):
             if name.rpartition("-")[2] not in living:
                 group = Group(name)
@@ -336,15 +336,15 @@ def _tag_of(state: str) -> str:
     return f"{zlib.crc32(os.fsencode(state)):08x}{os.stat(state).st_ino:x}"  # noqa: PTH116
 
 
-def _end_keeper(pid: int) -> None:
-    """End a keeper that nobody knows, with its container, and return when it is gone."""
-    deadline = time.monotonic() + 5.0
-    while mark_of(pid) and time.monotonic() < deadline:
-        runtimes = children_of(pid)
-        firsts = [child for runtime in runtimes for child in children_of(runtime)]
-        for one in firsts or runtimes:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(one, signal.SIGKILL)
+def _end_keepers(left: list[int]) -> None:
+    """End keepers that nobody knows, with their containers, and return when they are gone."""
+    deadline = time.monotonic() + PATIENCE
+    while (left := [pid for pid in left if mark_of(pid)]) and time.monotonic() < deadline:
+        for runtimes in map(children_of, left):
+            firsts = [child for runtime in runtimes for child in children_of(runtime)]
+            for one in firsts or runtimes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGKILL)
         time.sleep(LOOK_AGAIN)
 
 

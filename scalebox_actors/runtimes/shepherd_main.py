@@ -20,7 +20,7 @@ from scalebox_actors.runtimes.shepherd_kernel import (
     enter_user_namespace,
 )
 from scalebox_actors.runtimes.shepherd_process import Process
-from scalebox_actors.runtimes.shepherd_program import Program, marked
+from scalebox_actors.runtimes.shepherd_program import Program, keepers
 from scalebox_actors.runtimes.shepherd_rootless import RootlessContainer
 
 CONTAINERS = "containers"
@@ -90,7 +90,7 @@ def _containers(state: str) -> type[Program]:
     rootless = os.getuid() != 0
     if rootless:
         # Of a shepherd that was killed: only in their own namespace can we look after them.
-        keeper = next((pid for pid, _ in marked(f"{state}/".encode())), 0)
+        keeper = next((pid for pid, _ in keepers(state)), 0)
         enter_user_namespace(keeper)
     enter_mount_namespace()
     prepare(state)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from scalebox_actors.runtimes.shepherd_journal import Json
+from scalebox_actors.runtimes.shepherd_kernel import read_text
 
 CHUNK = 65_536
 CHUNKS_AT_ONCE = 16
@@ -158,6 +159,31 @@ def marked(prefix: bytes) -> Iterator[tuple[int, str]]:
     for name in os.listdir("/proc"):  # noqa: PTH208
         if name.isdigit() and (mark := mark_of(int(name))).startswith(prefix):
             yield int(name), os.fsdecode(mark[len(prefix) :])
+
+
+def keepers(state: str) -> Iterator[tuple[int, str]]:
+    """Yield what a shepherd of this state directory started, each with the id of its run.
+
+    Anybody can have a mark in its environment: the programs in containers, and other users of this
+    host. They are in other pid namespaces, or other users; none of them is waited for or joined.
+    """
+    ours = (_pid_namespace("self"), [str(os.getuid())] * 4)
+    for pid, run in marked(f"{state}/".encode()):
+        if (_pid_namespace(str(pid)), _users(pid)) == ours:
+            yield pid, run
+
+
+def _pid_namespace(pid: str) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")  # noqa: PTH115
+    except OSError:
+        return ""
+
+
+def _users(pid: int) -> list[str]:
+    """Return whose process it is: real, effective, saved and by its files; `su` has several."""
+    lines = read_text(f"/proc/{pid}/status").splitlines()
+    return next((line.split()[1:] for line in lines if line.startswith("Uid:")), [])
 
 
 def mark_of(pid: int) -> bytes:

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from integration.containers import MIB, Bench, on_oci
 
 from scalebox_actors.runtimes.oci import OciRuntime
 from scalebox_actors.runtimes.oci_images import ImageStore
+from scalebox_actors.runtimes.shepherd_container import PATIENCE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
@@ -105,6 +108,42 @@ async def test_a_killed_keeper_loses_its_container(bench: Oci) -> None:
 
     assert end.lost
     assert list(processes("sleep", "300")) == []
+
+
+def _of_another_user(mark: str) -> subprocess.Popen[bytes]:
+    """Start a process of nobody's that passes for one of a run."""
+    words, nobody = ["/bin/sleep", "300"], 65_534
+    env = {"SBX_RUN": mark}
+    return subprocess.Popen(words, user=nobody, group=nobody, extra_groups=[], env=env)  # noqa: S603
+
+
+async def test_a_name_of_ours_in_an_environment_is_no_keeper(bench: Oci) -> None:
+    """Neither a container nor another user can hold up a takeover, nor give out another's end."""
+    good = await bench.runtime.adopt_or_start(
+        bench.spec("until [ -e go ]; do sleep 0.02; done; exit 5", name="good")
+    )
+    marks = [f"{bench.state}/{run}" for run in ("x", "y", good._watch.id)]
+    script = "".join(f"SBX_RUN={mark} sleep 300 & " for mark in marks)
+    bad = await bench.runtime.adopt_or_start(bench.spec(f"{script}touch up; wait", name="bad"))
+    await until((bench.work / "up").exists)
+    others = [_of_another_user(mark) for mark in marks if os.getuid() == 0]
+    os.kill(shepherd_of(bench.state), signal.SIGKILL)
+    began = time.monotonic()
+    try:
+        assert await bench.runtime.find(good.name)
+        took = time.monotonic() - began
+        (bench.work / "go").touch()
+        end = await good.wait()
+        living = [other.poll() for other in others]
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    await bench.runtime.remove(bad.name)
+
+    assert (end.code, end.lost) == (5, False)
+    assert took < PATIENCE
+    assert living == [None] * len(others)
 
 
 async def test_a_run_is_renamed_once(bench: Oci) -> None:

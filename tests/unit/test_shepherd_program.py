@@ -4,7 +4,10 @@ import os
 import subprocess
 import threading
 
-from scalebox_actors.runtimes.shepherd_program import children_of, own_children
+import pytest
+
+from scalebox_actors.runtimes import shepherd_program
+from scalebox_actors.runtimes.shepherd_program import children_of, keepers, own_children
 
 
 def test_children_of_every_thread_are_seen() -> None:
@@ -29,3 +32,23 @@ def test_children_of_every_thread_are_seen() -> None:
     assert found[0] in of_all
     assert found[0] not in of_the_first
     assert children_of(found[0]) == []
+
+
+@pytest.mark.parametrize("other", ["", "_pid_namespace", "_users"])
+def test_a_mark_is_believed_of_our_own_processes(
+    monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """Of this user and in this namespace: whoever likes can write it into its environment."""
+    mark = {"SBX_RUN": "/nowhere/of/this/test/run"}
+    with subprocess.Popen(["/bin/sleep", "60"], env=mark) as child:
+        if other:
+            real = getattr(shepherd_program, other)
+            monkeypatch.setattr(
+                shepherd_program,
+                other,
+                lambda pid: ["0"] if pid in (child.pid, str(child.pid)) else real(pid),
+            )
+        found = list(keepers("/nowhere/of/this/test"))
+        child.kill()
+
+    assert found == ([] if other else [(child.pid, "run")])
