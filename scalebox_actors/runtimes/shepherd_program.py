@@ -4,6 +4,7 @@ A plain process (shepherd_process.py) or a container (shepherd_container.py). St
 only, as everything the shepherd is made of.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -47,9 +48,10 @@ class Output:
         self.size += len(data)
         try:
             if self._file >= 0 and self._held >= self._half:
-                os.close(self._file)
-                os.rename(self.path, self.path + ".old")  # noqa: PTH104
-                self._file, self._held = -1, 0
+                full, self._file = self._file, -1  # its number may be another's in a moment
+                os.close(full)
+                with contextlib.suppress(OSError):  # somebody has taken the log away
+                    os.rename(self.path, self.path + ".old")  # noqa: PTH104
             if self._file < 0:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
                 self._file = os.open(self.path, flags, 0o600)

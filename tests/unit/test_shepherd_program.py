@@ -3,11 +3,12 @@
 import os
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 
 from scalebox_actors.runtimes import shepherd_program
-from scalebox_actors.runtimes.shepherd_program import children_of, keepers, own_children
+from scalebox_actors.runtimes.shepherd_program import Output, children_of, keepers, own_children
 
 
 def test_children_of_every_thread_are_seen() -> None:
@@ -52,3 +53,23 @@ def test_a_mark_is_believed_of_our_own_processes(
         child.kill()
 
     assert found == ([] if other else [(child.pid, "run")])
+
+
+def test_a_log_that_was_taken_away_begins_anew(tmp_path: Path) -> None:
+    """It is given up once: its descriptor is somebody else's by then."""
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    output = Output(str(tmp_path / "log"), reader, 1000)
+    os.write(writer, b"a" * 600)
+    output.drain()
+    (tmp_path / "log").unlink()
+    others: list[int] = []
+    for part in (b"b" * 500, b"c" * 100):
+        os.write(writer, part)
+        output.drain()
+        others += [os.open(os.devnull, os.O_RDONLY) for _ in range(4)]
+    output.close()
+    for fd in (writer, *others):
+        os.close(fd)  # raises OSError for one that was closed
+
+    assert (tmp_path / "log").read_bytes() == b"c" * 100
+    assert (tmp_path / "log.old").read_bytes() == b"b" * 500
