@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from resource import RUSAGE_SELF, getrusage
 
-from scalebox_actors.runtimes.shepherd_client import Client, Clients
+from scalebox_actors.runtimes.shepherd_client import MALFORMED, Client, Clients
 from scalebox_actors.runtimes.shepherd_journal import Journal, Json
 from scalebox_actors.runtimes.shepherd_lanes import Lanes
 from scalebox_actors.runtimes.shepherd_process import AGAIN
@@ -33,6 +33,7 @@ from scalebox_actors.runtimes.shepherd_program import (
     keepers,
     mark_of,
     own_children,
+    why,
 )
 
 IDLE = 20.0
@@ -155,9 +156,17 @@ class Shepherd:
     # --- clients --------------------------------------------------------------------------------
 
     def _obey(self, client: Client, message: Json) -> None:
-        def answer(**fields: object) -> None:
-            self.clients.send(client, {"n": message["n"], **fields})
+        number = message["n"]
 
+        def answer(**fields: object) -> None:
+            self.clients.send(client, {"n": number, **fields})
+
+        try:
+            self._do(message, answer)
+        except MALFORMED as error:
+            answer(error=f"{type(error).__name__}: {error}")
+
+    def _do(self, message: Json, answer: Callable[..., None]) -> None:
         match message["do"]:
             case "start":
                 self._start(message["run"], answer)
@@ -173,7 +182,8 @@ class Shepherd:
             case "stop":
                 self._stop(message["name"], message["grace"], answer)
             case "remove":
-                self._remove(message["names"], answer)
+                # Nodes that are older know one name only.
+                self._remove(message.get("names") or [message["name"]], answer)
             case "list":
                 wanted = message["labels"].items()
                 found = [p for p in self.programs.values() if wanted <= p.labels.items()]
@@ -188,18 +198,18 @@ class Shepherd:
         if old is not None and old.attempt >= asked["attempt"] and old.work == asked["work"]:
             answer(run=old.told(), adopted=True)
             return
+        program = self.kind(self.state, asked)
         if old is not None:
             self._remove([old.name], lambda **_: self._start(asked, answer))
             return
-        program = self.kind(self.state, asked)
-        if not self.lanes.sit(program, asked):
-            self.programs[program.name] = program
-            answer(run=program.told(), adopted=False)
-            return
         try:
+            if not self.lanes.sit(program, asked):
+                self.programs[program.name] = program
+                answer(run=program.told(), adopted=False)
+                return
             self._begin(program, asked)
-        except OSError as error:
-            answer(error=f"{error.filename}: {error.strerror}", again=error.errno in AGAIN)
+        except (OSError, *MALFORMED) as error:
+            answer(error=why(error), again=getattr(error, "errno", 0) in AGAIN)
             self._leave(program)
             return
         answer(run=program.told(), adopted=False)
@@ -226,13 +236,12 @@ class Shepherd:
         for program, asked in self.lanes.next(lane):
             try:
                 self._begin(program, asked)
-            except OSError as error:
-                if error.errno in AGAIN:  # the host has no room just now
+            except (OSError, *MALFORMED) as error:
+                if getattr(error, "errno", 0) in AGAIN:  # the host has no room just now
                     self.lanes.put_back(program, asked)
                     self.stuck[lane] = time.monotonic() + LOOK_AGAIN
                     return
-                detail = f"{error.filename}: {error.strerror}"
-                program.exit = program.end(code=126, not_started=True, detail=detail)
+                program.exit = program.end(code=126, not_started=True, detail=why(error))
             if program.exit is not None:
                 self.lanes.leave(program)
                 self._tell(program)

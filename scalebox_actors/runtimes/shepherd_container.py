@@ -127,7 +127,7 @@ class Container(Program):
                 self.pid = self._spawn(box["runtime"], lock)
             finally:
                 os.close(lock)
-        except OSError:
+        except Exception:
             self._close_outputs()
             self._clear()
             self.forget()

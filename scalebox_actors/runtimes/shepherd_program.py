@@ -232,6 +232,19 @@ def size_of(log: str) -> int:
     return size
 
 
+def why(error: Exception) -> str:
+    """Return what went wrong as text that can be sent, whatever bytes are in it."""
+    words = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        words = f"{error.filename}: {error.strerror}"
+    return sendable(words)
+
+
+def sendable(text: str) -> str:
+    """Return text without what is no text: arguments may hold any bytes."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def unlink(*paths: str) -> None:
     """Remove files; those that are not there are fine."""
     for path in paths:
