@@ -35,6 +35,7 @@ from scalebox_actors.runtimes.oci_images import Image, ImageStore, Stored
 from scalebox_actors.runtimes.oci_tools import look_around
 from scalebox_actors.runtimes.oci_users import UnknownUserError, identity
 from scalebox_actors.runtimes.shepherd_container import INIT
+from scalebox_actors.runtimes.shepherd_link import end_shepherd
 from scalebox_actors.runtimes.shepherd_main import CONTAINERS
 from scalebox_actors.runtimes.shepherd_process import AGAIN
 from scalebox_actors.runtimes.shepherded import ShepherdRun, ShepherdRuntime
@@ -136,7 +137,10 @@ class OciRuntime(ShepherdRuntime):
                 memory=None if self._traits.rootless else MEMORY_MINIMUM,
             )
             box = self._box_of_nothing(spec, Path(folder))
-            told, adopted = await self.start(spec, box=box)
+            try:
+                told, adopted = await self.start(spec, box=box)
+            except SpecRejected as error:  # nothing of it is a module's
+                raise RuntimeUnavailable(f"no container can be made: {error}") from error
             run = self.run(told, adopted=adopted)
             end, logs = await run.wait(), await run.logs(PROBE_SAYS)
             await self.remove(name)
@@ -187,6 +191,19 @@ class OciRuntime(ShepherdRuntime):
         """Return where an image's files lie: elsewhere for another image under its name."""
         stored = self._images.find(image)
         return str(stored.rootfs) if stored else ""
+
+
+async def try_out(images: ImageStore) -> None:
+    """Raise RuntimeUnavailable, with the reason, if no container can be started on this host.
+
+    In a state directory of its own, by a shepherd that ends with it: nothing is left behind.
+    """
+    with tempfile.TemporaryDirectory(prefix="sbx-try-") as folder:
+        state = Path(folder)
+        try:
+            await (await OciRuntime.over(images, state)).close()
+        finally:
+            await asyncio.to_thread(end_shepherd, state)
 
 
 def _check(spec: ContainerSpec) -> None:

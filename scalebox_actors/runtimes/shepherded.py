@@ -264,7 +264,7 @@ class ShepherdRuntime:
                 if not answer.again:
                     return answer
                 reason = answer.error
-            except (OSError, TimeoutError) as error:
+            except (OSError, TimeoutError, RuntimeUnavailable) as error:
                 reason = str(error) or "no answer"
             if time.monotonic() + pause > deadline:
                 raise RuntimeUnavailable(f"the shepherd of {self._state}: {reason}")

@@ -19,6 +19,7 @@ from scalebox_actors.errors import (
     SpecRejected,
     Unavailable,
 )
+from scalebox_actors.runtimes import oci
 from scalebox_actors.runtimes.choose import open_runtime
 from scalebox_actors.runtimes.docker import DockerRuntime
 from scalebox_actors.runtimes.oci import OciRuntime
@@ -292,20 +293,54 @@ async def test_an_image_in_use_is_not_removed(
     assert oci_images.find(image) is not None
 
 
+async def _no_engine(*_: object, **__: object) -> NoReturn:
+    raise RuntimeUnavailable("no engine")
+
+
 @pytest.mark.parametrize("filled", [True, False])
 async def test_without_an_engine_oci_is_taken_if_it_has_images(
     oci_images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filled: bool
 ) -> None:
     """A crun alone surprises nobody: only who has imported an image gets this runtime unasked."""
-
-    async def absent(*_: object, **__: object) -> NoReturn:
-        raise RuntimeUnavailable("no engine")
-
     monkeypatch.delenv("DOCKER_HOST", raising=False)
-    monkeypatch.setattr(DockerRuntime, "open", absent)
+    monkeypatch.setattr(DockerRuntime, "open", _no_engine)
     images = oci_images.root if filled else tmp_path / "empty"
 
     runtime = await open_runtime(None, state=tmp_path / "state", images=images)
     await runtime.close()
 
     assert runtime.kind == ("oci" if filled else "process")
+
+
+@pytest.mark.parametrize("spoilt", ["shepherd.lock", "roots"])
+async def test_oci_unasked_is_given_up_where_it_cannot_start(
+    oci_images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoilt: str
+) -> None:
+    """The next runtime is taken; who asks for `oci` is told why, and the log keeps all of it."""
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr(DockerRuntime, "open", _no_engine)
+    state = tmp_path / "state.oci"
+    state.mkdir(mode=0o700)
+    if spoilt == "roots":
+        (state / spoilt).touch()
+    else:
+        (state / spoilt).mkdir()
+
+    runtime = await open_runtime(None, state=tmp_path / "state", images=oci_images.root)
+    await runtime.close()
+    with pytest.raises(RuntimeUnavailable, match=rf"does not start: .*{spoilt}"):
+        await open_runtime("oci", state=tmp_path / "state", images=oci_images.root)
+
+    assert runtime.kind == "process"
+    assert (state / "shepherd.log").read_text().count("Traceback") == 2
+
+
+async def test_what_is_refused_to_everybody_is_the_hosts_fault(
+    oci_images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container of nothing that cannot be made is a reason to take another runtime."""
+    monkeypatch.setattr(oci, "_probed", set())
+    monkeypatch.setattr(OciRuntime, "_box_of_nothing", lambda *_: {})
+
+    with pytest.raises(RuntimeUnavailable, match="no container can be made: "):
+        await OciRuntime.over(oci_images, tmp_path / "state")

@@ -12,6 +12,7 @@ import pytest
 from integration.test_runtime_process import shepherd_of, spec
 
 from scalebox_actors.runtimes.process import ProcessRuntime
+from scalebox_actors.runtimes.shepherd_link import LOG_BYTES, end_shepherd
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
@@ -99,3 +100,18 @@ async def test_nobody_else_may_connect(tmp_path: Path) -> None:
 
     assert stat.S_IMODE((state / "socket").stat().st_mode) == 0o600
     assert said.strip().endswith(b"002")
+
+
+async def test_a_log_keeps_what_a_shepherd_said_when_it_crashed(tmp_path: Path) -> None:
+    """The next one writes behind it; only a long log begins anew, and nothing else is lost."""
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "shepherd.log").write_text("Traceback of the one before\n")
+    async with node(state):
+        kept = (state / "shepherd.log").read_text()
+    end_shepherd(state)
+    (state / "shepherd.log").write_bytes(b"x" * (LOG_BYTES + 1))
+    async with node(state):
+        size = (state / "shepherd.log").stat().st_size
+
+    assert (kept, size) == ("Traceback of the one before\n", 0)
