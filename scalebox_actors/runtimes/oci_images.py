@@ -78,14 +78,25 @@ class ImageStore:
         self._images, self._names, self._new = (root / n for n in ("images", "names", "new"))
 
     def find(self, reference: str) -> Stored | None:
-        """Return the image that a reference means, `name`, `name:tag` or `name@digest`."""
+        """Return the image that a reference means, `name`, `name:tag` or `name@digest`.
+
+        A name beside a digest counts, whatever its tag: an operator's ceiling is one of names.
+        """
         name, digest = normal(reference)
         if not digest:
             named = self._named(self._name_file(name))
-            if named is None:
-                return None
-            digest = named.digest
+            return self._at(named.digest) if named is not None else None
+        if name and not self._is_called(digest, name):
+            return None
         return self._at(digest)
+
+    def _is_called(self, digest: str, name: str) -> bool:
+        """Whether an image has a name of the same repository."""
+        repository = name.rpartition(":")[0]
+        return any(
+            named.digest == digest and named.name.rpartition(":")[0] == repository
+            for named in self._all_names()
+        )
 
     def all(self) -> list[tuple[Named | None, Image]]:
         """Return every image by name, and those that no name means any more."""

@@ -65,7 +65,7 @@ def test_a_damaged_file_means_nothing(tmp_path: Path, left: bytes) -> None:
 @pytest.mark.parametrize(
     ("image", "work", "error"),
     [
-        pytest.param("x@sha256:\0", "", SpecRejected, id="a-value"),
+        pytest.param("sha256:\0", "", SpecRejected, id="a-value"),
         pytest.param("one", "/" + "a" * 300, SpecRejected, id="a-file"),
         pytest.param("absent", "", ImageMissing, id="no-image"),
     ],
@@ -83,3 +83,24 @@ async def test_what_nobody_thought_of_is_the_modules_fault(
 
     with pytest.raises(error):
         await runtime.adopt_or_start(msgspec.structs.replace(spec, work=work or spec.work))
+
+
+@pytest.mark.parametrize(
+    ("reference", "found"),
+    [
+        pytest.param(f"safe/tool@{A}", A, id="by-its-name"),
+        pytest.param(f"docker.io/safe/tool:7@{A}", A, id="whatever-the-tag"),
+        pytest.param(A, A, id="by-its-digest-alone"),
+        pytest.param(f"safe/tool@{B}", "", id="by-another-ones-name"),
+        pytest.param(f"safe@{A}", "", id="by-half-a-name"),
+        pytest.param(f"host:5000/admin@{B}", B, id="with-a-port"),
+        pytest.param(f"safe/tool@{DIGEST}{'c' * 64}", "", id="nobodys"),
+    ],
+)
+def test_a_name_beside_a_digest_counts(tmp_path: Path, reference: str, found: str) -> None:
+    """Who may run `safe/` runs no other image by writing that name before its digest."""
+    store = stored(tmp_path / "s", **{"safe/tool:1": A, "host:5000/admin": B})
+
+    actual = store.find(reference)
+
+    assert (actual.image.digest if actual else "") == found
