@@ -125,14 +125,14 @@ class ImageStore:
             finally:
                 clear_tree(folder)
 
-    def add(self, rootfs: Path, image: Image, name: str) -> None:
-        """Take in an unpacked image under a name; called while `adding`."""
+    def add(self, whole: Path, image: Image, name: str) -> None:
+        """Take in an unpacked image, the `rootfs` in a folder, under a name; while `adding`.
+
+        Only the folder is moved: of a root that nobody may write to only root could do that.
+        """
         place = self._images / image.digest.removeprefix(DIGEST)
         if self._at(image.digest) is None:
             clear_tree(place)
-            whole = rootfs.parent / "whole"
-            whole.mkdir(mode=0o700)
-            rootfs.rename(whole / "rootfs")
             (whole / "lock").touch(mode=0o600)
             (whole / "image.json").write_bytes(_encode(image))
             sync_file_system(str(whole))  # a power cut must not leave a name for half an image

@@ -49,12 +49,14 @@ def import_image(store: ImageStore, source: Path, name: str) -> Image:
         else:
             _run(folder, "skopeo", "--insecure-policy", "copy", "--quiet",
                  f"{kind}:{source}", f"oci:{layout}:{TAG}")  # fmt: skip
-        rootfs = folder / "rootfs"
+        whole = folder / "whole"
+        whole.mkdir(mode=0o700)
+        rootfs = whole / "rootfs"
         how = () if os.getuid() == 0 else ("--rootless",)
         _run(folder, "umoci", "raw", "unpack", *how, "--image", f"{layout}:{TAG}", str(rootfs))
         image = _image_of(layout, tree=kind == "tree")
         image = msgspec.structs.replace(image, size=_swept(rootfs), imported=time.time())
-        store.add(rootfs, image, name)
+        store.add(whole, image, name)
     return image
 
 

@@ -19,8 +19,8 @@ def stored(root: Path, **images: str) -> ImageStore:
     store = ImageStore(root)
     for name, digest in images.items():
         with store.adding() as folder:
-            (folder / "rootfs").mkdir()
-            store.add(folder / "rootfs", Image(digest=digest), name)
+            (folder / "whole/rootfs").mkdir(parents=True)
+            store.add(folder / "whole", Image(digest=digest), name)
     return store
 
 
