@@ -183,7 +183,8 @@ class Shepherd:
                 self._stop(message["name"], message["grace"], answer)
             case "remove":
                 # Nodes that are older know one name only.
-                self._remove(message.get("names") or [message["name"]], answer)
+                names = dict.fromkeys(message.get("names") or [message["name"]])
+                self._remove([self.programs[n] for n in names if n in self.programs], answer)
             case "list":
                 wanted = message["labels"].items()
                 found = [p for p in self.programs.values() if wanted <= p.labels.items()]
@@ -200,7 +201,7 @@ class Shepherd:
             return
         program = self.kind(self.state, asked)
         if old is not None:
-            self._remove([old.name], lambda **_: self._start(asked, answer))
+            self._remove([old], lambda **_: self._start(asked, answer))
             return
         try:
             if not self.lanes.sit(program, asked):
@@ -287,7 +288,7 @@ class Shepherd:
         if program is None or program.id != run:
             answer()
         elif program.asked is not None:
-            self._remove([name], lambda **_: answer())
+            self._remove([program], lambda **_: answer())
         else:
             answer(run=program.told())
 
@@ -306,14 +307,15 @@ class Shepherd:
         program.kill_at = min(program.kill_at or math.inf, time.monotonic() + grace)
         program.terminate()
 
-    def _remove(self, names: list[str], answer: Callable[..., None]) -> None:
-        found = [self.programs[name] for name in dict.fromkeys(names) if name in self.programs]
+    def _remove(self, programs: list[Program], answer: Callable[..., None]) -> None:
+        # Asked for again while one of them dies, its name may be another run's at its end.
+        found = [program for program in programs if self.programs.get(program.name) is program]
         for program in found:
             if program.asked is not None:
                 self._leave(program)
                 program.exit = program.end(code=128 + signal.SIGKILL)
             elif program.exit is None:
-                program.then.append(lambda: self._remove(names, answer))
+                program.then.append(lambda: self._remove(found, answer))
                 program.kill()
                 return
         for program in found:

@@ -89,3 +89,31 @@ async def test_what_no_program_can_be_given_is_told(tmp_path: Path, what: str) -
 
     assert (end.not_started, end.lost) == (True, False)
     assert end.detail
+
+
+async def test_a_start_that_is_repeated_starts_once(tmp_path: Path) -> None:
+    """A node asks again if an old run takes its time to die; the new one is not taken for it."""
+    runtime = await ProcessRuntime.open(tmp_path / "state")
+    wanted = spec(tmp_path, "sleep 60")
+    await runtime.adopt_or_start(wanted)
+    again = {
+        **START, "name": wanted.name, "attempt": 2, "log_bytes": 100, "env": {},
+        "argv": ["/bin/sleep", "60"],
+    }  # fmt: skip
+    asked = [json.dumps({"n": n, "do": "start", "run": again}).encode() for n in (1, 2)]
+    reader, writer = await asyncio.open_unix_connection(str(tmp_path / "state/socket"))
+
+    writer.write(b"".join(line + b"\n" for line in asked))  # both are read before anything ends
+    answers: dict[int, bool] = {}
+    while len(answers) < 2:
+        answer = json.loads(await reader.readline())
+        if answer["n"]:
+            answers[answer["n"]] = answer["adopted"]
+    writer.close()
+    await writer.wait_closed()
+    strays = await runtime.stray({})
+    await runtime.remove(wanted.name)
+    await runtime.close()
+
+    assert answers == {1: False, 2: True}
+    assert [stray.running for stray in strays] == [True]
