@@ -99,7 +99,10 @@ class Shepherd:
     def _compact(self) -> None:
         known = (p for p in self.programs.values() if p.asked is None)  # else it has not begun
         lines = [{"run": {**p.kept, "exit": p.exit}} for p in known]
-        self.journal.begin(lines)
+        try:
+            self.journal.begin(lines)
+        except OSError:  # a full disk
+            self.journal.go_on()
 
     # --- the loop -------------------------------------------------------------------------------
 

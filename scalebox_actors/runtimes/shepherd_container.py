@@ -25,7 +25,7 @@ from scalebox_actors.runtimes.shepherd_cgroup import (
     Group,
     groups_named,
 )
-from scalebox_actors.runtimes.shepherd_journal import Json
+from scalebox_actors.runtimes.shepherd_journal import Json, write_all
 from scalebox_actors.runtimes.shepherd_kernel import (
     MS_NODEV,
     in_user_namespace,
@@ -45,6 +45,7 @@ from scalebox_actors.runtimes.shepherd_program import (
     size_of,
     unlink,
 )
+from scalebox_actors.runtimes.shepherd_removal import remove
 
 SHELL = "/bin/sh"
 INIT = "/dev/init"
@@ -52,11 +53,13 @@ INIT = "/dev/init"
 # The runtime and the container get the ends for writing only, and nothing of the mark or the lock.
 # Where there is no shepherd at the end, what is still in the pipes would go with them.
 KEEPER = f"""{MARK}= "$@" >out 2>err 3>&- 4>&- 5>&-
-echo $? >exit
+echo $? 1<>exit
 read -r shepherd <../{PID} && read -r _ _ now _ <"/proc/$shepherd/stat" && [ "$now" != Z ] && exit
 dd iflag=nonblock bs=64k <out >>stdout
 dd iflag=nonblock bs=64k <err >>stderr
 """
+NO_CODE = b"   \n"
+"""As long as any code: when the container has ended the disk may have no room for it."""
 RUNTIME_STATE, ROOTS = "runtime", "roots"
 """In the state directory: the container runtime's own state, and root file systems."""
 LAYERS = ("root", "upper", "over")
@@ -66,10 +69,10 @@ WORDS = 4096
 """The most that is read of what the container runtime complains about."""
 PATIENCE = 5.0
 """Seconds in which what nobody knows has to end, all of it together."""
-MANY = 200
-"""A writable part with more entries is removed by a process of its own."""
 UNFIT = (errno.EINVAL, errno.EOPNOTSUPP, errno.EREMOTE)
 """What a file system says that cannot hold the writable part of an overlay."""
+ROOM = 256 * 1024
+"""Bytes on the state's disk below which no complaint of a container runtime is for ever."""
 PASSING = ("resource temporarily unavailable", "no space left", "cannot allocate memory")
 _volatile = ",volatile"
 
@@ -139,11 +142,12 @@ class Container(Program):
         config = box["config"]
         config["root"]["path"] = f"{self.layers}/root"
         config["linux"]["cgroupsPath"] = f"/{PARENT}/{self._tag}/{INNER}"
-        file = os.open("config.json", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(file, json.dumps(config).encode())
-        finally:
-            os.close(file)
+        for name, text in (("config.json", json.dumps(config).encode()), ("exit", NO_CODE)):
+            file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                write_all(file, text)
+            finally:
+                os.close(file)
         for name in ("out", "err"):
             os.mkfifo(name, 0o600)
         self.bond.make(box.get("memory"))
@@ -245,28 +249,37 @@ class Container(Program):
 
     def _told_end(self) -> Json:
         left = self.bond.end_processes()
-        end = self.end(**self.bond.usage(), **self._verdict())
+        code = read_text(f"{self.place}/exit").strip()
+        end = self.end(**self.bond.usage(), **self._verdict(code))
         if left:  # its keeper or the container runtime were killed under it
             end.update(code=128 + signal.SIGKILL, lost=True, detail="its keeper was killed")
-        with contextlib.suppress(OSError):
+        if code:
             end["finished"] = os.stat(f"{self.place}/exit").st_mtime  # noqa: PTH116
         self._clear()
         return end
 
-    def _verdict(self) -> Json:
-        code = read_text(f"{self.place}/exit").strip()
+    def _verdict(self, code: str) -> Json:
         if not code:
             return {"code": 128 + signal.SIGKILL, "lost": True, "detail": "its keeper was killed"}
         if int(code) > 128:  # noqa: PLR2004 - ended by a signal, ours or somebody else's
             return {"code": int(code)}
         # Written when the container stands. What can fail after that fails for every container, and
         # so did the first one, before any task: see `OciRuntime.over`.
-        if os.path.exists(f"{self.place}/pid"):  # noqa: PTH110
+        stood = os.path.exists(f"{self.place}/pid")  # noqa: PTH110
+        full = (not stood or code != "0") and self._is_full()
+        if stood and not full:
             return {"code": int(code)}
         words = _complaint(read_text(f"{self.place}/runtime.log", WORDS))
+        if stood and not words:
+            return {"code": int(code)}
         words = words or f"the container runtime ended with exit code {code}"
-        lost = any(piece in words.lower() for piece in PASSING)
+        lost = full or any(piece in words.lower() for piece in PASSING)
         return {"code": 126, "lost": lost, "not_started": not lost, "detail": words}
+
+    def _is_full(self) -> bool:
+        """Whether the disk had no room for what the container runtime writes down."""
+        disk = os.statvfs(self.place)
+        return disk.f_bavail * disk.f_frsize < ROOM
 
     def _close_outputs(self) -> None:
         for output in self.outputs:
@@ -346,33 +359,6 @@ def _end_keepers(left: list[int]) -> None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(one, signal.SIGKILL)
         time.sleep(LOOK_AGAIN)
-
-
-def remove(path: str) -> None:
-    """Remove a directory with what is in it; a large one in the background."""
-    if not _remove_small(path, [MANY]):
-        argv = ["/bin/rm", "-rf", "--", path]
-        with contextlib.suppress(OSError):  # else it goes with the state directory
-            os.posix_spawn(argv[0], argv, {})
-
-
-def _remove_small(path: str, left: list[int]) -> bool:
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                left[0] -= 1
-                if left[0] < 0:
-                    return False
-                if not entry.is_dir(follow_symlinks=False):
-                    os.unlink(entry.path)  # noqa: PTH108
-                elif not _remove_small(entry.path, left):
-                    return False
-        os.rmdir(path)  # noqa: PTH106
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def _overlay(lower: str) -> None:
