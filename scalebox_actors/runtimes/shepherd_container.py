@@ -86,6 +86,7 @@ class Container(Program):
         self.layers = f"{state}/{ROOTS}/{self.id}"
         self._tag = group_name(state, self.id)
         self.bond = self._bond()
+        self._killed = False
 
     def _bond(self) -> Bond:
         return Group(self._tag)
@@ -221,6 +222,7 @@ class Container(Program):
 
     def kill(self) -> None:
         """End its first process, with which everything in it ends; or what is to become of it."""
+        self._killed = True
         first = self._first()
         for pid in [first] if first else children_of(self.pid):
             with contextlib.suppress(ProcessLookupError):
@@ -242,7 +244,10 @@ class Container(Program):
 
     def abandoned(self) -> Json:
         """Say how it ended: the keeper wrote it down, shepherd or not."""
+        full = self.bond.was_full()
         end = self._told_end()
+        if full and end["code"] == 128 + signal.SIGKILL and not end.get("lost"):
+            end["out_of_memory"] = True  # most likely: no shepherd was there to kill it
         for name in ("stdout", "stderr"):
             end[f"{name}_size"] = size_of(self.log(name))
         return end
@@ -251,7 +256,7 @@ class Container(Program):
         left = self.bond.end_processes()
         code = read_text(f"{self.place}/exit").strip()
         end = self.end(**self.bond.usage(), **self._verdict(code))
-        if left:  # its keeper or the container runtime were killed under it
+        if left and not self._killed:  # its keeper or the container runtime were, under it
             end.update(code=128 + signal.SIGKILL, lost=True, detail="its keeper was killed")
         if code:
             end["finished"] = os.stat(f"{self.place}/exit").st_mtime  # noqa: PTH116
@@ -265,10 +270,13 @@ class Container(Program):
             return {"code": int(code)}
         # Written when the container stands. What can fail after that fails for every container, and
         # so did the first one, before any task: see `OciRuntime.over`.
+        # Killed while it was being made, it is no container that could not be started.
         stood = os.path.exists(f"{self.place}/pid")  # noqa: PTH110
         full = (not stood or code != "0") and self._is_full()
         if stood and not full:
             return {"code": int(code)}
+        if self._killed:
+            return {"code": 128 + signal.SIGKILL}
         words = _complaint(read_text(f"{self.place}/runtime.log", WORDS))
         if stood and not words:
             return {"code": int(code)}

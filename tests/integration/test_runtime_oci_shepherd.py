@@ -95,6 +95,23 @@ async def test_an_end_between_shepherds_is_kept(bench: Oci) -> None:
     assert (run.adopted, end.code, end.lost) == (True, 9, False)
 
 
+async def test_memory_that_ran_out_between_shepherds_is_told(bench: Oci) -> None:
+    """A kernel that counts it only for listeners had none; the limit was reached all the same."""
+    script = "until [ -e go ]; do sleep 0.02; done; exec tail /dev/zero"
+    spec = msgspec.structs.replace(bench.spec(script), memory=16 * MIB)
+    await bench.runtime.adopt_or_start(spec)
+    await until(lambda: keeper_of(bench.state) > 0)
+    await bench.runtime.close()
+    os.kill(shepherd_of(bench.state), signal.SIGKILL)
+    (bench.work / "go").touch()
+    await until(lambda: keeper_of(bench.state) == 0)
+
+    bench.runtime = await OciRuntime.over(bench.runtime._images, bench.state)
+    end = await (await bench.runtime.adopt_or_start(spec)).wait()
+
+    assert (end.code, end.out_of_memory, end.lost) == (137, True, False)
+
+
 async def test_a_killed_keeper_loses_its_container(bench: Oci) -> None:
     """Without keeper and crun nobody learns the exit code: what is left is ended, and lost."""
     run = await bench.runtime.adopt_or_start(bench.spec("touch up; exec sleep 300"))
