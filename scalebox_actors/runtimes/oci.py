@@ -125,7 +125,7 @@ class OciRuntime(ShepherdRuntime):
         """
         if self._traits in _probed:
             return
-        with tempfile.TemporaryDirectory(prefix="sbx-probe-") as folder:
+        with tempfile.TemporaryDirectory(prefix="sbx-probe-", dir=self._state) as folder:
             name = f"sbx-probe.{secrets.token_hex(8)}"
             spec = ContainerSpec(
                 name=name,
@@ -198,7 +198,11 @@ async def try_out(images: ImageStore) -> None:
 
     In a state directory of its own, by a shepherd that ends with it: nothing is left behind.
     """
-    with tempfile.TemporaryDirectory(prefix="sbx-try-") as folder:
+    try:
+        place = tempfile.TemporaryDirectory(prefix="sbx-try-")
+    except OSError as error:
+        raise RuntimeUnavailable(str(error)) from error
+    with place as folder:
         state = Path(folder)
         try:
             await (await OciRuntime.over(images, state)).close()

@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NoReturn
@@ -344,3 +345,19 @@ async def test_what_is_refused_to_everybody_is_the_hosts_fault(
 
     with pytest.raises(RuntimeUnavailable, match="no container can be made: "):
         await OciRuntime.over(oci_images, tmp_path / "state")
+
+
+async def test_no_temporary_directory_is_needed(
+    oci_images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service may see all of its host read-only, but what is its own."""
+    monkeypatch.setattr(oci, "_probed", set())
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/null")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+
+    runtime = await OciRuntime.over(oci_images, tmp_path / "state")
+    await runtime.close()
+    with pytest.raises(RuntimeUnavailable, match="/dev/null"):
+        await oci.try_out(oci_images)
+
+    assert oci._probed
