@@ -24,6 +24,7 @@ from scalebox_actors.limits import ENGINE_CALL
 from scalebox_actors.runtimes.cgroups import host_layout, layout_of
 from scalebox_actors.runtimes.choose import oci_unasked
 from scalebox_actors.runtimes.docker_survey import survey_engine
+from scalebox_actors.runtimes.oci import try_out
 from scalebox_actors.runtimes.oci_images import ImageStore
 from scalebox_actors.runtimes.oci_tools import look_around
 from scalebox_actors.server import find_binary
@@ -49,7 +50,9 @@ async def survey(runtime: str | None, work: Path, store: Path, images: Path) -> 
             fault = str(error)
     if runtime == "oci" or (runtime is None and engine is None and await oci_unasked(images)):
         try:
-            oci = await asyncio.to_thread(survey_oci, images)
+            found = await asyncio.to_thread(survey_oci, images)
+            await try_out(ImageStore(images))
+            oci = found
         except SbxError as error:
             oci_fault = str(error)
     return Facts(

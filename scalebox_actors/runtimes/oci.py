@@ -35,7 +35,9 @@ from scalebox_actors.runtimes.oci_images import Image, ImageStore, Stored
 from scalebox_actors.runtimes.oci_tools import look_around
 from scalebox_actors.runtimes.oci_users import UnknownUserError, identity
 from scalebox_actors.runtimes.shepherd_container import INIT
+from scalebox_actors.runtimes.shepherd_link import end_shepherd
 from scalebox_actors.runtimes.shepherd_main import CONTAINERS
+from scalebox_actors.runtimes.shepherd_process import AGAIN
 from scalebox_actors.runtimes.shepherded import ShepherdRun, ShepherdRuntime
 from scalebox_actors.spec import ContainerSpec
 
@@ -88,6 +90,22 @@ class OciRuntime(ShepherdRuntime):
 
     async def adopt_or_start(self, spec: ContainerSpec) -> ShepherdRun:
         """Return the container named `spec.name`; start it if there is none of this attempt."""
+        try:
+            box = await self._checked_box(spec)
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in AGAIN:
+                raise RuntimeUnavailable(f"{spec.image}: {error}") from error
+            # Nobody has thought of it, so it is the image's or the module's and not the message's.
+            raise SpecRejected(f"{spec.image}: {error}") from error
+        try:
+            told, adopted = await self.start(spec, box=box)
+        except SpecRejected:
+            if self._images.find(spec.image) is None:  # it was removed at this moment
+                raise ImageMissing(f"no such image: {spec.image}") from None
+            raise
+        return self.run(told, adopted=adopted)
+
+    async def _checked_box(self, spec: ContainerSpec) -> dict[str, object]:
         _check(spec)
         if self._traits.rootless:
             _check_rootless(spec)
@@ -98,14 +116,7 @@ class OciRuntime(ShepherdRuntime):
             guarded = (spec.work, str(self._images.root), str(self._state))
             mounts = await asyncio.to_thread(real_mounts, spec.mounts, guarded)
             spec = msgspec.structs.replace(spec, mounts=mounts)
-        box = self._box(spec, stored)
-        try:
-            told, adopted = await self.start(spec, box=box)
-        except SpecRejected:
-            if self._images.find(spec.image) is None:  # it was removed at this moment
-                raise ImageMissing(f"no such image: {spec.image}") from None
-            raise
-        return self.run(told, adopted=adopted)
+        return self._box(spec, stored)
 
     async def probe(self) -> None:
         """Raise RuntimeUnavailable, with the reason, if no container at all can be started here.
@@ -114,7 +125,7 @@ class OciRuntime(ShepherdRuntime):
         """
         if self._traits in _probed:
             return
-        with tempfile.TemporaryDirectory(prefix="sbx-probe-") as folder:
+        with tempfile.TemporaryDirectory(prefix="sbx-probe-", dir=self._state) as folder:
             name = f"sbx-probe.{secrets.token_hex(8)}"
             spec = ContainerSpec(
                 name=name,
@@ -126,7 +137,10 @@ class OciRuntime(ShepherdRuntime):
                 memory=None if self._traits.rootless else MEMORY_MINIMUM,
             )
             box = self._box_of_nothing(spec, Path(folder))
-            told, adopted = await self.start(spec, box=box)
+            try:
+                told, adopted = await self.start(spec, box=box)
+            except SpecRejected as error:  # nothing of it is a module's
+                raise RuntimeUnavailable(f"no container can be made: {error}") from error
             run = self.run(told, adopted=adopted)
             end, logs = await run.wait(), await run.logs(PROBE_SAYS)
             await self.remove(name)
@@ -177,6 +191,23 @@ class OciRuntime(ShepherdRuntime):
         """Return where an image's files lie: elsewhere for another image under its name."""
         stored = self._images.find(image)
         return str(stored.rootfs) if stored else ""
+
+
+async def try_out(images: ImageStore) -> None:
+    """Raise RuntimeUnavailable, with the reason, if no container can be started on this host.
+
+    In a state directory of its own, by a shepherd that ends with it: nothing is left behind.
+    """
+    try:
+        place = tempfile.TemporaryDirectory(prefix="sbx-try-")
+    except OSError as error:
+        raise RuntimeUnavailable(str(error)) from error
+    with place as folder:
+        state = Path(folder)
+        try:
+            await (await OciRuntime.over(images, state)).close()
+        finally:
+            await asyncio.to_thread(end_shepherd, state)
 
 
 def _check(spec: ContainerSpec) -> None:

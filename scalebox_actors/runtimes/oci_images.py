@@ -28,6 +28,8 @@ from scalebox_actors.trees import clear_tree
 DIGEST = "sha256:"
 _HUB = ("docker.io/library/", "docker.io/", "index.docker.io/")
 _encode, _decode = msgspec.json.encode, msgspec.json.decode
+UNREADABLE = (OSError, msgspec.DecodeError)
+"""What a file raises that is not there, or that a power cut has left damaged: it means nothing."""
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,14 +78,25 @@ class ImageStore:
         self._images, self._names, self._new = (root / n for n in ("images", "names", "new"))
 
     def find(self, reference: str) -> Stored | None:
-        """Return the image that a reference means, `name`, `name:tag` or `name@digest`."""
+        """Return the image that a reference means, `name`, `name:tag` or `name@digest`.
+
+        A name beside a digest counts, whatever its tag: an operator's ceiling is one of names.
+        """
         name, digest = normal(reference)
         if not digest:
             named = self._named(self._name_file(name))
-            if named is None:
-                return None
-            digest = named.digest
+            return self._at(named.digest) if named is not None else None
+        if name and not self._is_called(digest, name):
+            return None
         return self._at(digest)
+
+    def _is_called(self, digest: str, name: str) -> bool:
+        """Whether an image has a name of the same repository."""
+        repository = name.rpartition(":")[0]
+        return any(
+            named.digest == digest and named.name.rpartition(":")[0] == repository
+            for named in self._all_names()
+        )
 
     def all(self) -> list[tuple[Named | None, Image]]:
         """Return every image by name, and those that no name means any more."""
@@ -112,23 +125,26 @@ class ImageStore:
             finally:
                 clear_tree(folder)
 
-    def add(self, rootfs: Path, image: Image, name: str) -> None:
-        """Take in an unpacked image under a name; called while `adding`."""
+    def add(self, whole: Path, image: Image, name: str) -> None:
+        """Take in an unpacked image, the `rootfs` in a folder, under a name; while `adding`.
+
+        Only the folder is moved: of a root that nobody may write to only root could do that.
+        """
         place = self._images / image.digest.removeprefix(DIGEST)
         if self._at(image.digest) is None:
             clear_tree(place)
-            whole = rootfs.parent / "whole"
-            whole.mkdir(mode=0o700)
-            rootfs.rename(whole / "rootfs")
             (whole / "lock").touch(mode=0o600)
             (whole / "image.json").write_bytes(_encode(image))
             sync_file_system(str(whole))  # a power cut must not leave a name for half an image
             whole.rename(place)
+            _sync(self._images)
         full, _ = normal(name)
         file = self._name_file(full)
         fresh = file.with_name(f".{file.name}")
         fresh.write_bytes(_encode(Named(name=full, digest=image.digest)))
+        _sync(fresh)
         fresh.rename(file)
+        _sync(self._names)
 
     def remove(self, reference: str) -> list[str]:
         """Remove a name, and the image if no other name means it; return what went.
@@ -188,7 +204,7 @@ class ImageStore:
         place = self._images / digest.removeprefix(DIGEST)
         try:
             return Stored(_decode((place / "image.json").read_bytes(), type=Image), place)
-        except OSError:
+        except UNREADABLE:
             return None
 
     def _all_names(self) -> list[Named]:
@@ -198,11 +214,19 @@ class ImageStore:
     def _named(self, path: Path) -> Named | None:
         try:
             return _decode(path.read_bytes(), type=Named)
-        except OSError:
+        except UNREADABLE:
             return None
 
     def _name_file(self, name: str) -> Path:
         return self._names / hashlib.sha256(name.encode()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def normal(reference: str) -> tuple[str, str]:

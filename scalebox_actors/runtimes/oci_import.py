@@ -13,6 +13,7 @@ import stat
 import subprocess
 import tarfile
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, cast
@@ -26,6 +27,12 @@ from scalebox_actors.topology.reference import image_fault
 TAG = "image"
 MEMBERS = 1_000_000
 """The most members of an archive that are looked at to find out what it is."""
+MANIFEST_BYTES = 1 << 20
+UNREADABLE = (
+    *(OSError, tarfile.TarError, EOFError, lzma.LZMAError, zlib.error),
+    *(ValueError, OverflowError),  # what the headers of a member say
+)
+"""What comes out of reading an archive that is damaged or means harm."""
 GZIP, XZ = b"\x1f\x8b", b"\xfd7"
 _REASON = 400
 
@@ -45,16 +52,20 @@ def import_image(store: ImageStore, source: Path, name: str) -> Image:
     with store.adding() as folder:
         layout = folder / "layout"
         if kind == "tree":
-            _layout_of_tree(source, layout)
+            _layout_of_tree(source.absolute(), layout)
         else:
+            # The tools take what follows a colon for a tag, so they are told short names.
+            (folder / "source").symlink_to(source.absolute())
             _run(folder, "skopeo", "--insecure-policy", "copy", "--quiet",
-                 f"{kind}:{source}", f"oci:{layout}:{TAG}")  # fmt: skip
-        rootfs = folder / "rootfs"
+                 f"{kind}:source", f"oci:layout:{TAG}")  # fmt: skip
+        whole = folder / "whole"
+        whole.mkdir(mode=0o700)
+        rootfs = whole / "rootfs"
         how = () if os.getuid() == 0 else ("--rootless",)
-        _run(folder, "umoci", "raw", "unpack", *how, "--image", f"{layout}:{TAG}", str(rootfs))
+        _run(folder, "umoci", "raw", "unpack", *how, "--image", f"layout:{TAG}", str(rootfs))
         image = _image_of(layout, tree=kind == "tree")
         image = msgspec.structs.replace(image, size=_swept(rootfs), imported=time.time())
-        store.add(rootfs, image, name)
+        store.add(whole, image, name)
     return image
 
 
@@ -66,14 +77,26 @@ def kind_of(source: Path) -> str:
     try:
         with tarfile.open(source, "r:*") as archive:
             for member in archive:
-                names.add(member.name.removeprefix("./"))
-                if "manifest.json" in names or len(names) > MEMBERS:
+                name = member.name.removeprefix("./")
+                names.add(name)
+                if name == "manifest.json" and _is_dockers(archive, member):
+                    return "docker-archive"
+                if len(names) > MEMBERS:
                     break
-    except (OSError, tarfile.TarError, EOFError, lzma.LZMAError) as error:
+    except UNREADABLE as error:
         raise BadInput(f"{source}: cannot be read as an archive: {error}") from error
-    if "manifest.json" in names:
-        return "docker-archive"
     return "oci-archive" if "oci-layout" in names else "tree"
+
+
+def _is_dockers(archive: tarfile.TarFile, manifest: tarfile.TarInfo) -> bool:
+    """Whether this is the list of images of `docker save`: a root may have a file of that name."""
+    if not manifest.isfile():
+        return False
+    file = archive.extractfile(manifest)
+    try:
+        return isinstance(msgspec.json.decode(file.read(MANIFEST_BYTES) if file else b""), list)
+    except msgspec.DecodeError:
+        return False
 
 
 def _layout_of_tree(source: Path, layout: Path) -> None:
@@ -87,9 +110,9 @@ def _layout_of_tree(source: Path, layout: Path) -> None:
              "-cf", str(tar), ".")  # fmt: skip
     else:
         _copy_unpacked(source, tar)
-    _run(folder, "umoci", "init", "--layout", str(layout))
-    _run(folder, "umoci", "new", "--image", f"{layout}:{TAG}")
-    _run(folder, "umoci", "raw", "add-layer", "--image", f"{layout}:{TAG}", str(tar))
+    _run(folder, "umoci", "init", "--layout", layout.name)
+    _run(folder, "umoci", "new", "--image", f"{layout.name}:{TAG}")
+    _run(folder, "umoci", "raw", "add-layer", "--image", f"{layout.name}:{TAG}", str(tar))
     tar.unlink()
 
 
@@ -99,7 +122,7 @@ def _copy_unpacked(source: Path, tar: Path) -> None:
     try:
         with _opened(source, start) as packed, tar.open("wb") as plain:
             shutil.copyfileobj(packed, plain, 1 << 20)
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except UNREADABLE as error:
         raise BadInput(f"{source}: cannot be read: {error}") from error
 
 
@@ -177,13 +200,13 @@ def _swept(rootfs: Path) -> int:
 
 
 def _run(folder: Path, program: str, *words: str) -> None:
-    """Run a tool to its end; raises BadInput with its last words, or Unavailable without it."""
+    """Run a tool in a folder; raises BadInput with its last words, or Unavailable without it."""
     found = shutil.which(program)
     if found is None:
         raise Unavailable(f"{program} is needed to import images: {_hint(program)}")
     environment = {"PATH": os.environ.get("PATH", os.defpath), "TMPDIR": str(folder), "HOME": "/"}
     done = subprocess.run(  # noqa: S603 - a list of words, no shell
-        [found, *words], env=environment, capture_output=True, check=False
+        [found, *words], env=environment, capture_output=True, check=False, cwd=folder
     )
     if done.returncode != 0:
         raise BadInput(f"{program}: {_last(done.stderr)}")

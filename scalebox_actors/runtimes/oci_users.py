@@ -11,6 +11,7 @@ import msgspec
 FILE_BYTES = 1 << 20
 LINKS = 40
 HIGHEST = (1 << 32) - 2
+DIGITS = 10
 
 
 class UnknownUserError(Exception):
@@ -55,7 +56,9 @@ def _group(groups: list[list[str]], wanted: str) -> int:
 
 
 def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdigit() and int(text) <= HIGHEST
+    # An image may have thousands of digits there, of which Python makes no number.
+    digits = text.isascii() and text.isdigit() and len(text) <= DIGITS
+    return digits and int(text) <= HIGHEST
 
 
 def _lines(rootfs: Path, path: str, *, numbers: slice, least: int) -> Iterator[list[str]]:
@@ -89,13 +92,16 @@ def inside(rootfs: Path, path: str) -> Path:
             place = place[:-1] or [""]
             continue
         here = Path(f"{rootfs}{'/'.join(place)}/{part}")
-        if not here.is_symlink():
-            place.append(part)
-            continue
+        try:
+            if not here.is_symlink():
+                place.append(part)
+                continue
+            target = os.readlink(here)  # noqa: PTH115 - Path would drop what leads nowhere
+        except OSError:  # a name that no file can have
+            return rootfs / "absent"
         links += 1
         if links > LINKS:
             return rootfs / "absent"
-        target = os.readlink(here)  # noqa: PTH115 - Path would drop what leads nowhere
         if target.startswith("/"):
             place = [""]
         parts += target.split("/")[::-1]

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from resource import RUSAGE_SELF, getrusage
 
-from scalebox_actors.runtimes.shepherd_client import Client, Clients
+from scalebox_actors.runtimes.shepherd_client import MALFORMED, Client, Clients
 from scalebox_actors.runtimes.shepherd_journal import Journal, Json
 from scalebox_actors.runtimes.shepherd_lanes import Lanes
 from scalebox_actors.runtimes.shepherd_process import AGAIN
@@ -30,9 +30,10 @@ from scalebox_actors.runtimes.shepherd_program import (
     PID,
     Output,
     Program,
-    children_of,
+    keepers,
     mark_of,
-    marked,
+    own_children,
+    why,
 )
 
 IDLE = 20.0
@@ -86,7 +87,7 @@ class Shepherd:
                     self.programs.pop(name, None)
         self.journal.found.clear()
         known = {p.id: p for p in self.programs.values() if p.exit is None}
-        for pid, run in marked(f"{self.state}/".encode()):
+        for pid, run in keepers(self.state):
             if run in known and known[run].pid == 0 and known[run].resume(pid):
                 self._tend(known[run], os.pidfd_open(pid))
         for program in known.values():
@@ -98,7 +99,10 @@ class Shepherd:
     def _compact(self) -> None:
         known = (p for p in self.programs.values() if p.asked is None)  # else it has not begun
         lines = [{"run": {**p.kept, "exit": p.exit}} for p in known]
-        self.journal.begin(lines)
+        try:
+            self.journal.begin(lines)
+        except OSError:  # a full disk
+            self.journal.go_on()
 
     # --- the loop -------------------------------------------------------------------------------
 
@@ -155,9 +159,17 @@ class Shepherd:
     # --- clients --------------------------------------------------------------------------------
 
     def _obey(self, client: Client, message: Json) -> None:
-        def answer(**fields: object) -> None:
-            self.clients.send(client, {"n": message["n"], **fields})
+        number = message["n"]
 
+        def answer(**fields: object) -> None:
+            self.clients.send(client, {"n": number, **fields})
+
+        try:
+            self._do(message, answer)
+        except MALFORMED as error:
+            answer(error=f"{type(error).__name__}: {error}")
+
+    def _do(self, message: Json, answer: Callable[..., None]) -> None:
         match message["do"]:
             case "start":
                 self._start(message["run"], answer)
@@ -173,7 +185,9 @@ class Shepherd:
             case "stop":
                 self._stop(message["name"], message["grace"], answer)
             case "remove":
-                self._remove(message["names"], answer)
+                # Nodes that are older know one name only.
+                names = dict.fromkeys(message.get("names") or [message["name"]])
+                self._remove([self.programs[n] for n in names if n in self.programs], answer)
             case "list":
                 wanted = message["labels"].items()
                 found = [p for p in self.programs.values() if wanted <= p.labels.items()]
@@ -188,18 +202,18 @@ class Shepherd:
         if old is not None and old.attempt >= asked["attempt"] and old.work == asked["work"]:
             answer(run=old.told(), adopted=True)
             return
-        if old is not None:
-            self._remove([old.name], lambda **_: self._start(asked, answer))
-            return
         program = self.kind(self.state, asked)
-        if not self.lanes.sit(program, asked):
-            self.programs[program.name] = program
-            answer(run=program.told(), adopted=False)
+        if old is not None:
+            self._remove([old], lambda **_: self._start(asked, answer))
             return
         try:
+            if not self.lanes.sit(program, asked):
+                self.programs[program.name] = program
+                answer(run=program.told(), adopted=False)
+                return
             self._begin(program, asked)
-        except OSError as error:
-            answer(error=f"{error.filename}: {error.strerror}", again=error.errno in AGAIN)
+        except (OSError, *MALFORMED) as error:
+            answer(error=why(error), again=getattr(error, "errno", 0) in AGAIN)
             self._leave(program)
             return
         answer(run=program.told(), adopted=False)
@@ -226,13 +240,12 @@ class Shepherd:
         for program, asked in self.lanes.next(lane):
             try:
                 self._begin(program, asked)
-            except OSError as error:
-                if error.errno in AGAIN:  # the host has no room just now
+            except (OSError, *MALFORMED) as error:
+                if getattr(error, "errno", 0) in AGAIN:  # the host has no room just now
                     self.lanes.put_back(program, asked)
                     self.stuck[lane] = time.monotonic() + LOOK_AGAIN
                     return
-                detail = f"{error.filename}: {error.strerror}"
-                program.exit = program.end(code=126, not_started=True, detail=detail)
+                program.exit = program.end(code=126, not_started=True, detail=why(error))
             if program.exit is not None:
                 self.lanes.leave(program)
                 self._tell(program)
@@ -278,7 +291,7 @@ class Shepherd:
         if program is None or program.id != run:
             answer()
         elif program.asked is not None:
-            self._remove([name], lambda **_: answer())
+            self._remove([program], lambda **_: answer())
         else:
             answer(run=program.told())
 
@@ -297,14 +310,15 @@ class Shepherd:
         program.kill_at = min(program.kill_at or math.inf, time.monotonic() + grace)
         program.terminate()
 
-    def _remove(self, names: list[str], answer: Callable[..., None]) -> None:
-        found = [self.programs[name] for name in dict.fromkeys(names) if name in self.programs]
+    def _remove(self, programs: list[Program], answer: Callable[..., None]) -> None:
+        # Asked for again while one of them dies, its name may be another run's at its end.
+        found = [program for program in programs if self.programs.get(program.name) is program]
         for program in found:
             if program.asked is not None:
                 self._leave(program)
                 program.exit = program.end(code=128 + signal.SIGKILL)
             elif program.exit is None:
-                program.then.append(lambda: self._remove(names, answer))
+                program.then.append(lambda: self._remove(found, answer))
                 program.kill()
                 return
         for program in found:
@@ -375,7 +389,7 @@ class Shepherd:
         brings us here again for its own children.
         """
         running = {program.id for program in self.living.values()}
-        for pid in children_of(os.getpid()):
+        for pid in own_children():
             if pid in self.living:
                 continue
             state, _, run = mark_of(pid).rpartition(b"/")

@@ -33,6 +33,9 @@ INNER = "c"
 """The group of the container itself, inside ours."""
 MEASURED = ("memory", "cpuacct")
 """The controllers of version 1 that tell what was used; `blkio` forgets what children moved."""
+REACHED = ("max_usage", "limit")
+AT_ONCE = 64 * 4096
+"""Bytes for which the kernel asks a group at once: with less room a limit is reached."""
 PATIENCE = 2.0
 """So long processes may take to die once they were killed."""
 
@@ -53,6 +56,9 @@ class Bond(Protocol):
 
     def usage(self) -> Json:
         """Return what was used, as far as it tells."""
+
+    def was_full(self) -> bool:
+        """Whether its limit of memory was ever reached, if nobody else could count that."""
 
     def end_processes(self) -> bool:
         """Kill what is left in it and return when it is gone; False if nothing was left."""
@@ -127,6 +133,13 @@ class Group:
         if not self._unified:
             return self._alarmed()
         return bool(number(pairs(self._text("", "memory.events")).get("oom_kill")))
+
+    def was_full(self) -> bool:
+        """Whether memory came to its limit in version 1, which counts ends only for a listener."""
+        if self._unified:
+            return False
+        peak, limit = (number(self._text("memory/", f"memory.{name}_in_bytes")) for name in REACHED)
+        return peak is not None and limit is not None and peak + AT_ONCE > limit
 
     def _alarmed(self) -> bool:
         if self._alarm < 0:
@@ -211,7 +224,8 @@ def _mkdir(parent: str, path: str) -> None:
     except FileExistsError:
         return
     except FileNotFoundError:
-        os.mkdir(parent)  # noqa: PTH102 - the first of our groups on this host
+        with contextlib.suppress(FileExistsError):  # another shepherd was as quick
+            os.mkdir(parent)  # noqa: PTH102 - the first of our groups on this host
         os.mkdir(path)  # noqa: PTH102
 
 

@@ -11,6 +11,8 @@ from scalebox_actors.runtimes.shepherd_journal import Json, line_of
 from scalebox_actors.runtimes.shepherd_program import LOOK_AGAIN
 
 CLIENT_BACKLOG = 16 * 1024 * 1024
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+"""What comes out of a question that is none of a node's."""
 RECEIVED_AT_ONCE = 64 * 1024
 """More would be mapped and unmapped by the allocator for every question."""
 
@@ -122,7 +124,7 @@ class Clients:
                     self._obey(client, json.loads(line))
         except BlockingIOError:
             return
-        except OSError:
+        except (OSError, *MALFORMED):  # what is no question, or has no number to be answered to
             self._drop(client)
 
     def _drop(self, client: Client) -> None:

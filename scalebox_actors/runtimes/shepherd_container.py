@@ -25,7 +25,7 @@ from scalebox_actors.runtimes.shepherd_cgroup import (
     Group,
     groups_named,
 )
-from scalebox_actors.runtimes.shepherd_journal import Json
+from scalebox_actors.runtimes.shepherd_journal import Json, write_all
 from scalebox_actors.runtimes.shepherd_kernel import (
     MS_NODEV,
     in_user_namespace,
@@ -40,11 +40,12 @@ from scalebox_actors.runtimes.shepherd_program import (
     Output,
     Program,
     children_of,
+    keepers,
     mark_of,
-    marked,
     size_of,
     unlink,
 )
+from scalebox_actors.runtimes.shepherd_removal import remove
 
 SHELL = "/bin/sh"
 INIT = "/dev/init"
@@ -52,11 +53,13 @@ INIT = "/dev/init"
 # The runtime and the container get the ends for writing only, and nothing of the mark or the lock.
 # Where there is no shepherd at the end, what is still in the pipes would go with them.
 KEEPER = f"""{MARK}= "$@" >out 2>err 3>&- 4>&- 5>&-
-echo $? >exit
+echo $? 1<>exit
 read -r shepherd <../{PID} && read -r _ _ now _ <"/proc/$shepherd/stat" && [ "$now" != Z ] && exit
 dd iflag=nonblock bs=64k <out >>stdout
 dd iflag=nonblock bs=64k <err >>stderr
 """
+NO_CODE = b"   \n"
+"""As long as any code: when the container has ended the disk may have no room for it."""
 RUNTIME_STATE, ROOTS = "runtime", "roots"
 """In the state directory: the container runtime's own state, and root file systems."""
 LAYERS = ("root", "upper", "over")
@@ -64,10 +67,12 @@ PLAIN = ("config.json", "exit", "pid", "runtime.log", "out", "err")
 LOGS = ("stdout", "stdout.old", "stderr", "stderr.old")
 WORDS = 4096
 """The most that is read of what the container runtime complains about."""
-MANY = 200
-"""A writable part with more entries is removed by a process of its own."""
+PATIENCE = 5.0
+"""Seconds in which what nobody knows has to end, all of it together."""
 UNFIT = (errno.EINVAL, errno.EOPNOTSUPP, errno.EREMOTE)
 """What a file system says that cannot hold the writable part of an overlay."""
+ROOM = 256 * 1024
+"""Bytes on the state's disk below which no complaint of a container runtime is for ever."""
 PASSING = ("resource temporarily unavailable", "no space left", "cannot allocate memory")
 _volatile = ",volatile"
 
@@ -81,6 +86,7 @@ class Container(Program):
         self.layers = f"{state}/{ROOTS}/{self.id}"
         self._tag = group_name(state, self.id)
         self.bond = self._bond()
+        self._killed = False
 
     def _bond(self) -> Bond:
         return Group(self._tag)
@@ -89,9 +95,7 @@ class Container(Program):
     def end_strays(state: str, known: Mapping[str, Program]) -> None:
         """End containers that nobody knows, and remove what a killed shepherd left of others."""
         living = {run for run, program in known.items() if program.pid}
-        for pid, run in marked(f"{state}/".encode()):
-            if run not in living:
-                _end_keeper(pid)
+        _end_keepers([pid for pid, run in keepers(state) if run not in living])
         for name in groups_named(group_name(state, "")):
             if name.rpartition("-")[2] not in living:
                 group = Group(name)
@@ -127,7 +131,7 @@ class Container(Program):
                 self.pid = self._spawn(box["runtime"], lock)
             finally:
                 os.close(lock)
-        except OSError:
+        except Exception:
             self._close_outputs()
             self._clear()
             self.forget()
@@ -139,11 +143,12 @@ class Container(Program):
         config = box["config"]
         config["root"]["path"] = f"{self.layers}/root"
         config["linux"]["cgroupsPath"] = f"/{PARENT}/{self._tag}/{INNER}"
-        file = os.open("config.json", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(file, json.dumps(config).encode())
-        finally:
-            os.close(file)
+        for name, text in (("config.json", json.dumps(config).encode()), ("exit", NO_CODE)):
+            file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                write_all(file, text)
+            finally:
+                os.close(file)
         for name in ("out", "err"):
             os.mkfifo(name, 0o600)
         self.bond.make(box.get("memory"))
@@ -217,6 +222,7 @@ class Container(Program):
 
     def kill(self) -> None:
         """End its first process, with which everything in it ends; or what is to become of it."""
+        self._killed = True
         first = self._first()
         for pid in [first] if first else children_of(self.pid):
             with contextlib.suppress(ProcessLookupError):
@@ -238,35 +244,50 @@ class Container(Program):
 
     def abandoned(self) -> Json:
         """Say how it ended: the keeper wrote it down, shepherd or not."""
+        full = self.bond.was_full()
         end = self._told_end()
+        if full and end["code"] == 128 + signal.SIGKILL and not end.get("lost"):
+            end["out_of_memory"] = True  # most likely: no shepherd was there to kill it
         for name in ("stdout", "stderr"):
             end[f"{name}_size"] = size_of(self.log(name))
         return end
 
     def _told_end(self) -> Json:
         left = self.bond.end_processes()
-        end = self.end(**self.bond.usage(), **self._verdict())
-        if left:  # its keeper or the container runtime were killed under it
+        code = read_text(f"{self.place}/exit").strip()
+        end = self.end(**self.bond.usage(), **self._verdict(code))
+        if left and not self._killed:  # its keeper or the container runtime were, under it
             end.update(code=128 + signal.SIGKILL, lost=True, detail="its keeper was killed")
-        with contextlib.suppress(OSError):
+        if code:
             end["finished"] = os.stat(f"{self.place}/exit").st_mtime  # noqa: PTH116
         self._clear()
         return end
 
-    def _verdict(self) -> Json:
-        code = read_text(f"{self.place}/exit").strip()
+    def _verdict(self, code: str) -> Json:
         if not code:
             return {"code": 128 + signal.SIGKILL, "lost": True, "detail": "its keeper was killed"}
         if int(code) > 128:  # noqa: PLR2004 - ended by a signal, ours or somebody else's
             return {"code": int(code)}
         # Written when the container stands. What can fail after that fails for every container, and
         # so did the first one, before any task: see `OciRuntime.over`.
-        if os.path.exists(f"{self.place}/pid"):  # noqa: PTH110
+        # Killed while it was being made, it is no container that could not be started.
+        stood = os.path.exists(f"{self.place}/pid")  # noqa: PTH110
+        full = (not stood or code != "0") and self._is_full()
+        if stood and not full:
             return {"code": int(code)}
+        if self._killed:
+            return {"code": 128 + signal.SIGKILL}
         words = _complaint(read_text(f"{self.place}/runtime.log", WORDS))
+        if stood and not words:
+            return {"code": int(code)}
         words = words or f"the container runtime ended with exit code {code}"
-        lost = any(piece in words.lower() for piece in PASSING)
+        lost = full or any(piece in words.lower() for piece in PASSING)
         return {"code": 126, "lost": lost, "not_started": not lost, "detail": words}
+
+    def _is_full(self) -> bool:
+        """Whether the disk had no room for what the container runtime writes down."""
+        disk = os.statvfs(self.place)
+        return disk.f_bavail * disk.f_frsize < ROOM
 
     def _close_outputs(self) -> None:
         for output in self.outputs:
@@ -336,43 +357,16 @@ def _tag_of(state: str) -> str:
     return f"{zlib.crc32(os.fsencode(state)):08x}{os.stat(state).st_ino:x}"  # noqa: PTH116
 
 
-def _end_keeper(pid: int) -> None:
-    """End a keeper that nobody knows, with its container, and return when it is gone."""
-    deadline = time.monotonic() + 5.0
-    while mark_of(pid) and time.monotonic() < deadline:
-        runtimes = children_of(pid)
-        firsts = [child for runtime in runtimes for child in children_of(runtime)]
-        for one in firsts or runtimes:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(one, signal.SIGKILL)
+def _end_keepers(left: list[int]) -> None:
+    """End keepers that nobody knows, with their containers, and return when they are gone."""
+    deadline = time.monotonic() + PATIENCE
+    while (left := [pid for pid in left if mark_of(pid)]) and time.monotonic() < deadline:
+        for runtimes in map(children_of, left):
+            firsts = [child for runtime in runtimes for child in children_of(runtime)]
+            for one in firsts or runtimes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGKILL)
         time.sleep(LOOK_AGAIN)
-
-
-def remove(path: str) -> None:
-    """Remove a directory with what is in it; a large one in the background."""
-    if not _remove_small(path, [MANY]):
-        argv = ["/bin/rm", "-rf", "--", path]
-        with contextlib.suppress(OSError):  # else it goes with the state directory
-            os.posix_spawn(argv[0], argv, {})
-
-
-def _remove_small(path: str, left: list[int]) -> bool:
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                left[0] -= 1
-                if left[0] < 0:
-                    return False
-                if not entry.is_dir(follow_symlinks=False):
-                    os.unlink(entry.path)  # noqa: PTH108
-                elif not _remove_small(entry.path, left):
-                    return False
-        os.rmdir(path)  # noqa: PTH106
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def _overlay(lower: str) -> None:

@@ -1,25 +1,31 @@
 """The node's end of the line to its shepherd: finding or starting it, asking, hearing news."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
 import msgspec
 
-from scalebox_actors.errors import NotPermitted
+from scalebox_actors.errors import NotPermitted, RuntimeUnavailable
 from scalebox_actors.limits import ENGINE_CALL
 from scalebox_actors.runtimes import shepherd_main
+from scalebox_actors.runtimes.shepherd_program import PID
 
 ADDRESS_BYTES = 107
+LOG_BYTES = 1024 * 1024
+"""A log of a shepherd that is longer begins anew."""
 _encode = msgspec.json.Encoder().encode
-MAIN = shepherd_main.__name__
+MAIN, SOCKET = shepherd_main.__name__, shepherd_main.SOCKET
 PACKAGE_ROOT = Path(shepherd_main.__file__).parents[2]
 
 
@@ -135,23 +141,73 @@ def _line(question: Mapping[str, object]) -> bytes:
         return json.dumps(msgspec.to_builtins(question)).encode() + b"\n"
 
 
-def start_shepherd(state: Path, address: str, kind: str = "") -> None:
+async def find_shepherd(state: Path, new: Callable[[], Link]) -> Link | None:
+    """Connect to the shepherd of a state directory; None if it has none.
+
+    It listens in there, or where that cannot be, and older ones did always, in a directory of this
+    user's environment.
+    """
+    loop = asyncio.get_running_loop()
+    folder = os.open(state, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for address in _addresses(state, folder):
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+                _, link = await loop.create_unix_connection(new, address)
+                return link
+    finally:
+        os.close(folder)
+    return None
+
+
+def _addresses(state: Path, folder: int) -> Iterator[str]:
+    yield f"/proc/self/fd/{folder}/{SOCKET}"  # an address has 107 bytes at most
+    if address := _elsewhere(state):
+        yield address
+
+
+def start_shepherd(state: Path, kind: str = "") -> None:
     """Start a shepherd unless one starts at this moment; returns when it listens.
 
     `subprocess` and not the event loop: uvloop would fork the whole node. It is a session of its
-    own, so that neither the node's end nor a Ctrl-C reaches it.
+    own, so that neither the node's end nor a Ctrl-C reaches it. What the one before said when it
+    crashed stays in the log. Raises RuntimeUnavailable with the reason.
     """
-    with (state / "shepherd.log").open("wb") as printed:
-        subprocess.run(  # noqa: S603 - our own file, our own arguments
-            [sys.executable, "-E", "-s", "-S", "-m", MAIN, str(state), address, kind],
-            stdin=subprocess.DEVNULL,
-            stdout=printed,
-            stderr=printed,
-            start_new_session=True,
-            cwd=PACKAGE_ROOT,
-            check=False,
-            timeout=ENGINE_CALL,
-        )
+    with (state / "shepherd.log").open("ab+") as printed:
+        if printed.tell() > LOG_BYTES:
+            printed.truncate(0)
+        before = printed.seek(0, os.SEEK_END)
+        try:
+            done = subprocess.run(  # noqa: S603 - our own file, our own arguments
+                [sys.executable, "-E", "-s", "-S", "-m", MAIN, str(state), _elsewhere(state), kind],
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=printed,
+                start_new_session=True,
+                cwd=PACKAGE_ROOT,
+                check=False,
+                timeout=ENGINE_CALL,
+            )
+        except subprocess.TimeoutExpired:
+            raise RuntimeUnavailable(f"it does not listen after {ENGINE_CALL:.0f} s") from None
+        if done.returncode != 0:
+            printed.seek(before)
+            said = printed.read().decode("utf-8", "replace").split("\n")
+            last = next((line for line in reversed(said) if line.strip()), "")
+            raise RuntimeUnavailable(f"it does not start: {last or done.returncode}")
+
+
+def end_shepherd(state: Path) -> None:
+    """End the shepherd of a state directory that nobody needs any more, and return when it is gone.
+
+    Whatever runs there is left to itself.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        process = os.pidfd_open(int((state / PID).read_text()))
+        try:
+            signal.pidfd_send_signal(process, signal.SIGTERM)
+            select.select([process], [], [], ENGINE_CALL)
+        finally:
+            os.close(process)
 
 
 def own_directory() -> Path:
@@ -165,10 +221,14 @@ def own_directory() -> Path:
     return base
 
 
-def address_of(state: Path) -> str:
-    """Return the socket's path: short, in a directory that only this user can enter."""
-    base = own_directory()
+def _elsewhere(state: Path) -> str:
+    """Return the other address of a shepherd, in a directory that only this user can enter.
+
+    Empty where there is no such directory: nobody needs it whose state directory takes a socket.
+    """
+    try:
+        base = own_directory()
+    except (NotPermitted, OSError):
+        return ""
     address = str(base / f"sbx-{hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:16]}")
-    if len(os.fsencode(address)) > ADDRESS_BYTES:
-        raise NotPermitted(f"{base} is too long a path for a socket; set XDG_RUNTIME_DIR")
-    return address
+    return address if len(os.fsencode(address)) <= ADDRESS_BYTES else ""

@@ -14,6 +14,7 @@ from scalebox_actors.runtimes.shepherd_program import (
     Output,
     Program,
     marked,
+    sendable,
     unlink,
 )
 
@@ -52,19 +53,25 @@ class Process(Program):
             os.chdir(self.work)
             self.pid = _execute(asked["argv"], env, ends)
         except OSError as error:
-            for output in outputs:
-                output.close()
             if error.errno in AGAIN or error.filename == self.work:
                 raise
             code = 127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126
-            detail = f"{asked['argv'][0]}: {error.strerror}"
-            self.exit = self.end(code=code, not_started=True, detail=detail)
+            self._not_started(code, f"{asked['argv'][0]}: {error.strerror}")
+            return
+        except ValueError as error:  # what no program can be given, such as a variable `A=B`
+            self._not_started(126, f"{asked['argv'][0]}: {error}")
             return
         finally:
             os.chdir("/")
             for end in ends:
                 os.close(end)
+            if not self.pid:
+                for output in outputs:
+                    output.close()
         self.outputs = tuple(outputs)
+
+    def _not_started(self, code: int, detail: str) -> None:
+        self.exit = self.end(code=code, not_started=True, detail=sendable(detail))
 
     def resume(self, pid: int) -> bool:  # noqa: ARG002 - whichever it is
         """Refuse: only a parent is told an exit code."""

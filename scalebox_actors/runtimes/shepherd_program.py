@@ -4,11 +4,13 @@ A plain process (shepherd_process.py) or a container (shepherd_container.py). St
 only, as everything the shepherd is made of.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 
 from scalebox_actors.runtimes.shepherd_journal import Json
+from scalebox_actors.runtimes.shepherd_kernel import read_text
 
 CHUNK = 65_536
 CHUNKS_AT_ONCE = 16
@@ -46,9 +48,10 @@ class Output:
         self.size += len(data)
         try:
             if self._file >= 0 and self._held >= self._half:
-                os.close(self._file)
-                os.rename(self.path, self.path + ".old")  # noqa: PTH104
-                self._file, self._held = -1, 0
+                full, self._file = self._file, -1  # its number may be another's in a moment
+                os.close(full)
+                with contextlib.suppress(OSError):  # somebody has taken the log away
+                    os.rename(self.path, self.path + ".old")  # noqa: PTH104
             if self._file < 0:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
                 self._file = os.open(self.path, flags, 0o600)
@@ -160,6 +163,31 @@ def marked(prefix: bytes) -> Iterator[tuple[int, str]]:
             yield int(name), os.fsdecode(mark[len(prefix) :])
 
 
+def keepers(state: str) -> Iterator[tuple[int, str]]:
+    """Yield what a shepherd of this state directory started, each with the id of its run.
+
+    Anybody can have a mark in its environment: the programs in containers, and other users of this
+    host. They are in other pid namespaces, or other users; none of them is waited for or joined.
+    """
+    ours = (_pid_namespace("self"), [str(os.getuid())] * 4)
+    for pid, run in marked(f"{state}/".encode()):
+        if (_pid_namespace(str(pid)), _users(pid)) == ours:
+            yield pid, run
+
+
+def _pid_namespace(pid: str) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")  # noqa: PTH115
+    except OSError:
+        return ""
+
+
+def _users(pid: int) -> list[str]:
+    """Return whose process it is: real, effective, saved and by its files; `su` has several."""
+    lines = read_text(f"/proc/{pid}/status").splitlines()
+    return next((line.split()[1:] for line in lines if line.startswith("Uid:")), [])
+
+
 def mark_of(pid: int) -> bytes:
     """Return state directory and id of the run that a process belongs to, or nothing."""
     try:
@@ -172,9 +200,22 @@ def mark_of(pid: int) -> bytes:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the children of a process; none where the kernel does not tell."""
+    """Return the children of a process, whichever thread has them; none if nobody tells."""
     try:
-        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:  # noqa: PTH123
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208
+    except OSError:
+        return []
+    return [child for thread in threads for child in _children(pid, thread)]
+
+
+def own_children() -> list[int]:
+    """Return the children of this process, which has one thread: every end asks for them."""
+    return _children(os.getpid(), str(os.getpid()))
+
+
+def _children(pid: int, thread: str) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:  # noqa: PTH123
             return [int(word) for word in file.read().split()]
     except OSError:
         return []
@@ -189,6 +230,19 @@ def size_of(log: str) -> int:
         except OSError:
             continue
     return size
+
+
+def why(error: Exception) -> str:
+    """Return what went wrong as text that can be sent, whatever bytes are in it."""
+    words = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        words = f"{error.filename}: {error.strerror}"
+    return sendable(words)
+
+
+def sendable(text: str) -> str:
+    """Return text without what is no text: arguments may hold any bytes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def unlink(*paths: str) -> None:

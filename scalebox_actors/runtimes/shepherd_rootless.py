@@ -57,6 +57,10 @@ class FirstProcess:
         """Return nothing: the keeper's parent knows it."""
         return {}
 
+    def was_full(self) -> bool:
+        """Return no: there is no limit."""
+        return False
+
     def end_processes(self) -> bool:
         """Kill what is left of the container and return when it is gone; False if nothing was."""
         return kill_all(self._living)

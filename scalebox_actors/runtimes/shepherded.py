@@ -21,7 +21,7 @@ from scalebox_actors.runtimes.shepherd_link import (
     End,
     Link,
     Told,
-    address_of,
+    find_shepherd,
     own_directory,
     start_shepherd,
 )
@@ -136,7 +136,6 @@ class ShepherdRuntime:
 
     def __init__(self, state: Path) -> None:
         self._state = state
-        self._address = ""
         self._link: Link | None = None
         self._linking = asyncio.Lock()
         self._watches: dict[str, Watch] = {}
@@ -149,7 +148,6 @@ class ShepherdRuntime:
     async def open(cls, state: str | Path | None = None) -> Self:
         """Find or start the shepherd of a state directory; without one, this user's."""
         runtime = cls(await asyncio.to_thread(made, state, cls.folder))
-        runtime._address = await asyncio.to_thread(address_of, runtime._state)
         await runtime.check()
         return runtime
 
@@ -266,7 +264,7 @@ class ShepherdRuntime:
                 if not answer.again:
                     return answer
                 reason = answer.error
-            except (OSError, TimeoutError) as error:
+            except (OSError, TimeoutError, RuntimeUnavailable) as error:
                 reason = str(error) or "no answer"
             if time.monotonic() + pause > deadline:
                 raise RuntimeUnavailable(f"the shepherd of {self._state}: {reason}")
@@ -358,14 +356,12 @@ class ShepherdRuntime:
         async with self._linking:
             if self._link is not None and self._link.alive:
                 return self._link
-            loop = asyncio.get_running_loop()
-            try:
-                _, link = await loop.create_unix_connection(self._new_link, self._address)
-            except (FileNotFoundError, ConnectionRefusedError):
-                await asyncio.to_thread(
-                    start_shepherd, self._state, self._address, self.shepherd_of
-                )
-                _, link = await loop.create_unix_connection(self._new_link, self._address)
+            link = await find_shepherd(self._state, self._new_link)
+            if link is None:
+                await asyncio.to_thread(start_shepherd, self._state, self.shepherd_of)
+                link = await find_shepherd(self._state, self._new_link)
+            if link is None:
+                raise ConnectionRefusedError("it is not where this node looks for it")
             self._link = link
             return link
 

@@ -14,7 +14,11 @@ from scalebox_actors.errors import ImageMissing
 pytestmark = pytest.mark.timeout(60)
 
 
-@pytest.fixture(params=("scripted", *KINDS))
+RUNC = pytest.param("runc", marks=pytest.mark.integration)
+"""The runtime `oci` on a host that has no crun: its threads and its words are others."""
+
+
+@pytest.fixture(params=("scripted", *KINDS, RUNC))
 async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Lab]:
     """Return a host with the runtime in question."""
     async with word_lab(request, tmp_path) as made:

@@ -1,6 +1,8 @@
 """A host of any kind whose runs do what a word says."""
 
 import asyncio
+import os
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ from contract.laboratory import Laboratory
 
 from scalebox_actors.limits import CONTAINER_LOG_BYTES
 from scalebox_actors.ports import Runtime
+from scalebox_actors.runtimes import oci_tools
 from scalebox_actors.runtimes.docker import DockerRuntime
 from scalebox_actors.runtimes.oci import OciRuntime
 from scalebox_actors.runtimes.oci_images import ImageStore
@@ -96,12 +99,21 @@ async def word_lab(request: pytest.FixtureRequest, place: Path) -> AsyncIterator
     image, images = "img", None
     if request.param == "docker":
         image = request.getfixturevalue("busybox_image")
-    elif request.param == "oci":
+    elif request.param in ("oci", "runc"):
+        if request.param == "runc":
+            _leave_only_runc(request.getfixturevalue("monkeypatch"))
         images = request.getfixturevalue("oci_images")
         image = images.all()[0][0].name
     made = Lab(request.param, place, image, images)
     yield made
     await made.clean()
+
+
+def _leave_only_runc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the runtime `oci` see a host without crun."""
+    if os.getuid() != 0 or shutil.which("runc") is None:
+        pytest.skip("containers by runc: there is no runc here, or this is not root")
+    monkeypatch.setattr(oci_tools, "RUNTIMES", ("runc",))
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -99,3 +100,21 @@ async def test_an_image_whose_folders_are_closed_goes_again(tmp_path: Path) -> N
     assert list((tmp_path / "store" / "new").iterdir()) == []
     (tree / "closed").chmod(0o755)
     (tree / "closed" / "below").chmod(0o755)
+
+
+def test_a_root_that_nobody_may_write_to_is_taken_in(tmp_path: Path) -> None:
+    """Some base images have `/` so (mode 0555); they are imported, and removed again."""
+    with tarfile.open(tmp_path / "image.tar", "w") as tar:
+        for name in (".", "./bin"):
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o555
+            tar.addfile(folder)
+    store = ImageStore(tmp_path / "store")
+
+    import_image(store, tmp_path / "image.tar", "closed")
+    found = store.find("closed")
+    store.remove("closed")
+
+    assert found is not None
+    assert store.empty()
+    assert list((store.root / "new").iterdir()) == []

@@ -123,6 +123,22 @@ def test_an_oci_layout_and_its_archive_are_one_image(store: ImageStore, tmp_path
     assert [named.name for named, _ in store.all() if named] == ["one:latest", "two:2"]
 
 
+def test_a_name_with_a_colon_is_a_name(
+    store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an archive, a store or a folder; the tools would read a tag behind it."""
+    layer = tar_of([("a", b"x")])
+    (tmp_path / "app:1.tar").write_bytes(docker_archive(layer))
+    (tmp_path / "tree:1").mkdir()
+    monkeypatch.chdir(tmp_path)
+    odd = ImageStore(store.root.with_name("store:1"))
+
+    archive = import_image(odd, Path("app:1.tar"), "one")
+    tree = import_image(odd, Path("tree:1"), "two")
+
+    assert {image.digest for _, image in odd.all()} == {archive.digest, tree.digest}
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_root_file_system_is_an_image(store: ImageStore, tmp_path: Path, packed: bool) -> None:
     """A folder or a tar, packed or not; the same files are the same image."""

@@ -24,7 +24,13 @@ AS_USER = (
 )
 ROOTS = (
     *("killed_shepherd_loses_nothing", "open_descriptors_do_not_grow", "peak_of_memory"),
-    *("killed_child", "used_is_told", "file_system_that_holds_no_overlay", "nothing_is_left"),
+    *(
+        "killed_child",
+        "ran_out_between",
+        "used_is_told",
+        "file_system_that_holds_no_overlay",
+        "nothing_is_left",
+    ),
 )
 """What limits or measures memory, or needs root to get ready."""
 NOT_ROOTS = " and ".join(f"not {name}" for name in ROOTS)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NoReturn
@@ -19,6 +20,7 @@ from scalebox_actors.errors import (
     SpecRejected,
     Unavailable,
 )
+from scalebox_actors.runtimes import oci
 from scalebox_actors.runtimes.choose import open_runtime
 from scalebox_actors.runtimes.docker import DockerRuntime
 from scalebox_actors.runtimes.oci import OciRuntime
@@ -248,7 +250,7 @@ async def test_nothing_is_left_of_removed_runs(bench: Oci) -> None:
         await bench.runtime.remove(stray.name)
 
     left = {f.name for f in bench.state.iterdir() if not f.name.startswith("shepherd.")}
-    assert left == {"journal", "runtime", "roots"}
+    assert left == {"journal", "runtime", "roots", "socket"}
     for folder in ("runtime", "roots"):
         assert list((bench.state / folder).iterdir()) == []
     assert before
@@ -292,20 +294,70 @@ async def test_an_image_in_use_is_not_removed(
     assert oci_images.find(image) is not None
 
 
+async def _no_engine(*_: object, **__: object) -> NoReturn:
+    raise RuntimeUnavailable("no engine")
+
+
 @pytest.mark.parametrize("filled", [True, False])
 async def test_without_an_engine_oci_is_taken_if_it_has_images(
     oci_images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filled: bool
 ) -> None:
     """A crun alone surprises nobody: only who has imported an image gets this runtime unasked."""
-
-    async def absent(*_: object, **__: object) -> NoReturn:
-        raise RuntimeUnavailable("no engine")
-
     monkeypatch.delenv("DOCKER_HOST", raising=False)
-    monkeypatch.setattr(DockerRuntime, "open", absent)
+    monkeypatch.setattr(DockerRuntime, "open", _no_engine)
     images = oci_images.root if filled else tmp_path / "empty"
 
     runtime = await open_runtime(None, state=tmp_path / "state", images=images)
     await runtime.close()
 
     assert runtime.kind == ("oci" if filled else "process")
+
+
+@pytest.mark.parametrize("spoilt", ["shepherd.lock", "roots"])
+async def test_oci_unasked_is_given_up_where_it_cannot_start(
+    oci_images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoilt: str
+) -> None:
+    """The next runtime is taken; who asks for `oci` is told why, and the log keeps all of it."""
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr(DockerRuntime, "open", _no_engine)
+    state = tmp_path / "state.oci"
+    state.mkdir(mode=0o700)
+    if spoilt == "roots":
+        (state / spoilt).touch()
+    else:
+        (state / spoilt).mkdir()
+
+    runtime = await open_runtime(None, state=tmp_path / "state", images=oci_images.root)
+    await runtime.close()
+    with pytest.raises(RuntimeUnavailable, match=rf"does not start: .*{spoilt}"):
+        await open_runtime("oci", state=tmp_path / "state", images=oci_images.root)
+
+    assert runtime.kind == "process"
+    assert (state / "shepherd.log").read_text().count("Traceback") == 2
+
+
+async def test_what_is_refused_to_everybody_is_the_hosts_fault(
+    oci_images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container of nothing that cannot be made is a reason to take another runtime."""
+    monkeypatch.setattr(oci, "_probed", set())
+    monkeypatch.setattr(OciRuntime, "_box_of_nothing", lambda *_: {})
+
+    with pytest.raises(RuntimeUnavailable, match="no container can be made: "):
+        await OciRuntime.over(oci_images, tmp_path / "state")
+
+
+async def test_no_temporary_directory_is_needed(
+    oci_images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service may see all of its host read-only, but what is its own."""
+    monkeypatch.setattr(oci, "_probed", set())
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/null")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+
+    runtime = await OciRuntime.over(oci_images, tmp_path / "state")
+    await runtime.close()
+    with pytest.raises(RuntimeUnavailable, match="/dev/null"):
+        await oci.try_out(oci_images)
+
+    assert oci._probed

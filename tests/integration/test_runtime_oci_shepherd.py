@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from integration.containers import MIB, Bench, on_oci
 
 from scalebox_actors.runtimes.oci import OciRuntime
 from scalebox_actors.runtimes.oci_images import ImageStore
+from scalebox_actors.runtimes.shepherd_container import PATIENCE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
@@ -92,6 +95,23 @@ async def test_an_end_between_shepherds_is_kept(bench: Oci) -> None:
     assert (run.adopted, end.code, end.lost) == (True, 9, False)
 
 
+async def test_memory_that_ran_out_between_shepherds_is_told(bench: Oci) -> None:
+    """A kernel that counts it only for listeners had none; the limit was reached all the same."""
+    script = "until [ -e go ]; do sleep 0.02; done; exec tail /dev/zero"
+    spec = msgspec.structs.replace(bench.spec(script), memory=16 * MIB)
+    await bench.runtime.adopt_or_start(spec)
+    await until(lambda: keeper_of(bench.state) > 0)
+    await bench.runtime.close()
+    os.kill(shepherd_of(bench.state), signal.SIGKILL)
+    (bench.work / "go").touch()
+    await until(lambda: keeper_of(bench.state) == 0)
+
+    bench.runtime = await OciRuntime.over(bench.runtime._images, bench.state)
+    end = await (await bench.runtime.adopt_or_start(spec)).wait()
+
+    assert (end.code, end.out_of_memory, end.lost) == (137, True, False)
+
+
 async def test_a_killed_keeper_loses_its_container(bench: Oci) -> None:
     """Without keeper and crun nobody learns the exit code: what is left is ended, and lost."""
     run = await bench.runtime.adopt_or_start(bench.spec("touch up; exec sleep 300"))
@@ -105,6 +125,42 @@ async def test_a_killed_keeper_loses_its_container(bench: Oci) -> None:
 
     assert end.lost
     assert list(processes("sleep", "300")) == []
+
+
+def _of_another_user(mark: str) -> subprocess.Popen[bytes]:
+    """Start a process of nobody's that passes for one of a run."""
+    words, nobody = ["/bin/sleep", "300"], 65_534
+    env = {"SBX_RUN": mark}
+    return subprocess.Popen(words, user=nobody, group=nobody, extra_groups=[], env=env)  # noqa: S603
+
+
+async def test_a_name_of_ours_in_an_environment_is_no_keeper(bench: Oci) -> None:
+    """Neither a container nor another user can hold up a takeover, nor give out another's end."""
+    good = await bench.runtime.adopt_or_start(
+        bench.spec("until [ -e go ]; do sleep 0.02; done; exit 5", name="good")
+    )
+    marks = [f"{bench.state}/{run}" for run in ("x", "y", good._watch.id)]
+    script = "".join(f"SBX_RUN={mark} sleep 300 & " for mark in marks)
+    bad = await bench.runtime.adopt_or_start(bench.spec(f"{script}touch up; wait", name="bad"))
+    await until((bench.work / "up").exists)
+    others = [_of_another_user(mark) for mark in marks if os.getuid() == 0]
+    os.kill(shepherd_of(bench.state), signal.SIGKILL)
+    began = time.monotonic()
+    try:
+        assert await bench.runtime.find(good.name)
+        took = time.monotonic() - began
+        (bench.work / "go").touch()
+        end = await good.wait()
+        living = [other.poll() for other in others]
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    await bench.runtime.remove(bad.name)
+
+    assert (end.code, end.lost) == (5, False)
+    assert took < PATIENCE
+    assert living == [None] * len(others)
 
 
 async def test_a_run_is_renamed_once(bench: Oci) -> None:

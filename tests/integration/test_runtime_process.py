@@ -202,7 +202,7 @@ async def test_removed_runs_leave_no_files(runtime: ProcessRuntime, tmp_path: Pa
     await runtime.remove(wanted.name)
 
     left = {f.name for f in (tmp_path / "state").iterdir()}
-    assert left == {"journal", "shepherd.lock", "shepherd.log", "shepherd.pid"}
+    assert left == {"journal", "shepherd.lock", "shepherd.log", "shepherd.pid", "socket"}
 
 
 async def test_what_a_program_started_ends_with_it(runtime: ProcessRuntime, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from scalebox_actors.facts import EngineFacts, Facts, HostFacts, Place
 from scalebox_actors.limits import FREE_SPACE, MIB
 from scalebox_actors.runtimes import choose
 from scalebox_actors.runtimes.oci_config import Traits
+from scalebox_actors.runtimes.oci_images import ImageStore
 from scalebox_actors.survey import (
     clock_is_kept,
     kind_of,
@@ -218,6 +219,10 @@ def test_what_containers_without_a_daemon_lack_is_fatal() -> None:
     assert [one.found for one in bad] == ["no daemon: there is no crun"]
 
 
+async def containers_start(_: ImageStore) -> None:
+    """Stand for a host on which they do."""
+
+
 async def test_the_runtime_that_was_asked_for_is_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +236,7 @@ async def test_the_runtime_that_was_asked_for_is_looked_at(
     (place / "image.json").write_text('{"digest": "sha256:12"}')
     traits = Traits(runtime=("/bin/crun",), init="/bin/tini", seccomp=None)
     monkeypatch.setattr(survey_module, "look_around", lambda: traits)
+    monkeypatch.setattr(survey_module, "try_out", containers_start)
     monkeypatch.setattr(choose, "has_runtime", lambda: True)
     monkeypatch.delenv("DOCKER_HOST", raising=False)
 
@@ -247,6 +253,13 @@ async def test_the_runtime_that_was_asked_for_is_looked_at(
     assert await seen(None, "store") == (True, "no engine answers")
     assert await seen(None, "absent") == (False, "no engine answers")
     assert await seen("docker", "store") == (False, "no engine answers")
+
+    async def none_starts(_: ImageStore) -> None:
+        raise RuntimeUnavailable("none starts")
+
+    monkeypatch.setattr(survey_module, "try_out", none_starts)
+    facts = await survey_module.survey("oci", tmp_path, tmp_path, tmp_path / "store")
+    assert (facts.oci, facts.oci_fault) == ("", "none starts")
     monkeypatch.setenv("DOCKER_HOST", "unix:///absent")
     assert await seen(None, "store") == (False, "no engine answers")
 

@@ -20,7 +20,7 @@ from scalebox_actors.runtimes.oci_config import (
     container_config,
     environment,
 )
-from scalebox_actors.runtimes.oci_images import Image, ImageStore, normal
+from scalebox_actors.runtimes.oci_images import Image, normal
 from scalebox_actors.runtimes.oci_seccomp import ALLOW, MACHINES, compiled, profile
 from scalebox_actors.runtimes.oci_tools import is_static, look_around
 from scalebox_actors.runtimes.oci_users import Identity, UnknownUserError, identity, inside
@@ -206,6 +206,8 @@ GROUPS = "root:x:0:\nstaff:x:1001:\nextra:x:1002:other,me\nmore:x:1003:me\n"
         ("odd", None),
         ("-1", None),
         ("4294967295", None),
+        pytest.param("9" * 5000, None, id="no-number"),
+        pytest.param("0" * 5000, None, id="no-number-either"),
     ],
 )
 def test_who_a_user_is(tmp_path: Path, user: str, expected: Identity | None) -> None:
@@ -237,6 +239,18 @@ def test_an_image_cannot_make_us_read_the_hosts_files(tmp_path: Path) -> None:
     assert identity(rootfs, "me") == Identity(5, 6, (), "/")
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000, "../" * 1400])
+def test_what_no_file_can_be_called_is_not_there(tmp_path: Path, name: str) -> None:
+    """A link of an image may lead to a name that no file system takes."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/group").write_text("root:x:" + "9" * 5000 + ":\n")
+    for depth in range(3):
+        (tmp_path / f"etc/passwd{depth}").symlink_to(f"x/{name[:3000]}/passwd{depth + 1}")
+    (tmp_path / "etc/passwd").symlink_to(name[:4000])
+
+    assert identity(tmp_path, "5:6") == Identity(5, 6, (), "/")
+
+
 @pytest.mark.parametrize(
     ("reference", "expected"),
     [
@@ -251,28 +265,6 @@ def test_an_image_cannot_make_us_read_the_hosts_files(tmp_path: Path) -> None:
 def test_names_of_images(reference: str, expected: tuple[str, str]) -> None:
     """What a topology calls an image and what was imported meet under one full name."""
     assert expected == normal(reference)
-
-
-def test_a_store_that_is_not_there_is_empty(tmp_path: Path) -> None:
-    """Nobody has imported anything: nothing is found, listed or made."""
-    store = ImageStore(tmp_path / "absent")
-
-    assert (store.empty(), store.all(), store.find("a/b")) == (True, [], None)
-    assert not store.root.exists()
-
-
-def test_a_store_is_found_from_every_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The shepherd, which works in another directory, is told whole paths."""
-    monkeypatch.chdir(tmp_path)
-    place = tmp_path / "store/images/12"
-    place.mkdir(parents=True)
-    (place / "image.json").write_text('{"digest": "sha256:12"}')
-    found = ImageStore(Path("store")).find("sha256:12")
-
-    assert found is not None
-    assert found.rootfs == place / "rootfs"
 
 
 def test_usage_by_control_groups_of_version_2(tmp_path: Path) -> None:
