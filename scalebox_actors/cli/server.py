@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,9 @@ AGAIN, PATIENCE = 2.0, 30.0
 CLIENT_PORT = 4222
 CLERK = "server"
 """The name under which the server's process answers for its site."""
+
+_LISTENS = re.compile(r'^ *(?:listen|http): "(.*)"$', re.MULTILINE)
+"""Where a server that is configured so waits for somebody."""
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +118,6 @@ async def _serve(topology: Topology, here: Site, wishes: Wishes, store: Path) ->
     """Return the exit code of a server that has ended."""
     listen = wishes.listen or here.listen
     keys = _keys(wishes, here.name, store)
-    _check_open(topology, here, keys, listen)
     # Nobody else ever knows it, and the server forgets it with the next start.
     seed = new_seed()
 
@@ -128,6 +131,8 @@ async def _serve(topology: Topology, here: Site, wishes: Wishes, store: Path) ->
         )
         return server_configuration(topology, here.name, keys, own)
 
+    if keys is None:
+        _check_closed(configure(Ground()), here.name)
     process = EmbeddedServer(store, Settings(site=here.name), configure)
     process.start()
     try:
@@ -212,14 +217,12 @@ def _admin(keys: Keys | None) -> Credentials | None:
     return Credentials(login=str(folder / f"{Role.ADMIN}.nk"), tls_ca=str(folder / AUTHORITY))
 
 
-def _check_open(topology: Topology, here: Site, keys: Keys | None, listen: str) -> None:
-    """Refuse to stand open to a network."""
-    reached = [listen]
-    if here.name == topology.hub and here.address:
-        reached.append(here.address)
-    if keys is None and not all(map(is_loopback, reached)):
+def _check_closed(configuration: str, site: str) -> None:
+    """Refuse to stand open to a network, whatever for: clients, links, other servers, a look."""
+    reached = [one for one in _LISTENS.findall(configuration) if not is_loopback(one)]
+    if reached:
         raise BadInput(
-            f"site {here.name} would be open to everybody who reaches {reached[-1]}: "
+            f"site {site} would be open to everybody who reaches {' or '.join(reached)}: "
             "make keys with `sbx-actor conf --keys DIR` and give --keys DIR"
         )
 
