@@ -106,18 +106,20 @@ async def open_site(
     Raises Unavailable if nothing answers.
     """
     store, ephemeral = reach.store, reach.ephemeral
-    url = reach.nats or (None if ephemeral else embedded.running(store))
+    url = reach.nats or (None if ephemeral else embedded.running(store)) or ""
     server: embedded.EmbeddedServer | None = None
-    if url is None:
+    if not url:
         if not (reach.start or await aios.path.exists(store)):
             raise Unavailable(
                 f"no server: nothing has run in {store} yet; give --nats URL or start `run` first"
             )
         settings = embedded.Settings(site=names.site)
         server = embedded.EmbeddedServer(None if ephemeral else store, settings, configure)
-        url = server.start()
-    keeper = asyncio.create_task(_keep_up(server)) if server else None
+    keeper = None
     try:
+        if server is not None:
+            url = await server.begin()
+            keeper = asyncio.create_task(_keep_up(server))
         link = await connect(
             url,
             name=f"sbx-actor {names.topology}",
@@ -131,6 +133,7 @@ async def open_site(
     finally:
         if keeper is not None:
             keeper.cancel()
+            await asyncio.wait([keeper])
         if server is not None:
             await asyncio.to_thread(server.stop)
 
@@ -212,7 +215,7 @@ async def _keep_up(server: embedded.EmbeddedServer) -> None:
         code = await server.wait()
         log.error("server_died", extra={"exit_code": code, "store": str(server.store)})
         try:
-            server.start()  # some milliseconds, on the main thread as it must be
+            await server.begin()
         except Unavailable as error:
             log.error("server_not_started", extra={"why": str(error)})  # noqa: TRY400 - no bug
             await asyncio.sleep(1)

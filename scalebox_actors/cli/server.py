@@ -5,9 +5,10 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -42,6 +43,8 @@ CLERK = "server"
 
 _LISTENS = re.compile(r'^ *(?:listen|http): "(.*)"$', re.MULTILINE)
 """Where a server that is configured so waits for somebody."""
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.%]+\]):([0-9]{1,5})")
+_PORTS = 65_536
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +101,8 @@ def server(common: Common, /, **given: object) -> None:
     sets, env_files = given.pop("sets"), given.pop("env_files")
     topology = load(str(given.pop("topology")), texts(sets), texts(env_files)).topology
     wishes = msgspec.convert({**given, "site": common.site}, Wishes)
+    _check_address("--listen", wishes.listen)
+    _check_address("--monitor", wishes.monitor)
     if wishes.site is None and len(topology.site_names) > 1:
         raise click.UsageError(f"give --site, one of {', '.join(topology.site_names)}")
     here = site_of(topology, wishes.site or topology.hub)
@@ -134,30 +139,52 @@ async def _serve(topology: Topology, here: Site, wishes: Wishes, store: Path) ->
     if keys is None:
         _check_closed(configure(Ground()), here.name)
     process = EmbeddedServer(store, Settings(site=here.name), configure)
-    process.start()
+    reach = Reach(store=store, nats=_url(listen), credentials=_admin(keys))
     try:
-        url = _url(listen)
-        log.info("server_started", extra={"site": here.name, "listen": listen})
-        reach = Reach(store=store, nats=url, credentials=_admin(keys))
         with _asked_to_stop() as stop:
-            deploying = asyncio.create_task(_deploy(topology, here.name, reach))
-            ending = asyncio.create_task(process.wait())
             stopping = asyncio.create_task(stop.wait())
-            waits = {deploying, ending, stopping}
-            if len(topology.site_names) > 1:
-                waits.add(asyncio.create_task(_watch(process.pid, reach, seed)))
-            while not (ending.done() or stopping.done()):
-                done, waits = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                if deploying in done:
-                    deploying.result()
-            for task in waits:
-                task.cancel()
-        if ending.done():
-            raise Unavailable(f"the nats-server ended by itself; its log is {process.log}")
+            if await _begun(process, stopping):
+                log.info("server_started", extra={"site": here.name, "listen": listen})
+                beside = [_watch(process.pid, reach, seed)] if len(topology.site_names) > 1 else []
+                await _until_stopped(
+                    process, stopping, _deploy(topology, here.name, reach), *beside
+                )
     finally:
         await asyncio.to_thread(process.stop)
     log.info("server_ended", extra={"site": here.name})
     return 0
+
+
+async def _begun(process: EmbeddedServer, stopping: "asyncio.Task[object]") -> bool:
+    """Start the server; False if we are asked to stop while it restores its store."""
+    beginning = asyncio.create_task(process.begin())
+    await asyncio.wait({beginning, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if beginning.done():
+        return bool(beginning.result())
+    beginning.cancel()
+    await asyncio.wait({beginning})
+    return False
+
+
+async def _until_stopped(
+    process: EmbeddedServer,
+    stopping: "asyncio.Task[object]",
+    work: Coroutine[None, None, None],
+    *beside: Coroutine[None, None, None],
+) -> None:
+    """Work until we are asked to stop; raises if the server ends before, or the work fails."""
+    ending = asyncio.create_task(process.wait())
+    working = asyncio.create_task(work)
+    waits: set[asyncio.Task[Any]] = {ending, stopping, working}
+    waits |= {asyncio.create_task(one) for one in beside}
+    while not (ending.done() or stopping.done()):
+        done, waits = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if working in done:
+            working.result()
+    for task in waits:
+        task.cancel()
+    if ending.done():
+        raise Unavailable(f"the nats-server ended by itself; its log is {process.log}")
 
 
 async def _deploy(topology: Topology, site: str, reach: Reach) -> None:
@@ -225,6 +252,13 @@ def _check_closed(configuration: str, site: str) -> None:
             f"site {site} would be open to everybody who reaches {' or '.join(reached)}: "
             "make keys with `sbx-actor conf --keys DIR` and give --keys DIR"
         )
+
+
+def _check_address(option: str, address: str) -> None:
+    """Refuse what the server would refuse, which would say so in its own words."""
+    found = _ADDRESS.fullmatch(address)
+    if address and not (found and 0 < int(found[1]) < _PORTS):
+        raise BadInput(f"{option} {address[:80]}: not of the form HOST:PORT")
 
 
 def _url(listen: str) -> str:
