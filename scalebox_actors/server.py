@@ -190,6 +190,16 @@ class EmbeddedServer:
             await _ended(process.pid)
         return process.wait()
 
+    def is_as_before(self) -> bool:
+        """Whether the store's last server was told the same as ours would be."""
+        last = _remembered(self.store)
+        ports = [int(last.rpartition(":")[2])] if last else []
+        try:
+            told = (self.store / "nats.conf").read_text()
+        except FileNotFoundError:
+            return False
+        return told in map(self._configuration, [*ports, self.settings.port])
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -273,6 +283,7 @@ class EmbeddedServer:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+        self._process = None
         self._unlock()
 
     def _configuration(self, port: int) -> str:
