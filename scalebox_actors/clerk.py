@@ -9,11 +9,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import msgspec
 
 from scalebox_actors import cancelling, operations
-from scalebox_actors.broker import JetStreamBroker, Link
+from scalebox_actors.broker import JetStreamBroker, Link, answer_on
 from scalebox_actors.broker.client import ConnectionLost, NoResponders
 from scalebox_actors.cancelling import Sweep, Swept
 from scalebox_actors.effects import DETAIL
@@ -82,36 +83,35 @@ class Clerk:
     async def serve(self, node: str) -> None:
         """Answer other sites until the connection ends, as the clerk of a node."""
         for op in Op:
-            await self._site.link.subscribe(self._names.ctl(op), self._receiver(node))
+            await answer_on(self._site.link, self._names.ctl(op), partial(self._told, node, op))
 
-    def _receiver(self, node: str) -> Callable[[bytes, bytes, bytes, bytes | None], None]:
-        link = self._site.link
+    async def _told(self, node: str, verb: Op, body: bytes) -> bytes | None:
+        """Return the answer to a question that came by `ctl.<verb>`; None if others are meant."""
+        try:
+            question = msgspec.json.decode(body, type=Question)
+        except UNREADABLE as error:
+            return _encode(Page(node=node, error=f"not understood: {error}"))
+        if question.node not in ("", node):
+            return None
+        answer = _encode(msgspec.structs.replace(await self._page(question, verb), node=node))
+        try:
+            self._site.link.check_size(len(answer))
+        except BadMessage as error:
+            return _encode(Page(node=node, error=f"too much at once: {error}"))
+        return answer
 
-        async def respond(reply: str, body: bytes) -> None:
-            try:
-                question = msgspec.json.decode(body, type=Question)
-            except UNREADABLE as error:
-                link.publish(reply, _encode(Page(node=node, error=f"not understood: {error}")))
-                return
-            if question.node not in ("", node):
-                return
-            try:
-                page = await self.answer(question)
-            except SbxError as error:
-                page = Page(error=str(error))
-            except Exception as error:  # a bug of ours: who asked must not wait in vain
-                log.exception("question_failed", extra={"verb": str(question.op)})
-                page = Page(error=f"{type(error).__name__}: {error}")
-            try:
-                link.publish(reply, _encode(msgspec.structs.replace(page, node=node)))
-            except BadMessage as error:
-                link.publish(reply, _encode(Page(node=node, error=f"too much at once: {error}")))
-
-        def receive(_: bytes, reply: bytes, body: bytes, __: bytes | None) -> None:
-            if reply:
-                link.spawn(respond(reply.decode(), body))
-
-        return receive
+    async def _page(self, question: Question, verb: Op) -> Page:
+        """Return a page whatever happens: who asked must not wait in vain."""
+        if question.op is not verb:
+            # The server knows who may ask by the subject; it does not read the question.
+            return Page(error=f"{question.op} is not to be asked by {verb}")
+        try:
+            return await self.answer(question)
+        except SbxError as error:
+            return Page(error=str(error))
+        except Exception as error:  # a bug of ours
+            log.exception("question_failed", extra={"verb": str(verb)})
+            return Page(error=f"{type(error).__name__}: {error}")
 
     # --- looking ----------------------------------------------------------------------------
 

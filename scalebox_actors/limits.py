@@ -135,6 +135,8 @@ TRACE_BYTES = 1024 * MIB
 
 NATS_PING = 5
 NATS_PINGS_LOST = 2
+SERVER_SILENCE = 600.0
+"""So long a server that is starting may neither log nor compute before it is given up."""
 NATS_REQUEST = 5.0
 ENGINE_CALL = 10.0
 LINK_SILENT = 3.0

@@ -28,6 +28,7 @@ from scalebox_actors.broker import (
     ensure,
 )
 from scalebox_actors.errors import BadInput, Unavailable
+from scalebox_actors.hosting import hosted
 from scalebox_actors.names import Names, bound_for
 from scalebox_actors.node import Node
 from scalebox_actors.sites import Ground, server_configuration
@@ -104,36 +105,29 @@ async def open_site(
 
     The order: the server at `nats` if given; the embedded server that already runs on `store`;
     one started for as long as the context lasts, if the store has streams or `start` allows it to.
+    Whose server is another command's takes it over when that one ends (hosting.py).
     Raises Unavailable if nothing answers.
     """
-    store, ephemeral = reach.store, reach.ephemeral
-    url = reach.nats or (None if ephemeral else embedded.running(store))
+    store, ephemeral, url = reach.store, reach.ephemeral, reach.nats
     server: embedded.EmbeddedServer | None = None
-    if url is None:
-        if not (reach.start or await aios.path.exists(store / embedded.STREAMS)):
-            raise Unavailable(
-                f"no server: nothing has run in {store} yet; give --nats URL or start `run` first"
-            )
-        settings = embedded.Settings(site=names.site)
-        server = embedded.EmbeddedServer(None if ephemeral else store, settings, configure)
-        url = server.start()
-    keeper = asyncio.create_task(_keep_up(server)) if server else None
-    try:
+    async with AsyncExitStack() as stack:
+        if url is None:
+            if not (reach.start or await aios.path.exists(store / embedded.STREAMS)):
+                raise Unavailable(
+                    f"no server: nothing has run in {store} yet; "
+                    "give --nats URL or start `run` first"
+                )
+            settings = embedded.Settings(site=names.site)
+            server = embedded.EmbeddedServer(None if ephemeral else store, settings, configure)
+            url = await stack.enter_async_context(hosted(server))
         link = await connect(
             url,
             name=f"sbx-actor {names.topology}",
             events=_report,
             credentials=reach.credentials,
         )
-        try:
-            yield Site(link, names, server)
-        finally:
-            await link.close()
-    finally:
-        if keeper is not None:
-            keeper.cancel()
-        if server is not None:
-            await asyncio.to_thread(server.stop)
+        stack.push_async_callback(link.close)
+        yield Site(link, names, server if server and server.alive else None)
 
 
 @asynccontextmanager
@@ -228,18 +222,6 @@ def _is_free(address: str) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-async def _keep_up(server: embedded.EmbeddedServer) -> None:
-    """Start our server again whenever it dies; it comes back on its port with all it has stored."""
-    while True:
-        try:
-            code = await server.wait()
-            log.error("server_died", extra={"exit_code": code, "store": str(server.store)})
-            server.start()  # some milliseconds, on the main thread as it must be
-        except (Unavailable, OSError) as error:  # a full disk is one: there may be room again
-            log.error("server_not_started", extra={"why": str(error)})  # noqa: TRY400 - no bug
-            await asyncio.sleep(1)
 
 
 def _report(event: str, detail: str) -> None:

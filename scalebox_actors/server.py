@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import fcntl
 import json
+import logging
 import os
 import shutil
 import signal
@@ -18,14 +19,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Self
 
 import msgspec
 
 from scalebox_actors.errors import Unavailable
-from scalebox_actors.limits import MIB, NATS_PING, NATS_PINGS_LOST
+from scalebox_actors.limits import MIB, NATS_PING, NATS_PINGS_LOST, SERVER_SILENCE
 from scalebox_actors.lockfile import HeldError, take
 from scalebox_actors.sites import MAX_FILE, Ground
 
@@ -35,12 +36,14 @@ STREAMS = "js"
 Configure = Callable[[Ground], str]
 """Returns the configuration of a server that stands there: `sites.server_configuration`."""
 
-_READY = 15.0
 _STOP = 15.0
 _POLL = 0.005
+_TELL = 5.0
+_TAIL, _SAID = 16_384, 600
 _PR_SET_PDEATHSIG = 1
-_LOG_TAIL = 600
+_TICKS = os.sysconf("SC_CLK_TCK")
 _libc = ctypes.CDLL(None)
+log = logging.getLogger(__name__)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,9 +100,10 @@ def running(store: Path) -> str | None:
 class EmbeddedServer:
     """A nats-server as a child of this process; it dies with us, even if we are killed.
 
-    `start` and `stop` block for some milliseconds. Without a store the data are temporary and
-    are removed by `stop`; they are then not synced to disk. A server that is joined to others
-    is told more than `Settings` can say: `configure` returns its configuration.
+    `start` and `stop` block: for some milliseconds, or as long as a store of many messages is
+    restored; `begin` waits for that without holding up the event loop. Without a store the data
+    are temporary and are removed by `stop`; they are then not synced to disk. A server that is
+    joined to others is told more than `Settings` can say: `configure` returns its configuration.
     """
 
     def __init__(
@@ -114,6 +118,8 @@ class EmbeddedServer:
         given = settings or Settings()
         self.settings = msgspec.structs.replace(given, durable=False) if store is None else given
         self._process: subprocess.Popen[bytes] | None = None
+        self._logged = 0
+        """How much of the log is of earlier starts."""
         self._lock: int | None = None
 
     @property
@@ -132,6 +138,11 @@ class EmbeddedServer:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def _errors(self) -> Path:
+        """What it says before it has a log, or when it breaks down."""
+        return self.store / "nats.err"
+
+    @property
     def log(self) -> Path:
         """Where the server writes its log."""
         return self.store / "nats.log"
@@ -142,23 +153,21 @@ class EmbeddedServer:
         Must be called on the main thread: Linux ends the child when the *thread* that started
         it ends. Raises Unavailable if the store is in use or the server does not come up.
         """
-        if threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("the embedded server must be started on the main thread")
-        if self.alive:
-            return self.url
-        self.store.mkdir(parents=True, exist_ok=True)
-        if self._lock is None:
-            self._lock = _locked(self.store)
-        last = _remembered(self.store)
-        ports = [int(last.rpartition(":")[2])] if last else []
-        for port in [*ports, self.settings.port]:
-            url = self._spawn(port)
-            if url:
-                _write_whole(self.store / "url", url)
-                return url
-        reason = self._last_words()
-        self._unlock()
-        raise Unavailable(f"nats-server did not start in {self.store}: {reason}")
+        with contextlib.closing(self._starting()) as steps:
+            for url in steps:
+                if url:
+                    break
+                time.sleep(_POLL)
+        return url
+
+    async def begin(self) -> str:
+        """Start it as `start` does; cancelled, it ends what it has started."""
+        with contextlib.closing(self._starting()) as steps:
+            for url in steps:
+                if url:
+                    break
+                await asyncio.sleep(_POLL)
+        return url
 
     def stop(self) -> None:
         """End the server and let go of its store; safe to repeat."""
@@ -183,6 +192,16 @@ class EmbeddedServer:
             await _ended(process.pid)
         return process.wait()
 
+    def is_as_before(self) -> bool:
+        """Whether the store's last server was told the same as ours would be."""
+        last = _remembered(self.store)
+        ports = [int(last.rpartition(":")[2])] if last else []
+        try:
+            told = (self.store / "nats.conf").read_text()
+        except FileNotFoundError:
+            return False
+        return told in map(self._configuration, [*ports, self.settings.port])
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -190,22 +209,84 @@ class EmbeddedServer:
     def __exit__(self, *exception: object) -> None:
         self.stop()
 
-    def _spawn(self, port: int) -> str | None:
-        """Start one process and return its URL, or None if it did not come up."""
+    def _starting(self) -> Generator[str]:
+        """Start it; yields nothing while that is to be waited for, and then its URL."""
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("the embedded server must be started on the main thread")
+        if self.alive:
+            yield self.url
+        self.store.mkdir(parents=True, exist_ok=True)
+        if self._lock is None:
+            self._lock = _locked(self.store)
+        last = _remembered(self.store)
+        ports = [int(last.rpartition(":")[2])] if last else []
+        url = ""
+        try:
+            for port in [*ports, self.settings.port]:
+                self._spawn(port)
+                yield from self._restoring()
+                if self.alive and (url := self._served()):
+                    _write_whole(self.store / "url", url)
+                    break
+            else:
+                reason = self._last_words()
+                raise Unavailable(f"nats-server did not start in {self.store}: {reason}")
+        finally:
+            if not url:
+                self._abandon()
+        yield url
+
+    def _spawn(self, port: int) -> None:
         for stale in self.store.glob("nats-server_*.ports"):
             stale.unlink()
         _write_whole(self.store / "nats.conf", self._configuration(port))
-        process = self._process = self._popen()
-        ports = self.store / f"nats-server_{process.pid}.ports"
-        end = time.monotonic() + _READY
-        while process.poll() is None and time.monotonic() < end:
-            with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-                return str(json.loads(ports.read_bytes())["nats"][0])
-            time.sleep(_POLL)
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        return None
+        self._logged = self.log.stat().st_size if self.log.exists() else 0
+        self._process = self._popen()
+
+    def _restoring(self) -> Generator[str]:
+        """Yield until the server serves or has ended.
+
+        It tells its port only once it has restored its streams, and that takes as long as it
+        takes. Ended and started again it would begin anew: so only one that does nothing at all
+        is given up.
+        """
+        began = changed = told = time.monotonic()
+        signs: object = None
+        while self.alive and not self._served():
+            yield ""
+            now = time.monotonic()
+            if now - told < _TELL:
+                continue
+            told, (last, signs) = now, (signs, self._signs())
+            if signs != last:
+                changed = now
+            elif now - changed > SERVER_SILENCE:
+                why = f"it did nothing for {SERVER_SILENCE:g} s: {self._last_words()}"
+                raise Unavailable(f"nats-server did not start in {self.store}: {why}")
+            seconds = round(now - began)
+            told_of = {"store": str(self.store), "seconds": seconds}
+            log.warning("store_restoring", extra={**told_of, "server_says": self._last_words()})
+
+    def _served(self) -> str:
+        """Return its URL once it serves."""
+        ports = self.store / f"nats-server_{self.pid}.ports"
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            return str(json.loads(ports.read_bytes())["nats"][0])
+        return ""
+
+    def _signs(self) -> tuple[int, int]:
+        """Return what grows while it restores: its log, and the seconds of its processor time."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks = int(fields[11]) + int(fields[12])
+        return self.log.stat().st_size if self.log.exists() else 0, ticks // _TICKS
+
+    def _abandon(self) -> None:
+        """End what does not serve yet: it has acknowledged nothing."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+        self._unlock()
 
     def _configuration(self, port: int) -> str:
         if self._configure is None:
@@ -231,20 +312,21 @@ class EmbeddedServer:
         # Never through the event loop: uvloop's way of starting processes would not do here.
         # The lock goes with the child, so that the store stays locked until *both* are gone.
         assert self._lock is not None  # noqa: S101 - start() has just taken it
-        return subprocess.Popen(  # noqa: S603 - our own binary with our own arguments
-            [
-                find_binary(),
-                *("-c", str(self.store / "nats.conf")),
-                *("--ports_file_dir", str(self.store)),
-                *("-l", str(self.log)),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            pass_fds=(self._lock,),
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing else sets the signal in time
-        )
+        with self._errors.open("wb") as errors:
+            return subprocess.Popen(  # noqa: S603 - our own binary with our own arguments
+                [
+                    find_binary(),
+                    *("-c", str(self.store / "nats.conf")),
+                    *("--ports_file_dir", str(self.store)),
+                    *("-l", str(self.log)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+                pass_fds=(self._lock,),
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing else sets it in time
+            )
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -252,12 +334,13 @@ class EmbeddedServer:
             self._lock = None
 
     def _last_words(self) -> str:
-        try:
-            text = self.log.read_text(errors="replace")
-        except FileNotFoundError:
-            return "it left no log"
-        fatal = [line.partition("[FTL] ")[2] for line in text.splitlines() if "[FTL]" in line]
-        return fatal[-1] if fatal else text[-_LOG_TAIL:].strip()
+        """Return what it said last since this start: of errors in its configuration, on stderr."""
+        lines = _tail(self.log, self._logged).splitlines()
+        fatal = [line.partition("[FTL] ")[2] for line in lines if "[FTL]" in line]
+        said = " ".join(_tail(self._errors).split())[:_SAID]
+        said = said or (fatal or lines or ["not a word"])[-1].strip()
+        code = self._process.poll() if self._process else None
+        return f"ended by signal {-code} after: {said}" if code is not None and code < 0 else said
 
 
 def _remembered(store: Path) -> str | None:
@@ -265,6 +348,16 @@ def _remembered(store: Path) -> str | None:
         return (store / "url").read_text().strip() or None
     except FileNotFoundError:
         return None
+
+
+def _tail(path: Path, start: int = 0) -> str:
+    """Return the last part of what a file got after its first `start` bytes."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(start, file.seek(0, os.SEEK_END) - _TAIL))
+            return file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -1,6 +1,7 @@
 """The JetStream adapter: nothing outside this package knows NATS."""
 
 from scalebox_actors.broker.admin import Admin, StreamSize, topologies
+from scalebox_actors.broker.answering import answer_on
 from scalebox_actors.broker.client import Events
 from scalebox_actors.broker.commit import Injected
 from scalebox_actors.broker.connect import Credentials, connect
@@ -19,6 +20,7 @@ __all__ = [
     "Link",
     "Planned",
     "StreamSize",
+    "answer_on",
     "check_place",
     "claim",
     "connect",

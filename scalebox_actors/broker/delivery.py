@@ -1,5 +1,6 @@
 """A message that a pull has brought: what its ack subject tells, and what is said to the server."""
 
+import re
 from typing import Protocol
 
 from scalebox_actors.broker.streams import NS
@@ -11,6 +12,16 @@ _NAK = b'-NAK {"delay": %d}'
 GIVE_BACK = _NAK % 1
 """Let it be delivered again at once. Without a delay a server that ends forgets that it was given
 back, and waits, once it is there again, until `ack_wait` has passed."""
+
+
+def ack_subjects(stream: str, consumer: str) -> re.Pattern[bytes]:
+    """Return what the reply subjects of a consumer's deliveries look like.
+
+    What we publish is chosen by them. A forged delivery may not choose another consumer's.
+    """
+    own = f"{re.escape(stream)}[.]{re.escape(consumer)}"
+    later = "[^.*>]+[.][^.*>]+[.]"
+    return re.compile(rf"\$JS[.]ACK[.](?:{later})?{own}(?:[.][0-9]+){{5}}(?:[.][^.*>]+)?".encode())
 
 
 class Keeper(Protocol):

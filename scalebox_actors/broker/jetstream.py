@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Self
 
 from scalebox_actors.broker.ahead import Ahead
+from scalebox_actors.broker.answering import answer_on
 from scalebox_actors.broker.commit import Injected, Writer
 from scalebox_actors.broker.forward import Forwarder
 from scalebox_actors.broker.link import Link
@@ -20,7 +21,7 @@ from scalebox_actors.broker.streams import (
 )
 from scalebox_actors.broker.wire import STATUS_NO_RESPONDERS
 from scalebox_actors.crossing import Passage
-from scalebox_actors.errors import BadMessage, SbxError, Unavailable
+from scalebox_actors.errors import BadMessage, Unavailable
 from scalebox_actors.limits import HEADER_BLOCK_BYTES, MESSAGES_AHEAD
 from scalebox_actors.names import Names
 from scalebox_actors.ports import Answer, Backlog, Entry, Intake, Refusal, Stored
@@ -134,19 +135,7 @@ class JetStreamBroker:
 
     async def serve(self, verb: str, answer: Answer) -> None:
         """Answer requests on `ctl.<verb>` until the connection ends."""
-        link = self.link
-
-        async def respond(reply: str, question: bytes) -> None:
-            try:
-                link.publish(reply, await answer(question))
-            except SbxError as error:
-                link.events("ctl_failed", f"{verb}: {error}")
-
-        def receive(_: bytes, reply: bytes, body: bytes, __: bytes | None) -> None:
-            if reply:
-                link.spawn(respond(reply.decode(), body))
-
-        await link.subscribe(self.names.ctl(verb), receive)
+        await answer_on(self.link, self.names.ctl(verb), answer)
 
     async def ask(self, verb: str, question: bytes, *, wait: float = 1.0) -> list[bytes]:
         """Ask every node on `ctl.<verb>` and return what came within `wait` seconds."""

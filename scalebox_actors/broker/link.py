@@ -6,9 +6,9 @@ timer of its own. It is repeated until it is answered, over reconnects and resta
 
 import asyncio
 import contextlib
-import itertools
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from secrets import token_hex
 
 import msgspec
 from nats import errors as nats_errors
@@ -65,9 +65,8 @@ class Link:
     def __init__(self, client: Client, events: Events) -> None:
         self._client = client
         self.events = events
-        self._inbox = client.new_inbox()
+        self._inbox = self.new_inbox()
         self._cut = len(self._inbox) + 1
-        self._numbers = itertools.count(1)
         self._waiting: dict[str, _Waiting] = {}
         self._window = asyncio.Semaphore(WINDOW)
         self._loop = asyncio.get_running_loop()
@@ -158,7 +157,7 @@ class Link:
         self.check_size(len(block) + len(body))
         async with self._window:
             self._check_open()
-            number = str(next(self._numbers))
+            number = token_hex(8)
             data = command(subject, f"{self._inbox}.{number}", block, body)
             waiting = self._expect(number, subject, data, patience)
             waiting.tries = tries
@@ -202,7 +201,7 @@ class Link:
         """
         await self.up()
         replies: list[Reply] = []
-        number = str(next(self._numbers))
+        number = token_hex(8)
         waiting = self._expect(number, subject, b"", 0.0)
         waiting.due = float("inf")
         waiting.replies = replies
@@ -226,7 +225,7 @@ class Link:
 
         The future ends with ConnectionLost when the connection breaks or `seconds` have passed.
         """
-        number = str(next(self._numbers))
+        number = token_hex(8)
         waiting = self._expect(number, subject, b"", 0.0)
         waiting.due = self._loop.time() + seconds
         waiting.answer.add_done_callback(lambda _: self._waiting.pop(number, None))
@@ -241,8 +240,11 @@ class Link:
     # --- receiving --------------------------------------------------------------------------
 
     def new_inbox(self) -> str:
-        """Return a subject that nobody else uses."""
-        return str(self._client.new_inbox())
+        """Return a subject that nobody else uses, and that nobody can guess."""
+        # Counted up, as nats-py's and numbers of requests would be, whoever was sent one with a
+        # question would know the next, and could answer what was asked of the server.
+        prefix = self._client._inbox_prefix.decode()  # noqa: SLF001 - not shown
+        return f"{prefix}.{token_hex(12)}"
 
     async def subscribe(self, subject: str, receiver: Receiver) -> int:
         """Hand every message on `subject` to `receiver`; returns a number to unsubscribe."""

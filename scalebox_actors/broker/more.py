@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable
 
 from scalebox_actors.broker.delivery import GIVE_BACK
@@ -18,8 +19,9 @@ Take = Callable[[bytes, bytes, bytes, bytes | None], None]
 class More:
     """One pull of at most `most` messages; see `gather`."""
 
-    def __init__(self, link: Link, subject: str, most: int) -> None:
+    def __init__(self, link: Link, subject: str, acks: re.Pattern[bytes], most: int) -> None:
         self._link, self._subject, self._left = link, subject, most
+        self._acks = acks
         self._most = most
         self._over = asyncio.Event()
         self._take: Take | None = None
@@ -44,6 +46,8 @@ class More:
     def _receive(self, subject: bytes, reply: bytes, body: bytes, block: bytes | None) -> None:
         if not reply.startswith(_ACK):
             self._over.set()  # there are no more, or others have asked for them before us
+        elif not self._acks.fullmatch(reply):
+            self._link.events("delivery_forged", f"{subject!r}, {reply!r}")
         elif self._take is None:
             self._link.post(command(reply.decode(), "", b"", GIVE_BACK))  # too late for us
         else:

@@ -6,10 +6,12 @@ every task that is sent there twice, and a link without lists lets one site dele
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Sequence
 
 import msgspec
 
+from scalebox_actors.broker.answering import answer_on
 from scalebox_actors.broker.link import Link
 from scalebox_actors.broker.streams import stream_info
 from scalebox_actors.errors import NotPermitted, Permanent, SbxError
@@ -23,6 +25,8 @@ LISTEN = 0.5
 """How long others are listened for; a link is slower only in a laboratory."""
 
 
+_CREATED = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d))?")
+"""When a stream was made, as a server writes it; empty for a site that has none yet."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -75,18 +79,20 @@ async def claim(link: Link, topology: Topology, names: Names) -> None:
     info = await stream_info(link, names.stream)
     created = info.created if info else ""
     if names.site == topology.hub:
-        await _take_note(link, names, created)
+        await _take_note(link, topology, names, created)
     else:
         link.spawn(_repeat(link, topology, names, created))
 
 
-async def _take_note(link: Link, names: Names, created: str) -> None:
+async def _take_note(link: Link, topology: Topology, names: Names, created: str) -> None:
     """Answer claims with who made the same one and was heard not long ago, or with themselves."""
     heard: dict[str, tuple[str, float]] = {}
     now = asyncio.get_running_loop().time
 
-    def answer(_: bytes, reply: bytes, body: bytes, __: bytes | None) -> None:
-        asked = msgspec.json.decode(body, type=_Claim)
+    async def answer(question: bytes) -> bytes | None:
+        asked = _read(question)
+        if asked is None or asked.site not in topology.site_names:
+            return None
         if asked.site == names.site:
             known = created
         else:
@@ -95,10 +101,18 @@ async def _take_note(link: Link, names: Names, created: str) -> None:
                 known = asked.created
                 if known:  # who only asks has no stream yet
                     heard[asked.site] = (known, now())
-        if reply:
-            link.publish(reply.decode(), known.encode())
+        return known.encode()
 
-    await link.subscribe(names.ctl(CLAIM), answer)
+    await answer_on(link, names.ctl(CLAIM), answer)
+
+
+def _read(question: bytes) -> _Claim | None:
+    """Return a claim; None for what is none: its time goes out again as an answer of ours."""
+    try:
+        asked = msgspec.json.decode(question, type=_Claim)
+    except msgspec.MsgspecError:
+        return None
+    return asked if _CREATED.fullmatch(asked.created) else None
 
 
 async def _repeat(link: Link, topology: Topology, names: Names, created: str) -> None:

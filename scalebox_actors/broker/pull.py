@@ -17,7 +17,7 @@ import msgspec
 from scalebox_actors.broker.ahead import Ahead
 from scalebox_actors.broker.beat import beat_interval
 from scalebox_actors.broker.client import ApiError, NoResponders
-from scalebox_actors.broker.delivery import GIVE_BACK, PulledDelivery
+from scalebox_actors.broker.delivery import GIVE_BACK, PulledDelivery, ack_subjects
 from scalebox_actors.broker.link import Link
 from scalebox_actors.broker.more import More
 from scalebox_actors.broker.streams import NS, Config, ensure_consumer, stream_info
@@ -56,6 +56,7 @@ class PullIntake:
         self._names = names
         self._config = config
         self._consumer = str(config["durable_name"])
+        self._acks = ack_subjects(names.stream, self._consumer)
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{names.stream}.{self._consumer}"
         self._loop = asyncio.get_running_loop()
         self.ahead = Ahead(0)
@@ -109,7 +110,7 @@ class PullIntake:
             self._schedule()  # other slots may be free, and what was at hand for them is gone
         most -= len(came)
         if most > 0 and not self._over:
-            pull = More(self._link, self._next, most)
+            pull = More(self._link, self._next, self._acks, most)
             await pull.gather(lambda *parts: came.append(self._delivery(*parts)))
         return came
 
@@ -230,6 +231,9 @@ class PullIntake:
         if not reply.startswith(_ACK):
             if generation == self._generation:
                 self._take_status(read_reply(block, body))
+            return
+        if not self._acks.fullmatch(reply):
+            self._link.events("delivery_forged", f"{self._consumer}: {subject!r}, {reply!r}")
             return
         if generation != self._generation or self._asked <= 0:
             self._link.post(command(reply.decode(), "", b"", GIVE_BACK))

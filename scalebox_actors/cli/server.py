@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import os
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -38,6 +40,11 @@ AGAIN, PATIENCE = 2.0, 30.0
 CLIENT_PORT = 4222
 CLERK = "server"
 """The name under which the server's process answers for its site."""
+
+_LISTENS = re.compile(r'^ *(?:listen|http): "(.*)"$', re.MULTILINE)
+"""Where a server that is configured so waits for somebody."""
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.%]+\]):([0-9]{1,5})")
+_PORTS = 65_536
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +101,8 @@ def server(common: Common, /, **given: object) -> None:
     sets, env_files = given.pop("sets"), given.pop("env_files")
     topology = load(str(given.pop("topology")), texts(sets), texts(env_files)).topology
     wishes = msgspec.convert({**given, "site": common.site}, Wishes)
+    _check_address("--listen", wishes.listen)
+    _check_address("--monitor", wishes.monitor)
     if wishes.site is None and len(topology.site_names) > 1:
         raise click.UsageError(f"give --site, one of {', '.join(topology.site_names)}")
     here = site_of(topology, wishes.site or topology.hub)
@@ -114,7 +123,6 @@ async def _serve(topology: Topology, here: Site, wishes: Wishes, store: Path) ->
     """Return the exit code of a server that has ended."""
     listen = wishes.listen or here.listen
     keys = _keys(wishes, here.name, store)
-    _check_open(topology, here, keys, listen)
     _check_named(here, keys, listen)
     # Nobody else ever knows it, and the server forgets it with the next start.
     seed = new_seed()
@@ -129,31 +137,55 @@ async def _serve(topology: Topology, here: Site, wishes: Wishes, store: Path) ->
         )
         return server_configuration(topology, here.name, keys, own)
 
+    if keys is None:
+        _check_closed(configure(Ground()), here.name)
     process = EmbeddedServer(store, Settings(site=here.name), configure)
-    process.start()
+    reach = Reach(store=store, nats=_url(listen), credentials=_admin(keys))
     try:
-        url = _url(listen)
-        log.info("server_started", extra={"site": here.name, "listen": listen})
-        reach = Reach(store=store, nats=url, credentials=_admin(keys))
         with _asked_to_stop() as stop:
-            deploying = asyncio.create_task(_deploy(topology, here.name, reach))
-            ending = asyncio.create_task(process.wait())
             stopping = asyncio.create_task(stop.wait())
-            waits = {deploying, ending, stopping}
-            if len(topology.site_names) > 1:
-                waits.add(asyncio.create_task(_watch(process.pid, reach, seed)))
-            while not (ending.done() or stopping.done()):
-                done, waits = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                if deploying in done:
-                    deploying.result()
-            for task in waits:
-                task.cancel()
-        if ending.done():
-            raise Unavailable(f"the nats-server ended by itself; its log is {process.log}")
+            if await _begun(process, stopping):
+                log.info("server_started", extra={"site": here.name, "listen": listen})
+                beside = [_watch(process.pid, reach, seed)] if len(topology.site_names) > 1 else []
+                await _until_stopped(
+                    process, stopping, _deploy(topology, here.name, reach), *beside
+                )
     finally:
         await asyncio.to_thread(process.stop)
     log.info("server_ended", extra={"site": here.name})
     return 0
+
+
+async def _begun(process: EmbeddedServer, stopping: "asyncio.Task[object]") -> bool:
+    """Start the server; False if we are asked to stop while it restores its store."""
+    beginning = asyncio.create_task(process.begin())
+    await asyncio.wait({beginning, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if beginning.done():
+        return bool(beginning.result())
+    beginning.cancel()
+    await asyncio.wait({beginning})
+    return False
+
+
+async def _until_stopped(
+    process: EmbeddedServer,
+    stopping: "asyncio.Task[object]",
+    work: Coroutine[None, None, None],
+    *beside: Coroutine[None, None, None],
+) -> None:
+    """Work until we are asked to stop; raises if the server ends before, or the work fails."""
+    ending = asyncio.create_task(process.wait())
+    working = asyncio.create_task(work)
+    waits: set[asyncio.Task[Any]] = {ending, stopping, working}
+    waits |= {asyncio.create_task(one) for one in beside}
+    while not (ending.done() or stopping.done()):
+        done, waits = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if working in done:
+            working.result()
+    for task in waits:
+        task.cancel()
+    if ending.done():
+        raise Unavailable(f"the nats-server ended by itself; its log is {process.log}")
 
 
 async def _deploy(topology: Topology, site: str, reach: Reach) -> None:
@@ -213,14 +245,12 @@ def _admin(keys: Keys | None) -> Credentials | None:
     return Credentials(login=str(folder / f"{Role.ADMIN}.nk"), tls_ca=str(folder / AUTHORITY))
 
 
-def _check_open(topology: Topology, here: Site, keys: Keys | None, listen: str) -> None:
-    """Refuse to stand open to a network."""
-    reached = [listen]
-    if here.name == topology.hub and here.address:
-        reached.append(here.address)
-    if keys is None and not all(map(is_loopback, reached)):
+def _check_closed(configuration: str, site: str) -> None:
+    """Refuse to stand open to a network, whatever for: clients, links, other servers, a look."""
+    reached = [one for one in _LISTENS.findall(configuration) if not is_loopback(one)]
+    if reached:
         raise BadInput(
-            f"site {here.name} would be open to everybody who reaches {reached[-1]}: "
+            f"site {site} would be open to everybody who reaches {' or '.join(reached)}: "
             "make keys with `sbx-actor conf --keys DIR` and give --keys DIR"
         )
 
@@ -233,6 +263,13 @@ def _check_named(here: Site, keys: Keys | None, listen: str) -> None:
 
     host = split_address(_url(listen).partition("//")[2], CLIENT_PORT)[0].strip("[]")
     check_host(Path(keys.folder), here.name, host)
+
+
+def _check_address(option: str, address: str) -> None:
+    """Refuse what the server would refuse, which would say so in its own words."""
+    found = _ADDRESS.fullmatch(address)
+    if address and not (found and 0 < int(found[1]) < _PORTS):
+        raise BadInput(f"{option} {address[:80]}: not of the form HOST:PORT")
 
 
 def _url(listen: str) -> str:

@@ -21,14 +21,14 @@ from pathlib import Path
 
 import msgspec
 
-from scalebox_actors.errors import ImageMissing, NotPermitted, SbxError, Unavailable
+from scalebox_actors.errors import UNREADABLE, ImageMissing, NotPermitted, SbxError, Unavailable
 from scalebox_actors.runtimes.shepherd_kernel import sync_file_system
 from scalebox_actors.trees import clear_tree
 
 DIGEST = "sha256:"
 _HUB = ("docker.io/library/", "docker.io/", "index.docker.io/")
 _encode, _decode = msgspec.json.encode, msgspec.json.decode
-UNREADABLE = (OSError, msgspec.DecodeError)
+DAMAGED = (OSError, *UNREADABLE)
 """What a file raises that is not there, or that a power cut has left damaged: it means nothing."""
 
 
@@ -204,7 +204,7 @@ class ImageStore:
         place = self._images / digest.removeprefix(DIGEST)
         try:
             return Stored(_decode((place / "image.json").read_bytes(), type=Image), place)
-        except UNREADABLE:
+        except DAMAGED:
             return None
 
     def _all_names(self) -> list[Named]:
@@ -214,7 +214,7 @@ class ImageStore:
     def _named(self, path: Path) -> Named | None:
         try:
             return _decode(path.read_bytes(), type=Named)
-        except UNREADABLE:
+        except DAMAGED:
             return None
 
     def _name_file(self, name: str) -> Path:

@@ -28,7 +28,7 @@ TAG = "image"
 MEMBERS = 1_000_000
 """The most members of an archive that are looked at to find out what it is."""
 MANIFEST_BYTES = 1 << 20
-UNREADABLE = (
+DAMAGED = (
     *(OSError, tarfile.TarError, EOFError, lzma.LZMAError, zlib.error),
     *(ValueError, OverflowError),  # what the headers of a member say
 )
@@ -83,7 +83,7 @@ def kind_of(source: Path) -> str:
                     return "docker-archive"
                 if len(names) > MEMBERS:
                     break
-    except UNREADABLE as error:
+    except DAMAGED as error:
         raise BadInput(f"{source}: cannot be read as an archive: {error}") from error
     return "oci-archive" if "oci-layout" in names else "tree"
 
@@ -122,7 +122,7 @@ def _copy_unpacked(source: Path, tar: Path) -> None:
     try:
         with _opened(source, start) as packed, tar.open("wb") as plain:
             shutil.copyfileobj(packed, plain, 1 << 20)
-    except UNREADABLE as error:
+    except DAMAGED as error:
         raise BadInput(f"{source}: cannot be read: {error}") from error
 
 

@@ -1,6 +1,7 @@
 """F8: three replicas of one site. One may fail, two stop the writing, and nothing is lost."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -104,3 +105,35 @@ async def test_one_of_three_may_fail_and_two_may_not(tmp_path: Path) -> None:
     assert info["config"]["num_replicas"] == 3
     assert isinstance(state, dict)
     assert state["messages"] == 41
+
+
+@pytest.mark.parametrize("certified", [False, True], ids=["without-a-certificate", "with-a-site's"])
+async def test_no_stranger_joins_the_three(tmp_path: Path, certified: bool) -> None:
+    """The port for routes opens to who has their own certificate, not to one of a site."""
+    async with cluster(tmp_path) as (three, link):
+        text = (three.servers[0].folder / "nats.conf").read_text()
+        (route,) = re.findall(r'cluster \{.*?listen: "([^"]*)"', text, re.DOTALL)
+        own = f'cert_file: "{three.keys}/server.pem", key_file: "{three.keys}/server.key"'
+        tls = f'tls {{ {own}, ca_file: "{three.keys}/route.pem" }}' if certified else ""
+        rogue = Process(tmp_path, f"nats://127.0.0.1:{free_port()}")
+        (tmp_path / "nats.conf").write_text(
+            f'server_name: rogue\nlisten: "{rogue.url.removeprefix("nats://")}"\n'
+            "accounts { SBX { jetstream: enabled, users: [ { user: r, password: r } ] } }\n"
+            f'jetstream {{ store_dir: "{tmp_path}/js", domain: c }}\n'
+            f'cluster {{ name: c, listen: "127.0.0.1:{free_port()}", {tls}\n'
+            f'  routes: [ "nats-route://{route}" ] }}\n'
+        )
+        rogue.start()
+        try:
+            rogue.ready()
+            async with asyncio.timeout(20):
+                while not re.search(r"rid:.*(TLS|tls|closed)", rogue.log):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            await put(link, 1)
+            info = await link.api(f"STREAM.INFO.{NAMES.stream}")
+        finally:
+            rogue.stop()
+
+    assert "rogue" not in str(info["cluster"])
+    assert "JetStream cluster new metadata leader" not in rogue.log
+    assert re.search(r"rid:.*(TLS|tls|closed)", rogue.log)

@@ -1,9 +1,13 @@
 """One site for people: the server of a `run` comes back, and what operators do to messages."""
 
+import asyncio
 import errno
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
@@ -11,7 +15,7 @@ import pytest
 
 from scalebox_actors import clerk as clerk_module
 from scalebox_actors import operations
-from scalebox_actors import server as server_module
+from scalebox_actors import server as embedded
 from scalebox_actors.clerk import Clerk
 from scalebox_actors.errors import BadInput, Unavailable
 from scalebox_actors.local import Reach, Site, open_site
@@ -23,7 +27,7 @@ from scalebox_actors.records import DoneRecord, Ended
 from scalebox_actors.topology.load import load
 from scalebox_actors.topology.model import Topology
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
 NAMES = Names("t")
 TWO = b"topology: t\nmodules:\n  a: {function: 'f:a'}\n  b: {function: 'f:b'}\n"
@@ -63,7 +67,7 @@ async def test_a_killed_server_comes_back_once_its_disk_has_room(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A start that fails for want of room is tried again every second."""
-    written, attempts = server_module._write_whole, list[Path]()
+    written, attempts = embedded._write_whole, list[Path]()
 
     def write(path: Path, text: str) -> None:
         attempts.append(path)
@@ -71,13 +75,70 @@ async def test_a_killed_server_comes_back_once_its_disk_has_room(
             raise OSError(errno.ENOSPC, "No space left on device")
         written(path, text)
 
-    monkeypatch.setattr(server_module, "_write_whole", write)
+    monkeypatch.setattr(embedded, "_write_whole", write)
     broker = await site.broker()
     assert site.server is not None
     os.kill(site.server.pid, signal.SIGKILL)
 
     assert await broker.write([Entry(subject=NAMES.task("a"), body=b"y")]) is None
     assert len(attempts) > 1
+
+
+async def test_a_borrowed_server_is_taken_over(tmp_path: Path, topology: Topology) -> None:
+    """Whoever used another command's server starts it again when that command has ended."""
+    reach = Reach(store=tmp_path / "store")
+    async with AsyncExitStack() as first:
+        owner = await first.enter_async_context(open_site(NAMES, reach))
+        await owner.deploy(topology)
+        async with open_site(NAMES, reach) as second, open_site(NAMES, reach) as third:
+            assert owner.server is not None
+            assert second.server is None
+            url = owner.server.url
+            await first.aclose()
+            async with asyncio.timeout(15):
+                for site in (second, third):
+                    broker = await site.broker()
+                    await broker.write([Entry(subject=NAMES.task("a"), body=b"x")])
+            assert (await broker.backlog("a")).waiting == 2
+            assert embedded.running(reach.store) == url
+        assert embedded.running(reach.store) is None
+
+
+async def test_a_server_of_another_kind_is_left_to_its_command(tmp_path: Path) -> None:
+    """What `sbx-actor server` runs has rights and links that a command knows nothing of."""
+    reach = Reach(store=tmp_path / "store")
+    other = embedded.EmbeddedServer(reach.store, embedded.Settings(site="local", max_file=2**30))
+    other.start()
+    async with open_site(NAMES, reach) as site:
+        await asyncio.to_thread(other.stop)
+        await asyncio.sleep(1)  # nothing can be awaited that must not come
+        alone = embedded.running(reach.store)
+        other.start()
+        async with asyncio.timeout(15):
+            await site.admin.exists()
+        other.stop()
+
+    assert alone is None
+
+
+def test_messages_sent_at_once_are_all_stored(tmp_path: Path) -> None:
+    """Of commands that find no server one starts it, and none depends on when that one ends."""
+    path = tmp_path / "t.yaml"
+    path.write_bytes(TWO)
+    command = [str(Path(sys.executable).parent / "sbx-actor"), "send", str(path), "a"]
+    store = ["--store", str(tmp_path / "store")]
+    sending = [
+        subprocess.Popen([*command, f"x{number}", *store])  # noqa: S603 - our own program
+        for number in range(6)
+    ]
+    codes = [one.wait(50) for one in sending]
+
+    async def waiting() -> int:
+        async with open_site(NAMES, Reach(store=tmp_path / "store")) as site:
+            return (await (await site.broker()).backlog("a")).waiting
+
+    assert codes == [0] * 6
+    assert asyncio.run(waiting()) == 6
 
 
 async def test_without_a_store_there_is_nothing_to_reach(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from scalebox_actors import server as embedded
 from scalebox_actors.broker import connect
 from scalebox_actors.errors import Unavailable
 from scalebox_actors.limits import MIB
+from scalebox_actors.lockfile import is_held
 from scalebox_actors.server import EmbeddedServer, Settings, configuration, find_binary, running
 
 pytestmark = pytest.mark.integration
@@ -187,6 +189,106 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 
     assert "storage directory is not a directory" in str(caught.value)
     assert running(tmp_path) is None
+
+
+def test_what_it_says_is_of_this_start(tmp_path: Path) -> None:
+    """An error of the configuration is quoted, and nothing that an earlier start has logged."""
+    (tmp_path / "nats.log").write_text("[1] 2026/11/26 [FTL] an old trouble\n")
+
+    with pytest.raises(Unavailable, match="did not start") as caught:
+        EmbeddedServer(tmp_path, None, lambda _: 'listen: "nowhere"\n').start()
+
+    assert "nowhere" in str(caught.value)
+    assert "an old trouble" not in str(caught.value)
+
+
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A nats-server that needs a while before it serves, and the file that counts its starts."""
+    starts, program, real = tmp_path / "starts", tmp_path / "slow", find_binary()
+    program.write_text(
+        f"#!{sys.executable} -ISE\n"
+        "import os, sys, time\n"
+        f"os.write(os.open({str(starts)!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "
+        "b'%d\\n' % os.getpid())\n"
+        "time.sleep(float(os.environ.get('SLOW', '1')))\n"
+        f"os.execv({real!r}, [{real!r}, *sys.argv[1:]])\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(embedded, "find_binary", lambda: str(program))
+    monkeypatch.setattr(embedded, "_TELL", 0.2)
+    return starts
+
+
+def count(starts: Path) -> int:
+    """How often it was started."""
+    return len(starts.read_text().split()) if starts.exists() else 0
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_store_that_is_restored_is_waited_for(
+    tmp_path: Path, slow: Path, caplog: pytest.LogCaptureFixture, asynchronous: bool
+) -> None:
+    """However long it takes: the server is not ended and started again, and people are told."""
+    server = EmbeddedServer(tmp_path / "store")
+    url = await server.begin() if asynchronous else server.start()
+    server.stop()
+
+    assert url.startswith("nats://127.0.0.1:")
+    assert count(slow) == 1
+    assert "store_restoring" in caplog.messages
+
+
+async def test_waiting_for_a_store_can_be_given_up(
+    tmp_path: Path, slow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C meanwhile ends what was started, and lets go of the store."""
+    monkeypatch.setenv("SLOW", "60")
+    server = EmbeddedServer(tmp_path / "store")
+    beginning = asyncio.create_task(server.begin())
+    while not count(slow):  # noqa: ASYNC110 - it is another process
+        await asyncio.sleep(0.01)
+    beginning.cancel()
+    await asyncio.wait({beginning})
+
+    assert beginning.cancelled()
+    assert not server.alive
+    assert not is_held(tmp_path / "store" / "lock")
+
+
+def test_a_server_that_does_nothing_is_given_up(
+    tmp_path: Path, slow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that neither logs nor computes restores nothing; a second one is not tried."""
+    monkeypatch.setenv("SLOW", "60")
+    monkeypatch.setattr(embedded, "SERVER_SILENCE", 0.3)
+
+    with pytest.raises(Unavailable, match="it did nothing for"):
+        EmbeddedServer(tmp_path / "store").start()
+
+    assert count(slow) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_ends_while_its_store_is_restored(
+    tmp_path: Path, slow: Path, number: signal.Signals
+) -> None:
+    """`sbx-actor server` that is told to stop does not wait for what it would then end."""
+    (tmp_path / "t.yaml").write_text("topology: t\nmodules:\n  m: {function: 'f:m'}\n")
+    program = (
+        "import sys\nfrom scalebox_actors import cli, server\n"
+        "server.find_binary = lambda: sys.argv[1]\nsys.exit(cli.main(sys.argv[2:]))\n"
+    )
+    words = ["server", str(tmp_path / "t.yaml"), "--store", str(tmp_path / "store")]
+    command = [sys.executable, "-c", program, str(slow.with_name("slow")), *words]
+    environment = {**os.environ, "SLOW": "60"}
+    with subprocess.Popen(command, env=environment) as process:  # noqa: S603 - see above
+        assert until(lambda: count(slow) == 1, 15)
+        process.send_signal(number)
+        code = process.wait(GONE_SECONDS)
+
+    assert code == 0
+    assert until(lambda: not alive(int(slow.read_text())))
 
 
 async def test_an_unexpected_end_is_noticed(tmp_path: Path) -> None:

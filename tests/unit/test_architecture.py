@@ -23,7 +23,7 @@ FLOORS = {
     "lockfile": 1,
     "node": 2, "reaper": 2, "local": 2, "operations": 2, "clerk": 2, "questions": 2, "health": 2,
     "cancelling": 2, "leftovers": 2, "strays": 2, "capacity": 2, "survey": 2, "namelock": 2,
-    "belongings": 2,
+    "belongings": 2, "hosting": 2,
     "cli": 3,
 }  # fmt: skip
 

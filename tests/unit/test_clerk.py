@@ -1,7 +1,6 @@
 """The clerk on doubles: whoever asks gets an answer, whatever goes wrong."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import msgspec
@@ -9,30 +8,24 @@ import pytest
 
 from scalebox_actors import cancelling, operations
 from scalebox_actors.clerk import Clerk, _records
-from scalebox_actors.errors import SbxError, Unavailable
+from scalebox_actors.errors import BadMessage, SbxError, Unavailable
 from scalebox_actors.local import Site
 from scalebox_actors.names import Names
 from scalebox_actors.operations import Selection
 from scalebox_actors.ports import Stored
-from scalebox_actors.questions import Op, Page, Question
+from scalebox_actors.questions import LOOKING, Op, Page, Question
 from scalebox_actors.topology.model import Module, Topology
 
 
 class Line:
-    """A link that somebody at another site listens on."""
+    """A link that takes short answers only."""
 
-    def __init__(self) -> None:
-        self.answers: list[Page] = []
-        self.work: list[asyncio.Future[None]] = []
+    room = 1_000
 
-    def publish(self, subject: str, body: bytes) -> None:
-        """Hear an answer."""
-        assert subject == "reply"
-        self.answers.append(msgspec.json.decode(body, type=Page))
-
-    def spawn(self, work: Awaitable[None]) -> None:
-        """Do what was asked for."""
-        self.work.append(asyncio.ensure_future(work))
+    def check_size(self, size: int) -> None:
+        """Refuse what is too long."""
+        if size > self.room:
+            raise BadMessage(f"{size} bytes")
 
 
 class Place:
@@ -44,16 +37,15 @@ class Place:
         self.link = Line()
 
 
-async def asked(question: Question | bytes) -> tuple[Page, Clerk]:
+async def asked(question: Question | bytes, verb: Op | None = None) -> tuple[Page, Clerk]:
     """Ask a clerk from another site; return its answer."""
-    body = question if isinstance(question, bytes) else msgspec.json.encode(question)
-    place = Place()
     topology = Topology(name="t", modules={"m": Module(name="m")})
-    clerk = Clerk(cast("Site", place), cast("Any", None), topology)
-    clerk._receiver("n1")(b"", b"reply", body, None)
-    await asyncio.gather(*place.link.work)
-    (page,) = place.link.answers
-    return page, clerk
+    clerk = Clerk(cast("Site", Place()), cast("Any", None), topology)
+    if isinstance(question, bytes):
+        answer = await clerk._told("n1", Op.SITE, question)
+    else:
+        answer = await clerk._told("n1", verb or question.op, msgspec.json.encode(question))
+    return msgspec.json.decode(answer or b"", type=Page), clerk
 
 
 @pytest.mark.parametrize(
@@ -119,3 +111,39 @@ async def test_a_letter_that_is_refused_does_not_stop_the_others(
 
     assert [one.id for one in page.changed] == ["l0", "l2"]
     assert [(one.id, one.error) for one in page.failed] == [("l1", "refused")]
+
+
+@pytest.mark.parametrize("op", [op for op in Op if op not in LOOKING])
+@pytest.mark.parametrize("verb", LOOKING)
+async def test_a_verb_is_asked_for_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, verb: Op, op: Op
+) -> None:
+    """Who may only look cannot have something changed by writing that into the question."""
+
+    async def never(*_: object) -> Page:
+        raise AssertionError
+
+    monkeypatch.setattr(Clerk, "answer", never)
+    page, _ = await asked(Question(op=op), verb)
+
+    assert page == Page(node="n1", error=f"{op} is not to be asked by {verb}")
+
+
+async def test_an_answer_that_is_too_long_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for too much at once hears that."""
+
+    async def long(*_: object) -> Page:
+        return Page(error="x" * Line.room)
+
+    monkeypatch.setattr(Clerk, "answer", long)
+    page, _ = await asked(Question(op=Op.SITE))
+
+    assert page.error.startswith("too much at once: ")
+
+
+async def test_a_question_for_another_is_left_to_it() -> None:
+    """What changes something is done by one clerk of a site."""
+    clerk = Clerk(cast("Site", Place()), cast("Any", None), Topology(name="t", modules={}))
+
+    assert await clerk._told("n1", Op.DROP, b'{"op":"drop","node":"n2"}') is None
+    assert b"not understood" in (await clerk._told("n1", Op.DROP, b"{") or b"")
