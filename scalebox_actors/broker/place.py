@@ -14,7 +14,7 @@ import msgspec
 from scalebox_actors.broker.answering import answer_on
 from scalebox_actors.broker.link import Link
 from scalebox_actors.broker.streams import stream_info
-from scalebox_actors.errors import NotPermitted, Permanent, SbxError
+from scalebox_actors.errors import UNREADABLE, NotPermitted, Permanent, SbxError
 from scalebox_actors.names import Names
 from scalebox_actors.topology.model import Topology
 
@@ -110,7 +110,7 @@ def _read(question: bytes) -> _Claim | None:
     """Return a claim; None for what is none: its time goes out again as an answer of ours."""
     try:
         asked = msgspec.json.decode(question, type=_Claim)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
     return asked if _CREATED.fullmatch(asked.created) else None
 
