@@ -167,7 +167,7 @@ class Shepherd:
         try:
             self._do(message, answer)
         except MALFORMED as error:
-            answer(error=f"{type(error).__name__}: {error}")
+            answer(error=why(error))
 
     def _do(self, message: Json, answer: Callable[..., None]) -> None:
         match message["do"]:

@@ -273,10 +273,8 @@ class Container(Program):
         # Killed while it was being made, it is no container that could not be started.
         stood = os.path.exists(f"{self.place}/pid")  # noqa: PTH110
         full = (not stood or code != "0") and self._is_full()
-        if stood and not full:
-            return {"code": int(code)}
-        if self._killed:
-            return {"code": 128 + signal.SIGKILL}
+        if (stood and not full) or self._killed:
+            return {"code": int(code) if stood else 128 + signal.SIGKILL}
         words = _complaint(read_text(f"{self.place}/runtime.log", WORDS))
         if stood and not words:
             return {"code": int(code)}

@@ -44,6 +44,24 @@ def test_an_end_that_is_told(
     )
 
 
+def test_a_code_is_one_on_a_full_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a program that was stopped; only what the runtime complains of may be the disk's fault."""
+    monkeypatch.setattr(RootlessContainer, "_is_full", lambda _: True)
+    for run, words in (("1", ""), ("2", "cannot write")):
+        place = tmp_path / run
+        place.mkdir()
+        for name, text in (("exit", "3\n  "), ("pid", "999999999"), ("runtime.log", words)):
+            (place / name).write_text(text)
+    ends = []
+    for run, killed in (("1", False), ("2", True)):
+        container = RootlessContainer(str(tmp_path), {**ASKED, "id": run})
+        container._killed = killed
+        ends.append(container._verdict("3"))
+
+    assert ends == [{"code": 3}, {"code": 3}]
+    assert RootlessContainer(str(tmp_path), {**ASKED, "id": "2"})._verdict("3")["lost"] is True
+
+
 def test_two_shepherds_may_make_the_first_group_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
