@@ -70,6 +70,10 @@ class NotAdmitted(Transient):
     """A message was taken that may not be run here now; nothing runs for it."""
 
 
+NODE_ENDS = "the node ends"
+"""Why a message is not admitted whose run cannot outlive its node, or would wait in vain."""
+
+
 class NotPermitted(Permanent):
     """The operator's ceiling or the server's permissions forbid this."""
 

@@ -5,7 +5,6 @@
 
 import asyncio
 import logging
-import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -146,7 +145,7 @@ async def open_sites(topology: Topology, reach: Reach) -> AsyncIterator[dict[str
         if reach.start and not reach.ephemeral:
             (reach.store / "sites").mkdir(parents=True, exist_ok=True)
             # So that the name alone is enough the next time: servers are configured by it.
-            _write_whole(reach.store / "sites" / _TOPOLOGY, render(topology))
+            embedded.write_whole(reach.store / "sites" / _TOPOLOGY, render(topology))
         hub = site_folder(reach.store, first.site)
         leaves = _free_address() if reach.ephemeral else _leaf_address(hub)
         sites = {}
@@ -184,12 +183,6 @@ def place_of(topology: Topology, store: Path, site: str) -> Path:
 def site_folder(store: Path, site: str) -> Path:
     """Return the folder of one of several sites in a topology's store."""
     return store / "sites" / site
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(data)
-    part.replace(path)
 
 
 def _joined(topology: Topology, site: str, leaves: str) -> embedded.Configure:

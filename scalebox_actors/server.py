@@ -226,7 +226,7 @@ class EmbeddedServer:
                 self._spawn(port)
                 yield from self._restoring()
                 if self.alive and (url := self._served()):
-                    _write_whole(self.store / "url", url)
+                    write_whole(self.store / "url", url.encode())
                     break
             else:
                 reason = self._last_words()
@@ -239,7 +239,7 @@ class EmbeddedServer:
     def _spawn(self, port: int) -> None:
         for stale in self.store.glob("nats-server_*.ports"):
             stale.unlink()
-        _write_whole(self.store / "nats.conf", self._configuration(port))
+        write_whole(self.store / "nats.conf", self._configuration(port).encode())
         self._logged = self.log.stat().st_size if self.log.exists() else 0
         self._process = self._popen()
 
@@ -360,10 +360,10 @@ def _tail(path: Path, start: int = 0) -> str:
         return ""
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that nobody ever reads a part of it."""
     part = path.with_name(f"{path.name}.{os.getpid()}")
-    part.write_text(text)
+    part.write_bytes(data)
     part.replace(path)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from scalebox_actors.errors import BadInput
 from scalebox_actors.local import Reach, open_site, place_of
 from scalebox_actors.names import Names, bound_for, is_name
-from scalebox_actors.server import running
+from scalebox_actors.server import STREAMS, running
 from scalebox_actors.topology.model import Topology
 
-_STREAMS = "js/jetstream/$G/streams"
+_STREAMS = f"{STREAMS}/jetstream/$G/streams"
 """Where a server of ours without keys has its streams; with keys it is reached by `--nats`."""
 
 
@@ -36,7 +36,7 @@ async def refuse_strays(topology: Topology, reach: Reach) -> None:
             raise BadInput(
                 f"topology {topology.name} had its site {site} in {folder} and left there {told}; "
                 f"with the sites that it has now, only {looked_at} would be looked at. Run it as it"
-                f" was until nothing is left, or move {folder / 'js'} to another folder"
+                f" was until nothing is left, or move {folder / STREAMS} to another folder"
             )
 
 

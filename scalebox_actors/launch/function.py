@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from scalebox_actors.contract import Cut, Emission, truncate
-from scalebox_actors.errors import BadInput, NotAdmitted
+from scalebox_actors.errors import NODE_ENDS, BadInput, NotAdmitted
 from scalebox_actors.message import Message
 from scalebox_actors.ports import Task
 from scalebox_actors.records import TIMED_OUT, UNUSABLE, Cause, Outcome
@@ -20,7 +20,6 @@ from scalebox_actors.topology.model import Module
 
 Answer = None | bytes | str | Emission | Iterable[bytes | str | Emission]
 Function = Callable[[Message], Awaitable[Answer]]
-_NODE_ENDS = "the node ends"
 
 
 def load_function(path: str, folder: Path) -> Function:
@@ -74,7 +73,7 @@ class FunctionLauncher(NothingStays):
         gives its own, and ends no node. Raises NotAdmitted if the node ends before the function.
         """
         if self._closed:
-            raise NotAdmitted(_NODE_ENDS)
+            raise NotAdmitted(NODE_ENDS)
         started = time.time()
         me = self._deadlines.enter()
         try:
@@ -83,14 +82,14 @@ class FunctionLauncher(NothingStays):
             if not self._deadlines.passed(me):
                 raise
             if self._closed:
-                raise NotAdmitted(_NODE_ENDS) from None
+                raise NotAdmitted(NODE_ENDS) from None
             detail = f"ended at its timeout of {self._module.timeout:g} s"
             return _failed(started, TIMED_OUT, Cause.TIMEOUT, detail)
         except _UnusableAnswerError as error:
             return _failed(started, UNUSABLE, Cause.BAD_OUTPUT, str(error))
         except (Exception, SystemExit) as error:  # whatever a user's function raises
             if self._closed and self._deadlines.passed(me):  # it made that of our cancellation
-                raise NotAdmitted(_NODE_ENDS) from error
+                raise NotAdmitted(NODE_ENDS) from error
             return self._raised(started, error)
         finally:
             self._deadlines.leave(me)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from scalebox_actors.contract import resident as lines
 from scalebox_actors.contract.values import Cut
 from scalebox_actors.errors import (
+    NODE_ENDS,
     BadOutput,
     ImageMissing,
     NotAdmitted,
@@ -179,7 +180,7 @@ class ResidentLauncher:
         """Give a message to one program after the other, until one of them is the last."""
         while True:
             if self._closed:
-                raise NotAdmitted("the node ends")
+                raise NotAdmitted(NODE_ENDS)
             if asked.stopped:
                 return stopped(asked)
             if asked.alone:

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 import msgspec
 
-from scalebox_actors.errors import BadMessage, NotAdmitted, RuntimeUnavailable, SbxError
+from scalebox_actors.errors import NODE_ENDS, BadMessage, NotAdmitted, RuntimeUnavailable, SbxError
 from scalebox_actors.launch.agent import NO_HOOK, Said
 from scalebox_actors.launch.outcomes import unusable, unwanted
 from scalebox_actors.launch.paths import Paths
@@ -33,7 +33,6 @@ from scalebox_actors.topology.model import Module
 
 LAST = "slot_last_task"
 LONGEST_PAUSE = 60.0
-_NODE_ENDS = "the node ends"
 WORDS = 300
 
 log = logging.getLogger(__name__)
@@ -72,7 +71,6 @@ class Slot:
         self.state = State.READY
         self.why = ""
         """What was wrong with it last."""
-        self.taken = False
         self._module, self._place = module, place
         self._container: SlotContainer | None = None
         self._leaving: asyncio.Task[None] | None = None
@@ -82,9 +80,15 @@ class Slot:
         self._stopped = False
         """Whether somebody wants the task in hand to end."""
         self._rested = asyncio.Event()
+        self._rested.set()
         self._reopens = 0.0
         self._failures = self._short = self._runs = 0
         self._opened = 0.0
+
+    @property
+    def taken(self) -> bool:
+        """Whether it is kept for a message."""
+        return not self._rested.is_set()
 
     @property
     def closed(self) -> bool:
@@ -121,7 +125,7 @@ class Slot:
                 f"work directory of {container.name}: {error.strerror}"
             ) from error
         if self._closing and outcome.cause is Cause.LOST:
-            raise NotAdmitted(_NODE_ENDS)
+            raise NotAdmitted(NODE_ENDS)
         self._count(task, outcome)
         return outcome
 
@@ -133,14 +137,13 @@ class Slot:
 
     def take(self) -> None:
         """Keep it for a message."""
-        self.taken, self._stopped = True, False
+        self._stopped = False
         self._rested.clear()
         if self._idle is not None:
             self._idle.cancel()
 
     def rest(self) -> None:
         """Let the message go; the container waits for the next one, or ends."""
-        self.taken = False
         self._rested.set()
         container, keep = self._container, self._module.keep
         if container is None or self._hold.is_set():
@@ -216,7 +219,7 @@ class Slot:
     def _require_wanted(self) -> None:
         """Raise what says that the task for which a container is made is not to begin."""
         if self._closing:
-            raise NotAdmitted(_NODE_ENDS)
+            raise NotAdmitted(NODE_ENDS)
         if self._stopped:
             raise _StoppedError
 
@@ -243,7 +246,7 @@ class Slot:
             async with asyncio.timeout(seconds):
                 await self._hold.wait()
         if self._hold.is_set():
-            raise NotAdmitted(_NODE_ENDS)
+            raise NotAdmitted(NODE_ENDS)
 
     def _marked(self, task: Task) -> Task:
         """Tell the last task of a container that it is the last."""

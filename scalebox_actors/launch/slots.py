@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from scalebox_actors.errors import ImageMissing, NotAdmitted, SpecRejected
+from scalebox_actors.errors import NODE_ENDS, ImageMissing, NotAdmitted, SpecRejected
 from scalebox_actors.launch.outcomes import unwanted
 from scalebox_actors.launch.paths import Paths, remove_declared
 from scalebox_actors.launch.slot import Slot, SlotClosed
@@ -135,7 +135,7 @@ class SlotLauncher:
         async with self._free:
             while True:
                 if self._closing:
-                    raise NotAdmitted("the node ends")
+                    raise NotAdmitted(NODE_ENDS)
                 self._require_one()
                 free = [slot for slot in self._slots if not (slot.taken or slot.closed)]
                 if free:

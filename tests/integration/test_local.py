@@ -67,15 +67,15 @@ async def test_a_killed_server_comes_back_once_its_disk_has_room(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A start that fails for want of room is tried again every second."""
-    written, attempts = embedded._write_whole, list[Path]()
+    written, attempts = embedded.write_whole, list[Path]()
 
-    def write(path: Path, text: str) -> None:
+    def write(path: Path, data: bytes) -> None:
         attempts.append(path)
         if len(attempts) == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
-        written(path, text)
+        written(path, data)
 
-    monkeypatch.setattr(embedded, "_write_whole", write)
+    monkeypatch.setattr(embedded, "write_whole", write)
     broker = await site.broker()
     assert site.server is not None
     os.kill(site.server.pid, signal.SIGKILL)

@@ -15,6 +15,7 @@ from integration.containers import MIB, Bench, on_oci
 from scalebox_actors.runtimes.oci import OciRuntime
 from scalebox_actors.runtimes.oci_images import ImageStore
 from scalebox_actors.runtimes.shepherd_container import PATIENCE
+from scalebox_actors.spec import ContainerSpec
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
@@ -74,15 +75,20 @@ async def test_a_killed_shepherd_loses_nothing(bench: Oci) -> None:
     assert end.cpu_seconds
 
 
-async def test_an_end_between_shepherds_is_kept(bench: Oci) -> None:
-    """Node and shepherd are killed; the container ends; who comes back learns code and output."""
-    spec = bench.spec("until [ -e go ]; do sleep 0.02; done; echo late; echo e >&2; exit 9")
+async def ended_alone(bench: Oci, spec: ContainerSpec) -> None:
+    """Start a container that waits for a file `go`, and let it end without node and shepherd."""
     await bench.runtime.adopt_or_start(spec)
     await until(lambda: keeper_of(bench.state) > 0)
     await bench.runtime.close()
     os.kill(shepherd_of(bench.state), signal.SIGKILL)
     (bench.work / "go").touch()
     await until(lambda: keeper_of(bench.state) == 0)
+
+
+async def test_an_end_between_shepherds_is_kept(bench: Oci) -> None:
+    """Node and shepherd are killed; the container ends; who comes back learns code and output."""
+    spec = bench.spec("until [ -e go ]; do sleep 0.02; done; echo late; echo e >&2; exit 9")
+    await ended_alone(bench, spec)
 
     again = await OciRuntime.over(bench.runtime._images, bench.state)
     bench.runtime = again
@@ -99,12 +105,7 @@ async def test_memory_that_ran_out_between_shepherds_is_told(bench: Oci) -> None
     """A kernel that counts it only for listeners had none; the limit was reached all the same."""
     script = "until [ -e go ]; do sleep 0.02; done; exec tail /dev/zero"
     spec = msgspec.structs.replace(bench.spec(script), memory=16 * MIB)
-    await bench.runtime.adopt_or_start(spec)
-    await until(lambda: keeper_of(bench.state) > 0)
-    await bench.runtime.close()
-    os.kill(shepherd_of(bench.state), signal.SIGKILL)
-    (bench.work / "go").touch()
-    await until(lambda: keeper_of(bench.state) == 0)
+    await ended_alone(bench, spec)
 
     bench.runtime = await OciRuntime.over(bench.runtime._images, bench.state)
     end = await (await bench.runtime.adopt_or_start(spec)).wait()
